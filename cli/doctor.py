@@ -1,0 +1,57 @@
+"""`vibethinker doctor`: what this machine offers, and what that means here."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+from importlib.metadata import version
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from vibethinker.attention import flash_serves
+
+_LIBRARIES = ("lightning", "transformers", "peft", "jsonargparse", "datasets", "math-verify", "torchmetrics")
+
+
+def examine() -> None:
+    """Prints one table."""
+    table = Table(show_header=False)
+    for name, value in {**_machine(), **_accelerator(), **_software()}.items():
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def _machine() -> dict[str, str]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {"system": platform.platform(), "cores": str(cores), "memory": f"{memory:.1f} GiB"}
+
+
+def _accelerator() -> dict[str, str]:
+    if not torch.cuda.is_available():
+        return {
+            "device": "CPU",
+            "compute": "float32",
+            "attention": "PyTorch's scaled_dot_product_attention, sequences of like length together",
+        }
+    properties = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    half = torch.zeros(1, 1, 64, dtype=torch.bfloat16, device="cuda")
+    flash = flash_serves(half) and properties[0].major >= 8 and torch.backends.cuda.is_flash_attention_available()
+    return {
+        "device": ", ".join(f"{p.name} ({p.total_memory / 2**30:.0f} GiB)" for p in properties),
+        "compute": "bfloat16" if torch.cuda.is_bf16_supported() else "float32: no bfloat16 here",
+        "attention": "PyTorch's flash kernel, packed" if flash else "PyTorch's scaled_dot_product_attention",
+    }
+
+
+def _software() -> dict[str, str]:
+    there = importlib.util.find_spec("bitsandbytes") is not None
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        **{name: version(name) for name in _LIBRARIES},
+        "bitsandbytes": version("bitsandbytes") if there else "none: pip install vibethinker[quantized]",
+    }

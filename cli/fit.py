@@ -1,0 +1,122 @@
+"""`vibethinker fit|validate|test|predict`: LightningCLI over this library's modules, data modules and callbacks.
+
+`--trainer.default_root_dir` is the run folder: `config.yaml`, TensorBoard's events, and `checkpoints/`. The same
+command again goes on from `checkpoints/last.ckpt`; other options in the same folder are refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import transformers
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+import vibethinker.callbacks
+import vibethinker.grpo
+import vibethinker.sft  # noqa: F401  # short class names are those of imported classes
+from vibethinker.callbacks import HuggingFaceExport, Progress
+from vibethinker.callbacks.export import folder_of
+from vibethinker.cli.noise import hush
+from vibethinker.cli.resume import CONFIG, ResumePoint, check_same_run, checkpoints_of, last_checkpoint
+from vibethinker.datamodules import DomainDataModule
+from vibethinker.files import write_atomic
+from vibethinker.module import PolicyModule
+
+DEFAULT_ROOT: Final = "runs/default"
+CHOSEN: Final = "chosen.json"
+
+
+class SaveConfig(SaveConfigCallback):
+    """Keeps the options of a fit in its run folder, written in one step."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace) -> None:
+        super().__init__(parser, config, save_to_log_dir=False)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            write_atomic(
+                Path(trainer.default_root_dir) / CONFIG, self.parser.dump(self.config, skip_none=False, format="yaml")
+            )
+
+
+class VibeThinkerCLI(LightningCLI):
+    """One run folder, resumed by default, with a progress bar and a checkpoint to go on from always there."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(Progress, "progress")
+        parser.add_lightning_class_args(ResumePoint, "resume")
+
+    def before_instantiate_classes(self) -> None:
+        if self.subcommand == "fit":
+            config = yaml.safe_load(self._parser("fit").dump(self.config.fit, skip_none=False, format="yaml"))
+            check_same_run(self.config.fit.trainer.default_root_dir, config)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = self._get(self.config_init, "trainer")
+        if config.logger in (None, True):
+            fitting = self.subcommand == "fit"
+            kwargs["logger"] = fitting and TensorBoardLogger(config.default_root_dir, name="", version="")
+        callbacks = config.callbacks or []
+        keys = self._parser(self.subcommand).callback_keys
+        if config.enable_progress_bar is False or any(isinstance(c, ProgressBar) for c in callbacks):
+            keys.remove("progress")
+        if config.enable_checkpointing is False:
+            keys.remove("resume")
+        elif not any(isinstance(c, HuggingFaceExport) for c in callbacks):
+            kwargs["callbacks"] = [*callbacks, HuggingFaceExport()]
+        return super().instantiate_trainer(**kwargs)
+
+    def before_fit(self) -> None:
+        for part in (self.datamodule, self.model):  # what is wrong with them shows before anything is written
+            part.trainer = self.trainer
+            part.setup("fit")
+        transformers.utils.logging.disable_progress_bar()  # its bars for saving would tear ours
+        for checkpoint in checkpoints_of(self.trainer):
+            # A step taken again after a kill saves the same weights under the same name, not as a second version.
+            checkpoint._enable_version_counter = False
+            checkpoint.save_last = False  # ResumePoint does, when all are done
+
+    def fit(self, ckpt_path: str | None, weights_only: bool | None, **options: Any) -> None:
+        """Goes on from the run folder's last checkpoint unless another one is named."""
+        if ckpt_path in (None, "last"):
+            last = last_checkpoint(self.trainer.default_root_dir)
+            ckpt_path = str(last) if last.is_file() else None
+        if ckpt_path is not None:
+            rank_zero_only(print)(f"going on from {ckpt_path}", flush=True)
+        self.trainer.fit(ckpt_path=ckpt_path, weights_only=weights_only is not False, **options)
+
+    def after_fit(self) -> None:
+        """Records which model folder every `ModelCheckpoint` has chosen, by what it monitors."""
+        root = Path(self.trainer.default_root_dir)
+        best = {c.monitor: c.best_model_path for c in checkpoints_of(self.trainer)}
+        chosen = {monitor: os.path.relpath(folder_of(path), root) for monitor, path in best.items() if monitor and path}
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            write_atomic(root / CHOSEN, json.dumps(chosen, indent=1))
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Parses and runs one of LightningCLI's subcommands."""
+    hush()
+    options = {"exit_on_error": False}
+    VibeThinkerCLI(
+        PolicyModule,
+        DomainDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        save_config_callback=SaveConfig,
+        trainer_defaults={"default_root_dir": DEFAULT_ROOT, "enable_model_summary": False, "num_sanity_val_steps": 0},
+        parser_kwargs={**options, **{name: dict(options) for name in LightningCLI.subcommands()}},
+        args=list(arguments),
+    )

@@ -1,0 +1,62 @@
+"""The console script: finds the command, and turns what a user can mend into one line on stderr.
+
+Nothing heavy is imported here: `vibethinker --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from vibethinker.cli import commands
+from vibethinker.cli.errors import BUGS, one_line
+
+LIGHTNING = ("fit", "validate", "test", "predict")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 1 for an error, 2 for a wrong command line, 130 for Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments or os.environ.get("VIBETHINKER_DEBUG", "") not in ("", "0")
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        return _dispatch(arguments)
+    except SystemExit as end:  # --help, --print_config, a wrong command line
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        print("vibethinker: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug or isinstance(error, BUGS):
+            raise
+        print(f"vibethinker: {one_line(error)}", file=sys.stderr)
+        return 2 if isinstance(error, argparse.ArgumentError) else 1
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    if arguments and arguments[0] in LIGHTNING:
+        from vibethinker.cli import fit
+
+        fit.run(arguments)
+        return 0
+    options = _parser().parse_args(arguments)
+    return options.command(options) or 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vibethinker",
+        description="Spectrum-to-Signal post-training of small reasoning models.",
+        epilog="--debug, or VIBETHINKER_DEBUG=1, shows where an error comes from.",
+    )
+    subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, does in zip(LIGHTNING, ("train", "validate", "test", "predict"), strict=True):
+        subparsers.add_parser(name, help=f"{does} with LightningCLI; see vibethinker {name} --help", add_help=False)
+    commands.add_to(subparsers)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

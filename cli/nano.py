@@ -1,0 +1,115 @@
+r"""Makes the nano base model that ships with the package: tokenizer, weights, and a first, incomplete education.
+
+    python -m vibethinker.cli.nano OUT [trainer options]
+
+The tokenizer is a byte-level BPE over the embedded generator's own text in which every digit and every operator stands
+alone, so that arithmetic is visible to the model, while words may join into phrases. The education is an ordinary `fit`
+of `SFTModule` on all four domains (`configs/nano/base.yaml`), stopped early: the demo needs something left to learn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from vibethinker.datamodules.generators import DOMAINS, generate
+from vibethinker.problems import INSTRUCTION
+from vibethinker.staging import staged_folder
+
+VOCABULARY = 1024
+CONTEXT = 512
+_ALONE = r"\\boxed\{|\d|[-+*/=^(){}<>,.:;'?\\\n]"
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def corpus(problems_per_domain: int = 4000) -> Iterator[str]:
+    """Prompts and solutions of the train split at every difficulty."""
+    for domain in DOMAINS:
+        for index in range(problems_per_domain):
+            problem = generate(domain, "train", index, difficulty=1 + index % 4)
+            yield f"user\n{problem.prompt}\n{INSTRUCTION}"
+            for solution in problem.solutions:
+                yield f"assistant\n{solution}"
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE with Qwen's chat markup."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_ALONE), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus(), trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=special[0], eos_token=special[2], model_max_length=CONTEXT
+    )
+    fast.chat_template = _CHAT_TEMPLATE
+    return fast
+
+
+def make_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen2ForCausalLM:
+    """Half a million random parameters in the shape of Qwen2."""
+    torch.manual_seed(seed)
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=96,
+            intermediate_size=256,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=CONTEXT,
+            tie_word_embeddings=True,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+        )
+    )
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model
+
+
+def main(argv: list[str]) -> int:
+    """Builds the untrained folder, fits it, and puts the result at OUT."""
+    from vibethinker.cli import fit
+
+    parser = argparse.ArgumentParser(prog="vibethinker.cli.nano", description="Makes the nano base model.")
+    parser.add_argument("out", type=Path, help="folder of the finished model")
+    parser.add_argument("--config", default="configs/nano/base.yaml", help="its education")
+    parser.add_argument("--root", type=Path, default=Path("runs/nano-base"), help="run folder")
+    options, overrides = parser.parse_known_args(argv)
+    untrained = options.root / "untrained"
+    tokenizer = make_tokenizer()
+    make_model(tokenizer).save_pretrained(untrained)
+    tokenizer.save_pretrained(untrained)
+    where = [f"--trainer.default_root_dir={options.root}", f"--model.model={untrained}"]
+    fit.run(["fit", f"--config={options.config}", *where, *overrides])
+    steps = sorted((options.root / "checkpoints").glob("step=*/"), key=lambda p: int(p.name.split("=")[1]))
+    with staged_folder(options.out) as folder:
+        shutil.copytree(steps[-1], folder, dirs_exist_ok=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,100 @@
+"""What makes a run folder resumable: one checkpoint that is complete, and a check of the options.
+
+A `ModelCheckpoint` saves as soon as it is its turn, so what the first of several writes knows nothing of what the
+others do at the same step, and the last steps of a run may be in none of them. `last.ckpt` comes after them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+
+from vibethinker.cli.options import first_difference, leaves
+
+CONFIG: Final = "config.yaml"
+# What decides the weights a run ends with; anything else may change between two attempts.
+_DECISIVE: Final = (
+    *("model", "data", "seed_everything", "trainer.max_steps", "trainer.precision"),
+    *("trainer.gradient_clip_val", "trainer.gradient_clip_algorithm"),
+)
+_HARMLESS: Final = ("model.init_args.slots", "model.init_args.gradient_checkpointing")
+
+
+def last_checkpoint(root: str | Path) -> Path:
+    """Where a run folder keeps the checkpoint to go on from."""
+    return Path(root) / "checkpoints" / "last.ckpt"
+
+
+class ResumePoint(Checkpoint):
+    """Writes `checkpoints/last.ckpt` once every other checkpoint callback is done with a step.
+
+    Args:
+        every_n_train_steps: how often, besides whenever another checkpoint is due and at the end; 0 for those alone.
+    """
+
+    def __init__(self, every_n_train_steps: int = 100):
+        if every_n_train_steps < 0:
+            raise ValueError(f"resume.every_n_train_steps must not be negative, got {every_n_train_steps}")
+        self.every_n_train_steps = every_n_train_steps
+        self._step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        intervals = (self.every_n_train_steps, *(c._every_n_train_steps for c in checkpoints_of(trainer)))
+        if any(interval and trainer.global_step % interval == 0 for interval in intervals):
+            self._save(trainer)
+        self._follow(trainer)
+
+    def on_validation_end(self, trainer: Trainer, *args: Any) -> None:
+        self._follow(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, *args: Any) -> None:
+        self._follow(trainer)
+
+    def on_train_end(self, trainer: Trainer, *args: Any) -> None:
+        self._save(trainer)
+
+    def _follow(self, trainer: Trainer) -> None:
+        if any(c._last_global_step_saved == trainer.global_step for c in checkpoints_of(trainer)):
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        if trainer.global_step > self._step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._step = trainer.global_step
+            trainer.save_checkpoint(last_checkpoint(trainer.default_root_dir))
+
+
+def checkpoints_of(trainer: Trainer) -> list[ModelCheckpoint]:
+    """The trainer's `ModelCheckpoint`s."""
+    return [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+
+
+def check_same_run(root: str | Path, config: Mapping[str, Any]) -> None:
+    """Refuses to go on with other options than a run began with.
+
+    Raises:
+        ValueError: one line that names the first option that differs.
+    """
+    saved = Path(root) / CONFIG
+    if not saved.is_file() or not last_checkpoint(root).exists():
+        return
+    before, now = (dict(_decisive(c)) for c in (yaml.safe_load(saved.read_text("utf-8")), config))
+    if difference := first_difference(before, now):
+        option, was, is_now = difference
+        raise ValueError(
+            f"{root} holds a run with {option.replace('.init_args', '')}={was!r}, now it is {is_now!r}: "
+            "go on with the old value, or choose another trainer.default_root_dir"
+        )
+
+
+def _decisive(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for option, value in leaves(config):
+        if option not in _HARMLESS and any(option == key or option.startswith(f"{key}.") for key in _DECISIVE):
+            yield option, value

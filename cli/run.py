@@ -1,0 +1,146 @@
+"""`vibethinker run RECIPE.yaml`: a recipe from its first stage to the report, from wherever it was stopped."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shlex
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from vibethinker.cli.recipe import Recipe, load_recipe, read_yaml
+from vibethinker.cli.scheduler import Scheduler
+from vibethinker.cli.table import results_table
+from vibethinker.cli.tasks import EVALUATION, Task, tasks_of
+from vibethinker.files import write_atomic
+
+RECIPE: Final = "recipe.yaml"
+RESULTS: Final = "results.json"
+TIMINGS: Final = "timings.json"
+REPORT: Final = "report.html"
+_LOCK: Final = ".lock"
+
+
+def run(path: Path, output: Path | None, jobs: int, redo: Sequence[str], dry_run: bool) -> int:
+    """Does what is left of a recipe; returns the exit code.
+
+    Raises:
+        ValueError, OSError: before anything is written, one line that names what is wrong.
+        RuntimeError: a stage failed.
+    """
+    console = Console()
+    recipe = load_recipe(path, output)
+    tasks = tasks_of(recipe)
+    again = _chosen_again(tasks, redo)
+    _check_output(recipe)
+    if dry_run:
+        _describe(tasks, again, console)
+        return 0
+    start = time.monotonic()
+    with _alone(recipe.output):
+        done = {task.name for task in tasks if task not in again and task.is_done()}
+        for task in again:
+            task.forget()
+        write_atomic(recipe.output / RECIPE, path.read_bytes())
+        if len(done) < len(tasks):
+            for name in (RESULTS, TIMINGS, REPORT):  # of a state that is about to change
+                (recipe.output / name).unlink(missing_ok=True)
+            Scheduler(tasks, done, jobs, console).run(lambda: None)
+        elif (recipe.output / REPORT).is_file():
+            console.print(f"all {len(tasks)} stages of {recipe.output} are done")
+        _conclude(recipe, tasks, console)
+    console.print(f"{recipe.output / REPORT}  after {time.monotonic() - start:.0f} s", highlight=False)
+    return 0
+
+
+def _chosen_again(tasks: Sequence[Task], redo: Sequence[str]) -> list[Task]:
+    """The tasks that are asked for, and all that are made from them."""
+    for name in redo:
+        if not any(task.name == name or task.name.startswith(f"{name}/") for task in tasks):
+            raise ValueError(f"--redo {name}: there is no such stage, only {', '.join(task.name for task in tasks)}")
+    again: list[Task] = []
+    for task in tasks:
+        asked = any(task.name == name or task.name.startswith(f"{name}/") for name in redo)
+        if asked or any(need in again for need in task.needs):
+            again.append(task)
+    return again
+
+
+def _check_output(recipe: Recipe) -> None:
+    """Refuses a folder that holds something else."""
+    output, mine = recipe.output, recipe.output / RECIPE
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output}: output is a file, not a folder")
+    if mine.is_file():
+        names = {stage.name for stage in recipe.stages}
+        before = [str(stage.get("name")) for stage in read_yaml(mine).get("stages", [])]
+        if others := [name for name in before if name not in names]:
+            raise ValueError(
+                f"{output} is of another recipe, with a stage {others[0]!r} that {recipe.path} does not have; "
+                "choose another --output"
+            )
+    elif output.is_dir() and any(file.name != _LOCK for file in output.iterdir()):
+        raise ValueError(f"{output} is not empty and not of a recipe; choose another --output")
+
+
+def _describe(tasks: Sequence[Task], again: Sequence[Task], console: Console) -> None:
+    done: set[str] = set()
+    for task in tasks:
+        if task not in again and task.is_done():
+            done.add(task.name)
+        known = all(need.name in done for need in task.needs)
+        models = task.inputs() if known else [f"<{need.name}>" for need in task.needs]
+        state = "done" if task.name in done else "to do"
+        line = f"{state:5}  {task.name}  {shlex.join(task.command(models))}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Holds the output folder; a kill lets go of it."""
+    output.mkdir(parents=True, exist_ok=True)
+    lock = os.open(output / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileExistsError(f"{output}: another run is at work there") from None
+        yield
+    finally:
+        os.close(lock)
+
+
+def _conclude(recipe: Recipe, tasks: Sequence[Task], console: Console) -> None:
+    """Results, timings and report from what the stages left, and the table that says what each of them brought."""
+    rows = [row for task in tasks if task.kind == "evaluate" for row in _rows(task)]
+    write_atomic(recipe.output / RESULTS, json.dumps(rows, indent=1))
+    write_atomic(recipe.output / TIMINGS, json.dumps(_timings(tasks), indent=1))
+    from vibethinker.cli.report import write_report
+
+    write_report(recipe.output)
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        console.print(results_table([row for row in rows if row["metric"] == metric], "stage", metric))
+
+
+def _rows(task: Task) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((task.folder / EVALUATION).read_text("utf-8"))["rows"]
+    return rows
+
+
+def _timings(tasks: Sequence[Task]) -> dict[str, Any]:
+    """Of each stage: the seconds of its processes added up, and the memory of the largest."""
+    timings: dict[str, Any] = {}
+    for task in tasks:
+        record = task.record() or {}
+        part = {key: record[key] for key in ("seconds", "peak_memory_bytes")}
+        stage = timings.setdefault(task.stage, {"seconds": 0.0, "peak_memory_bytes": 0, "parts": {}})
+        stage["seconds"] = round(stage["seconds"] + part["seconds"], 2)
+        stage["peak_memory_bytes"] = max(stage["peak_memory_bytes"], part["peak_memory_bytes"])
+        stage["parts"][task.name] = part
+    return timings

@@ -1,0 +1,145 @@
+"""Variable-length attention for transformers models, registered with `AttentionInterface` as `vibethinker`.
+
+A model loaded with `attn_implementation="vibethinker"` receives one row of tokens and a keyword argument
+`attention=` that knows how the row's tokens attend: `PackedAttention` here (training, reference, scoring), the key-value
+cache of the rollout engine in `vibethinker.rollout.cache` (prefill, decode). One model, one code path, no mask matrix.
+
+On CUDA in half precision packed attention is PyTorch's own flash kernel
+(`torch.nn.attention.varlen`). Elsewhere sequences of like length are padded into rectangles for
+`scaled_dot_product_attention`: right padding needs no mask, since causal queries never look ahead.
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import cache
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
+from transformers import AttentionInterface, PreTrainedModel
+
+from vibethinker.packing import PackedRow
+
+NAME = "vibethinker"
+_PADDING_ALLOWED = 1.25  # a rectangle may hold this many times its real tokens
+
+
+class Attention(Protocol):
+    """How the tokens of one row attend to each other, or to a cache."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """query [T, heads, D], key and value [T, kv_heads, D] → [T, heads, D]."""
+        ...
+
+
+class PackedAttention:
+    """Causal attention within each sequence of a packed row."""
+
+    def __init__(self, row: PackedRow):
+        self.row = row
+        self._rectangles: list[tuple[Tensor, Tensor]] | None = None
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        if flash_serves(query):
+            return _flash(query, key, value, self.row.cu_seqlens, max(self.row.lengths), scale)
+        return self._padded(query, key, value, scale)
+
+    def _padded(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        if self._rectangles is None:  # the same for every layer
+            self._rectangles = [(i.to(query.device), r.to(query.device)) for i, r in rectangles(self.row.lengths)]
+        outputs, places = [], []
+        for index, real in self._rectangles:
+            q, k, v = (x[index].transpose(1, 2) for x in (query, key, value))
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
+            outputs.append(out.transpose(1, 2)[real])
+            places.append(index[real])
+        order = torch.cat(places).argsort()
+        return torch.cat(outputs)[order]
+
+
+def rectangles(lengths: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
+    """Groups sequences of like length: for each group the row places [B, L] and which of them are real [B, L]."""
+    starts = [0]
+    for length in lengths:
+        starts.append(starts[-1] + length)
+    groups: list[list[int]] = []
+    real = 0
+    for s in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        longest = lengths[groups[-1][0]] if groups else 0
+        if not groups or longest * (len(groups[-1]) + 1) > _PADDING_ALLOWED * (real + lengths[s]):
+            groups.append([])
+            real = 0
+        groups[-1].append(s)
+        real += lengths[s]
+    result = []
+    for group in groups:
+        length = torch.tensor([lengths[s] for s in group])
+        step = torch.arange(int(length.max()))
+        inside = step < length[:, None]
+        result.append((torch.tensor([starts[s] for s in group])[:, None] + step * inside, inside))
+    return result
+
+
+@cache
+def _grouped_queries() -> dict[str, bool]:
+    """From torch 2.12 on sharing key heads is asked for; before, it simply worked."""
+    return {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+
+
+def _flash(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: int, scale: float) -> Tensor:
+    causal = (-1, 0)  # any distance back, none ahead
+    return varlen_attn(
+        query, key, value, bounds, bounds, longest, longest, scale=scale, window_size=causal, **_grouped_queries()
+    )
+
+
+def flash_serves(query: Tensor) -> bool:
+    """PyTorch's flash kernel: CUDA, half precision, head size a multiple of 8 up to 256."""
+    return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0
+
+
+def _interface(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    attention: Attention | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """What transformers calls in every layer: query [1, heads, T, D] → ([1, T, heads, D], no weights)."""
+    if attention is None:
+        raise ValueError(
+            "this model was loaded for packed rows: pass attention=PackedAttention(row), "
+            "or load it with attn_implementation='sdpa' for padded batches"
+        )
+    if dropout:
+        raise ValueError("attention_dropout must be 0: rollout and training log-probs would differ")
+    if kwargs.get("sliding_window") is not None:
+        raise ValueError("sliding-window attention is not supported: set use_sliding_window=false in config.json")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    layer: Any = module.layer_idx
+    out = attention.attend(layer, *(x[0].transpose(0, 1) for x in (query, key, value)), scale)
+    return out.unsqueeze(0), None
+
+
+AttentionInterface.register(NAME, _interface)
+
+
+def body(model: PreTrainedModel) -> nn.Module:
+    """The decoder without its head: under PEFT's wrapper, under any architecture."""
+    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return inner.base_model
+
+
+def hidden_states(model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor, attention: Attention) -> Tensor:
+    """Final hidden states of one row, [T] → [T, H]."""
+    out = body(model)(
+        input_ids=input_ids[None], position_ids=position_ids[None], attention=attention, use_cache=False
+    )
+    return out.last_hidden_state[0]

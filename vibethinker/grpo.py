@@ -1,0 +1,240 @@
+r"""Group-relative policy optimization with the maximum-entropy weights of MGPO: the signal phase.
+
+    problems → rollouts → outcomes → rewards (outcome − β·KL, Long2Short) → advantages → packed slices → loss
+
+GRPO is arXiv 2402.03300 (section 4.1), MGPO arXiv 2511.06221 (section 3.4). Departures: the KL penalty is part of the
+reward, so it is measured on the captured rollout log-probs and carries no gradient of its own; groups whose outcomes are
+all equal leave the loss and its denominators; the ratio is taken against the log-probs captured while sampling.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from vibethinker import objectives
+from vibethinker.evaluation import Judged, stable_seed
+from vibethinker.module import PolicyModule, Slice
+from vibethinker.packing import PackedRow, balance, pack
+from vibethinker.policy import AdapterOff, FrozenCopy
+from vibethinker.problems import Problem
+
+_TRUNCATED_WARNING = 0.1
+
+
+class GRPOModule(PolicyModule):
+    """Reinforcement learning from verified answers, on-policy by default.
+
+    Args:
+        model: Hugging Face folder or hub name; `nano` is the model inside this package.
+        group_size: rollouts of each problem (G).
+        updates_per_rollout: optimizer steps on each batch of rollouts (μ in GRPO); 1 is on-policy.
+        temperature: of sampling, and of every log-prob the loss sees.
+        sharpness: λ of the maximum-entropy weight; 0 is plain GRPO.
+        target_pass_rate: p₀, the pass rate that is weighted most.
+        kl_coefficient: β of the KL penalty in the reward; 0 builds and runs no reference.
+        kl_estimator: per-token estimator of the KL.
+        kl_reduction: mean or sum over a completion's tokens.
+        reference: a frozen copy of the policy at the start, or its base weights with the adapter switched off;
+            `auto` switches the adapter off where there is one.
+        surrogate: the clipped objective of PPO and GRPO, or a policy gradient with truncated importance correction.
+        epsilon_low: how far the ratio may fall before the clipped objective stops it.
+        epsilon_high: how far the ratio may rise.
+        importance_cap: largest importance correction of the truncated objective.
+        aggregation: mean over a rollout's tokens and then over rollouts (`sequence`), over all tokens (`token`), or a sum
+            over tokens divided by the longest completion allowed (`constant`).
+        long2short: coefficient of the shift from long to short correct rollouts; 0 leaves it out.
+        log_completions_every_n_steps: how often sample completions are written to TensorBoard.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        group_size: int = 16,
+        updates_per_rollout: int = 1,
+        temperature: float = 1.0,
+        sharpness: float = 1.0,
+        target_pass_rate: float = 0.5,
+        kl_coefficient: float = 0.001,
+        kl_estimator: objectives.Estimator = "k1",
+        kl_reduction: Literal["mean", "sum"] = "mean",
+        reference: Literal["auto", "copy", "adapter_off"] = "auto",
+        surrogate: Literal["clipped", "truncated"] = "clipped",
+        epsilon_low: float = 0.2,
+        epsilon_high: float = 0.2,
+        importance_cap: float = 2.0,
+        aggregation: objectives.Aggregation = "sequence",
+        long2short: float = 0.0,
+        log_completions_every_n_steps: int = 10,
+        **kwargs: Any,
+    ):
+        for name, value, least in (("group_size", group_size, 2), ("updates_per_rollout", updates_per_rollout, 1)):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        if kl_coefficient < 0:
+            raise ValueError(f"kl_coefficient must not be negative, got {kl_coefficient}")
+        super().__init__(model, **kwargs)
+        lora = kwargs.get("lora")
+        if lora is not None and lora.dropout > 0:
+            raise ValueError("lora.dropout must be 0 in reinforcement learning: it puts the first ratio off 1")
+        objectives.max_entropy_weight(torch.zeros(1), sharpness, target_pass_rate)  # refuses what it cannot take
+        self.group_size, self.updates, self.temperature = group_size, updates_per_rollout, temperature
+        self.sampling = replace(self.sampling, temperature=temperature)
+        self.sharpness, self.target_pass_rate = sharpness, target_pass_rate
+        self.kl_coefficient, self.kl_estimator, self.kl_reduction = kl_coefficient, kl_estimator, kl_reduction
+        self.surrogate, self.epsilon_low, self.epsilon_high = surrogate, epsilon_low, epsilon_high
+        self.importance_cap, self.aggregation = importance_cap, aggregation
+        self.long2short, self.log_completions_every_n_steps = long2short, log_completions_every_n_steps
+        if reference == "auto":
+            reference = "copy" if lora is None else "adapter_off"
+        self.reference: FrozenCopy | AdapterOff | None = None
+        if kl_coefficient > 0:
+            self.reference = FrozenCopy(self.policy) if reference == "copy" else AdapterOff(self.policy)
+        self._figures: dict[str, float] = {}
+
+    def on_fit_start(self) -> None:
+        if isinstance(self.reference, FrozenCopy):
+            self.reference.to(self.device, self.engine.dtype)
+
+    def prepare(self, problems: list[Problem]) -> list[Slice]:
+        judged = self.rollout(problems)
+        penalty = self.kl(judged)
+        rewards = judged.outcomes
+        if self.long2short:
+            rewards = objectives.long2short(rewards, judged.outcomes, judged.lengths, self.long2short)
+        if penalty is not None:
+            rewards = rewards - self.kl_coefficient * penalty
+        advantages = objectives.group_advantages(rewards, judged.outcomes, self.sharpness, self.target_pass_rate)
+        self.note(judged, rewards, penalty)
+        return self.slices(judged, advantages) * self.updates
+
+    def rollout(self, problems: list[Problem]) -> Judged:
+        """Samples a group for each problem from the current weights; the seeds do not depend on ranks."""
+        step, first = self.trainer.global_step, self.trainer.global_rank * len(problems)
+        seeds = [stable_seed(self.seed, step, first + i, p.id) for i, p in enumerate(problems)]
+        start = time.perf_counter()
+        judged = self.judge(problems, self.group_size, seeds)
+        seconds = time.perf_counter() - start
+        self._figures = {
+            "rollout/seconds": seconds,
+            "rollout/tokens_per_second": judged.lengths.sum().item() * self.trainer.world_size / seconds,
+        }
+        return judged
+
+    def kl(self, judged: Judged) -> Tensor | None:
+        """KL to the reference of every rollout [P, G], from the captured log-probs; `None` without a reference."""
+        if self.reference is None:
+            return None
+        rollouts = judged.rollouts
+        lengths = rollouts.lengths
+        result = torch.zeros(len(lengths))
+        for part in balance(lengths.tolist(), self.micro_batches):
+            if not part:
+                continue
+            row = pack([rollouts.prompt_ids[i] for i in part], [rollouts.completion_ids[i] for i in part])
+            with torch.no_grad(), self.reference() as model:
+                logp, _ = self.logprobs(model, row.to(self.device), self.temperature)
+            sampled = torch.cat([rollouts.logprobs[i] for i in part])
+            penalty = objectives.kl_penalty(sampled, logp.cpu(), self.kl_estimator)
+            result[part] = torch.zeros(len(part)).index_add(0, row.owner, penalty)
+        if self.kl_reduction == "mean":
+            result = result / lengths
+        return result.view(judged.outcomes.shape)
+
+    def slices(self, judged: Judged, advantages: Tensor) -> list[Slice]:
+        """The rollouts of groups that carry a signal as one packed row for each micro-batch."""
+        rollouts, lengths = judged.rollouts, judged.rollouts.lengths
+        alive = objectives.alive_groups(judged.outcomes).repeat_interleave(self.group_size)
+        kept = alive.nonzero()[:, 0].tolist()
+        totals = self.all_reduce_sum(torch.tensor([float(len(kept)), float(lengths[alive].sum())])).tolist()
+        weights = objectives.sequence_weights(
+            lengths,
+            self.aggregation,
+            sequences=int(totals[0]),
+            tokens=int(totals[1]),
+            max_new_tokens=self.sampling.max_new_tokens,
+        )
+        whole = [len(rollouts.prompt_ids[i]) + int(lengths[i]) for i in kept]
+        result = []
+        for part in balance(whole, self.micro_batches):
+            chosen = [kept[i] for i in part]
+            row = pack([rollouts.prompt_ids[i] for i in chosen], [rollouts.completion_ids[i] for i in chosen])
+            per_token = {
+                "weight": weights[chosen][row.owner],
+                "advantage": advantages.flatten()[chosen][row.owner],
+                "old_logprob": torch.cat([torch.empty(0), *(rollouts.logprobs[i] for i in chosen)]),
+            }
+            result.append(Slice(row, per_token))
+        return result
+
+    def logprobs(self, model: Any, row: PackedRow, temperature: float | None = None) -> tuple[Tensor, Tensor]:
+        return super().logprobs(model, row, temperature or self.temperature)
+
+    def token_loss(self, logp: Tensor, entropy: Tensor, per_token: dict[str, Tensor]) -> Tensor:
+        old, advantage = per_token["old_logprob"], per_token["advantage"]
+        ratio = torch.exp(logp.detach() - old)
+        stopped = torch.where(advantage > 0, ratio > 1 + self.epsilon_high, ratio < 1 - self.epsilon_low)
+        self.add(
+            ratio=ratio.sum(),
+            clipped=stopped.float().sum(),
+            entropy=entropy.detach().sum(),
+            targets=torch.tensor(float(len(logp)), device=logp.device),
+        )
+        if self.surrogate == "truncated":
+            return objectives.truncated_surrogate(logp, old, advantage, self.importance_cap)
+        return objectives.clipped_surrogate(logp, old, advantage, self.epsilon_low, self.epsilon_high)
+
+    # Figures
+
+    def note(self, judged: Judged, rewards: Tensor, penalty: Tensor | None) -> None:
+        """Keeps the figures of a batch of rollouts until the first update logs them."""
+        rates = judged.outcomes.mean(-1)
+        weight = objectives.max_entropy_weight(rates, self.sharpness, self.target_pass_rate)
+        truncated = 1.0 - judged.rollouts.finished.float().mean().item()
+        self._figures |= {
+            "train/reward": rewards.mean().item(),
+            "train/pass_rate": rates.mean().item(),
+            "train/entropy_weight": weight.mean().item(),
+            "rollout/length": judged.lengths.float().mean().item(),
+            "rollout/truncated": truncated,
+            "rollout/dead_groups": (~objectives.alive_groups(judged.outcomes)).sum().item() * self.trainer.world_size,
+        }
+        if penalty is not None:
+            self._figures["train/kl"] = penalty.mean().item()
+        if truncated > _TRUNCATED_WARNING:
+            rank_zero_warn(
+                f"{truncated:.0%} of the completions were cut at max_new_tokens={self.sampling.max_new_tokens}; "
+                "a cut completion has no answer and earns nothing",
+                category=RuntimeWarning,
+            )
+        if self.trainer.global_step % self.log_completions_every_n_steps == 0:
+            self._log_completions(judged)
+
+    def _log_completions(self, judged: Judged) -> None:
+        """The first problem with its first four completions, as TensorBoard text."""
+        lines = [f"**{judged.problems[0].prompt}** (answer: {judged.problems[0].answer})"]
+        for text, outcome in list(zip(judged.texts(0), judged.outcomes[0].tolist(), strict=True))[:4]:
+            lines.append(f"\n`{outcome:.2f}`\n\n```\n{text}\n```")
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("rollout/completions", "\n".join(lines), self.trainer.global_step)
+
+    def log_update(self) -> None:
+        super().log_update()
+        sums = {name: self.all_reduce_sum(value) for name, value in self._sums.items()}
+        if sums["targets"] > 0:
+            self.log("train/ratio_mean", sums["ratio"] / sums["targets"])
+            self.log("train/clip_fraction", sums["clipped"] / sums["targets"])
+            self.log("train/entropy", sums["entropy"] / sums["targets"])
+        if self._used == self.micro_batches:
+            for name, value in self._figures.items():
+                mean = self.all_reduce_sum(torch.tensor(value)) / self.trainer.world_size
+                self.log(name, mean, prog_bar=name in ("train/pass_rate", "train/kl", "rollout/length"))

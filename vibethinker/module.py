@@ -1,0 +1,297 @@
+"""What supervised and reinforcement training share: the policy, its optimizer, and windows of packed micro-batches.
+
+A *window* is what one batch of problems becomes: `updates` optimizer steps of `micro_batches` packed rows each. The data
+loader hands out every batch of problems once for each of these slices; `prepare` makes the window at its first turn, and
+every turn trains on one slice. Accumulation, clipping, precision, strategies, checkpoints and the progress bar are
+Lightning's own. The number of slices is the same on every rank, so ranks never wait for one another in vain.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from vibethinker import policy as policies
+from vibethinker.attention import PackedAttention, hidden_states
+from vibethinker.evaluation import Judged, judge, stable_seed
+from vibethinker.logprobs import linear_logprobs
+from vibethinker.packing import PackedRow
+from vibethinker.problems import INSTRUCTION, Problem
+from vibethinker.rewards import MathReward, Reward
+from vibethinker.rollout import RolloutEngine, Sampling
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One packed row and what the loss needs to know of each of its `N` targets.
+
+    Attributes:
+        row: the packed sequences.
+        per_token: named float32 tensors [N].
+    """
+
+    row: PackedRow
+    per_token: dict[str, Tensor]
+
+    def to(self, device: torch.device) -> Slice:
+        return Slice(self.row.to(device), {k: v.to(device) for k, v in self.per_token.items()})
+
+    def state(self) -> dict[str, Any]:
+        return {"row": asdict(self.row), "per_token": self.per_token}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Slice:
+        return cls(PackedRow(**state["row"]), state["per_token"])
+
+
+def warmup_cosine(step: int, total: int, warmup_ratio: float, floor: float) -> float:
+    """Share of the peak learning rate: a linear rise over the first steps, then half a cosine down to `floor`.
+
+    Args:
+        step: optimizer steps done.
+        total: optimizer steps in all.
+        warmup_ratio: share of them spent rising.
+        floor: share of the peak at the end; 1 keeps it constant.
+    """
+    warmup = math.ceil(total * warmup_ratio)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = min((step - warmup) / max(total - warmup, 1), 1.0)
+    return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+class PolicyModule(pl.LightningModule):
+    """A policy that trains on windows of packed rows and can be sampled from.
+
+    Args:
+        model: Hugging Face folder or hub name; `nano` is the model inside this package.
+        learning_rate: peak of AdamW's learning rate.
+        min_learning_rate: where the cosine ends; without it the rate stays at its peak after warm-up.
+        warmup_ratio: share of the steps over which the rate rises.
+        weight_decay: AdamW's decoupled decay, on matrices alone.
+        betas: AdamW's moment decays.
+        micro_batches: packed rows an optimizer step is split into on each rank; more need less memory.
+        lora: train a low-rank adapter instead of the full weights.
+        quantization: hold the frozen base in 4 or 8 bits; needs `lora`.
+        gradient_checkpointing: recompute activations in backward to save memory.
+        max_length: longest prompt plus completion in tokens.
+        max_new_tokens: longest completion that is sampled, in training, validation and probing.
+        slots: sequences sampled at one time.
+        instruction: what is appended to every problem's text.
+        reward: judges completions; exact mathematical equivalence by default.
+        seed: of everything that is drawn.
+    """
+
+    updates = 1
+
+    def __init__(
+        self,
+        model: str,
+        learning_rate: float = 5e-5,
+        min_learning_rate: float | None = None,
+        warmup_ratio: float = 0.05,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.95),
+        micro_batches: int = 1,
+        lora: policies.Lora | None = None,
+        quantization: Literal["4bit", "8bit"] | None = None,
+        gradient_checkpointing: bool = False,
+        max_length: int = 4096,
+        max_new_tokens: int = 2048,
+        slots: int = 256,
+        instruction: str = INSTRUCTION,
+        reward: Reward | None = None,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if micro_batches < 1:
+            raise ValueError(f"micro_batches must be at least 1, got {micro_batches}")
+        if min_learning_rate is not None and not 0 <= min_learning_rate <= learning_rate:
+            raise ValueError(f"min_learning_rate must lie between 0 and learning_rate, got {min_learning_rate}")
+        if not 0 <= warmup_ratio <= 1:
+            raise ValueError(f"warmup_ratio must lie between 0 and 1, got {warmup_ratio}")
+        if max_new_tokens >= max_length:
+            raise ValueError(f"max_new_tokens {max_new_tokens} leaves no room for a prompt in max_length {max_length}")
+        context = policies.context_length(model)
+        if max_length > context:
+            raise ValueError(f"max_length {max_length} is longer than the context of {model!r}, {context} tokens")
+        self.learning_rate, self.min_learning_rate = learning_rate, min_learning_rate
+        self.warmup_ratio, self.weight_decay, self.betas = warmup_ratio, weight_decay, betas
+        self.micro_batches, self.max_length, self.slots = micro_batches, max_length, slots
+        self.instruction, self.seed = instruction, seed
+        self.sampling = Sampling(max_new_tokens=max_new_tokens)
+        self.reward: Reward = reward or MathReward()
+        self.tokenizer = policies.load_tokenizer(model)
+        self.policy = policies.load_policy(
+            model, lora=lora, quantization=quantization, gradient_checkpointing=gradient_checkpointing
+        )
+        self.strict_loading = False  # checkpoints hold trainable weights only
+        self._engine: RolloutEngine | None = None
+        self._window: list[Slice] = []
+        self._used = 0
+        self._random_state: dict[str, Any] | None = None
+        self._sums: dict[str, Tensor] = {}
+        self._update_seconds = 0.0
+
+    # What subclasses say
+
+    def prepare(self, problems: list[Problem]) -> list[Slice]:
+        """Turns this rank's problems into `slices_per_batch` slices."""
+        raise NotImplementedError("a PolicyModule subclass defines prepare")
+
+    def token_loss(self, logp: Tensor, entropy: Tensor, per_token: dict[str, Tensor]) -> Tensor:
+        """The loss of each target [N], before weighting; may add to the figures that are logged."""
+        raise NotImplementedError("a PolicyModule subclass defines token_loss")
+
+    # Sampling
+
+    @property
+    def engine(self) -> RolloutEngine:
+        """Made at first use, on the device the policy lives on by then."""
+        if self._engine is None:
+            self._engine = RolloutEngine(self.policy, max_length=self.max_length, slots=self.slots)
+        return self._engine
+
+    def judge(self, problems: Sequence[Problem], n: int, seeds: Sequence[int], **options: Any) -> Judged:
+        """Samples from the weights as they are now and scores the answers."""
+        self.engine.sync(self.policy)
+        sampling = options.pop("sampling", self.sampling)
+        options.setdefault("instruction", self.instruction)
+        return judge(
+            self.engine, self.tokenizer, problems, self.reward, n=n, sampling=sampling, seeds=seeds, **options
+        )
+
+    def export(self, folder: str | Path) -> Path:
+        """Writes the policy as a Hugging Face folder."""
+        return policies.export(self.policy, self.tokenizer, folder)
+
+    # Training
+
+    @property
+    def slices_per_batch(self) -> int:
+        """How many turns the data loader gives every batch."""
+        return self.micro_batches * self.updates
+
+    def setup(self, stage: str) -> None:
+        if stage != "fit":
+            return
+        wanted = self.trainer.accumulate_grad_batches
+        if wanted not in (1, self.micro_batches):
+            raise ValueError(f"set model.micro_batches instead of trainer.accumulate_grad_batches={wanted}")
+        self.trainer.accumulate_grad_batches = self.micro_batches
+        if self.trainer.max_steps < 1:
+            raise ValueError("set trainer.max_steps: the learning rate needs to know its horizon")
+
+    def configure_optimizers(self) -> Any:
+        trainable = [p for p in self.policy.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": self.weight_decay},
+                {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+            ],
+            lr=self.learning_rate,
+            betas=self.betas,
+        )
+        floor = 1.0 if self.min_learning_rate is None else self.min_learning_rate / self.learning_rate
+        total = self.trainer.max_steps
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: warmup_cosine(step, total, self.warmup_ratio, floor)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: list[Problem], batch_idx: int) -> None:
+        if self._random_state is not None:  # here and not in on_train_start: making the iterator draws numbers too
+            _set_random_state(self._random_state)
+            self._random_state = None
+        if batch_idx % self.slices_per_batch == 0:
+            self._window = self.prepare(batch)
+            self._used = 0
+            if len(self._window) != self.slices_per_batch:
+                raise RuntimeError(f"a window of {len(self._window)} slices instead of {self.slices_per_batch}")
+
+    def training_step(self, batch: list[Problem], batch_idx: int) -> Tensor:
+        start = time.perf_counter()
+        if batch_idx % self.micro_batches == 0:
+            self._sums, self._update_seconds = {}, 0.0
+        part = self._window[self._used].to(self.device)
+        self._used += 1
+        logp, entropy = self.logprobs(self.policy, part.row)
+        loss = (part.per_token["weight"] * self.token_loss(logp, entropy, part.per_token)).sum()
+        self.add(loss=loss.detach(), tokens=torch.tensor(float(len(part.row.input_ids)), device=self.device))
+        self._update_seconds += time.perf_counter() - start
+        if self._used % self.micro_batches == 0:
+            self.log_update()
+        # Lightning divides by the accumulated batches and averages over ranks; the weights already do both
+        return loss * self.micro_batches * self.trainer.world_size
+
+    def logprobs(self, model: Any, row: PackedRow, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Log-probs and entropies [N] of a packed row's targets."""
+        hidden = hidden_states(model, row.input_ids, row.position_ids, PackedAttention(row))
+        head = model.get_output_embeddings().weight
+        return linear_logprobs(hidden[row.predictors], head, row.targets, temperature)
+
+    def add(self, **figures: Tensor) -> None:
+        """Adds to the sums of the current update over micro-batches."""
+        for name, value in figures.items():
+            self._sums[name] = self._sums.get(name, torch.zeros((), device=self.device)) + value.float()
+
+    def log_update(self) -> None:
+        """Logs the update's sums once, over all its micro-batches and ranks."""
+        sums = {k: self.all_reduce_sum(v) for k, v in self._sums.items()}
+        if not torch.isfinite(sums["loss"]):
+            raise FloatingPointError(f"the loss is {sums['loss'].item()} at step {self.trainer.global_step}")
+        self.log("train/loss", sums["loss"], prog_bar=True)
+        self.log("train/tokens_per_second", sums["tokens"] / max(self._update_seconds, 1e-9))
+
+    def all_reduce_sum(self, value: Tensor) -> Tensor:
+        reduced = self.trainer.strategy.reduce(value.clone().to(self.device), reduce_op="sum")
+        return reduced if isinstance(reduced, Tensor) else torch.as_tensor(reduced)
+
+    # Validation and test: how often the policy is right
+
+    def validation_step(self, batch: list[Problem], batch_idx: int) -> None:
+        self._log_pass_rate("val", batch, n=1)
+
+    def test_step(self, batch: list[Problem], batch_idx: int) -> None:
+        self._log_pass_rate("test", batch, n=8)
+
+    def predict_step(self, batch: list[Problem], batch_idx: int) -> list[str]:
+        return self.judge(batch, 1, [stable_seed(self.seed, p.id) for p in batch]).completions
+
+    def _log_pass_rate(self, split: str, batch: list[Problem], n: int) -> None:
+        judged = self.judge(batch, n, [stable_seed(self.seed, split, p.id) for p in batch])
+        rate = judged.correct.float().mean().nan_to_num()  # a rank's share of a small batch may be empty
+        self.log(f"{split}/pass@1", rate, prog_bar=True, sync_dist=True, batch_size=len(batch))
+
+    # Checkpoints: trainable weights, random state, unused slices
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trained = {f"policy.{name}" for name, p in self.policy.named_parameters(remove_duplicate=False) if p.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        checkpoint["random_state"] = _random_state()
+        unused = self._used < len(self._window)
+        checkpoint["window"] = {"slices": [s.state() for s in self._window] if unused else [], "used": self._used}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._random_state = checkpoint["random_state"]
+        self._window = [Slice.from_state(s) for s in checkpoint["window"]["slices"]]
+        self._used = checkpoint["window"]["used"]
+
+
+def _random_state() -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def _set_random_state(state: Mapping[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"].cpu())
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])

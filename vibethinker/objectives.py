@@ -1,0 +1,174 @@
+r"""The objectives of the signal phase as pure functions, all in float32.
+
+Shapes: `P` prompts, `G` rollouts of each, `N` sequences, any shape of tokens.
+
+Sources: group advantages and the clipped surrogate are GRPO (arXiv 2402.03300, section 4.1); the maximum-entropy weight
+is MGPO (arXiv 2511.06221, section 3.4); Long2Short is arXiv 2606.16140; the asymmetric clip and the token-level mean are
+DAPO (arXiv 2503.14476, section 3); the constant denominator is Dr. GRPO (arXiv 2503.20783); the KL estimators are
+J. Schulman, "Approximating KL divergence" (2020); the truncated ratio is CISPO (arXiv 2506.13585, section 3.1).
+
+Departures from the papers: groups whose outcomes are all equal get advantage 0 and leave the denominators (with a KL
+term in the reward their advantage would be noise divided by a tiny deviation); the KL penalty sits in the reward
+instead of the loss.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Estimator = Literal["k1", "k2", "k3"]
+Aggregation = Literal["sequence", "token", "constant"]
+
+STD_FLOOR = 1e-6
+LOG_RATIO_LIMIT = 20.0  # k3 grows like exp: beyond this a float32 sum of squares is no longer finite
+
+
+def max_entropy_weight(pass_rate: Tensor, sharpness: float, target: float = 0.5) -> Tensor:
+    r"""How much a prompt teaches: 1 at the target pass rate, falling towards always and never solved.
+
+    $w(p) = \exp(-\lambda\,[\,p \ln\frac{p}{p_0} + (1-p) \ln\frac{1-p}{1-p_0}\,])$, with $0 \ln 0 = 0$.
+
+    Args:
+        pass_rate: any shape, in [0, 1].
+        sharpness: λ ≥ 0; 0 gives 1 everywhere, which is GRPO.
+        target: p₀, strictly between 0 and 1.
+
+    Returns:
+        Weights in (0, 1], float32, the shape of `pass_rate`.
+    """
+    if not 0.0 < target < 1.0:
+        raise ValueError(f"target must lie strictly between 0 and 1, got {target}")
+    if sharpness < 0.0:
+        raise ValueError(f"sharpness must not be negative, got {sharpness}")
+    p = pass_rate.float()
+    q = 1.0 - p
+    divergence = torch.xlogy(p, p / target) + torch.xlogy(q, q / (1.0 - target))
+    return torch.exp(-sharpness * divergence)
+
+
+def alive_groups(correct: Tensor) -> Tensor:
+    """Which groups carry a signal: their outcomes differ. [P, G] → bool [P]."""
+    return correct.amax(-1) != correct.amin(-1)
+
+
+def group_advantages(rewards: Tensor, correct: Tensor, sharpness: float = 0.0, target: float = 0.5) -> Tensor:
+    r"""Advantage of each rollout over its group, weighted by how undecided the policy is about the prompt.
+
+    $A_i = w(\bar c)\,\frac{R_i - \mathrm{mean}_G R}{\mathrm{std}_G R + \epsilon}$, with the sample standard deviation.
+    The weight uses correctness, never the shaped reward.
+
+    Args:
+        rewards: [P, G], outcome with every shaping term.
+        correct: [P, G], outcome alone, in [0, 1].
+        sharpness: λ of `max_entropy_weight`; 0 is GRPO.
+        target: p₀ of `max_entropy_weight`.
+
+    Returns:
+        [P, G] float32; exactly 0 in groups whose outcomes are all equal.
+    """
+    if rewards.shape != correct.shape or rewards.ndim != 2:
+        raise ValueError(f"rewards and correct must both be [P, G], got {list(rewards.shape)}, {list(correct.shape)}")
+    rewards, correct = rewards.float(), correct.float()
+    if rewards.shape[-1] < 2:
+        return torch.zeros_like(rewards)
+    centred = rewards - rewards.mean(-1, keepdim=True)
+    normalised = centred / (rewards.std(-1, keepdim=True) + STD_FLOOR)
+    weighted = max_entropy_weight(correct.mean(-1, keepdim=True), sharpness, target) * normalised
+    return torch.where(alive_groups(correct)[:, None], weighted, torch.zeros_like(weighted))
+
+
+def kl_penalty(logp: Tensor, ref_logp: Tensor, estimator: Estimator = "k1") -> Tensor:
+    r"""Per-token estimate of $\mathrm{KL}(\pi\,\|\,\pi_\mathrm{ref})$ from samples of π; any shape, float32.
+
+    With $d = \ln\pi - \ln\pi_\mathrm{ref}$: `k1` is $d$ (unbiased, signed), `k2` is $d^2/2$, `k3` is
+    $e^{-d} + d - 1$ (unbiased, never negative). In `k3` |d| is limited to `LOG_RATIO_LIMIT`.
+    """
+    difference = logp.float() - ref_logp.float()
+    if estimator == "k1":
+        return difference
+    if estimator == "k2":
+        return 0.5 * difference.square()
+    if estimator == "k3":
+        limited = difference.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        return torch.expm1(-limited) + limited
+    raise ValueError(f"estimator must be k1, k2 or k3, got {estimator!r}")
+
+
+def clipped_surrogate(
+    logp: Tensor, old_logp: Tensor, advantages: Tensor, epsilon_low: float = 0.2, epsilon_high: float = 0.2
+) -> Tensor:
+    r"""Per-token policy loss to minimise, float32.
+
+    $-\min(r A,\ \mathrm{clip}(r, 1-\epsilon_\mathrm{low}, 1+\epsilon_\mathrm{high}) A)$ with $r = e^{\ln\pi - \ln\pi_\mathrm{old}}$.
+
+    Args:
+        logp: log-probs under the policy being trained, with gradient.
+        old_logp: log-probs captured while sampling, at the sampling temperature.
+        advantages: broadcastable to `logp`.
+        epsilon_low: how far the ratio may fall before the gradient stops.
+        epsilon_high: how far it may rise.
+    """
+    ratio = torch.exp(logp.float() - old_logp.detach().float())
+    clipped = ratio.clamp(1.0 - epsilon_low, 1.0 + epsilon_high)
+    return -torch.minimum(ratio * advantages, clipped * advantages)
+
+
+def truncated_surrogate(logp: Tensor, old_logp: Tensor, advantages: Tensor, cap: float = 2.0) -> Tensor:
+    r"""Policy gradient with a truncated importance correction: $-\mathrm{sg}(\min(r, C))\,A\,\ln\pi$, per token.
+
+    Every token keeps its gradient, however far the policy has moved; the correction is bounded by `cap`.
+    """
+    correction = torch.exp(logp.detach().float() - old_logp.detach().float()).clamp(max=cap)
+    return -correction * advantages * logp.float()
+
+
+def sequence_weights(
+    lengths: Tensor, aggregation: Aggregation, *, sequences: int, tokens: int, max_new_tokens: int
+) -> Tensor:
+    """The weight of every token of a sequence, such that Σ weight · loss is the batch's loss.
+
+    `sequence` is the mean over a rollout's tokens, then over rollouts: 1 / (sequences · length).
+    `token` is the mean over all tokens: 1 / tokens. `constant` is 1 / (sequences · max_new_tokens).
+
+    Args:
+        lengths: [N] completion lengths of the sequences at hand.
+        aggregation: which of the three.
+        sequences: how many sequences the whole batch has, over all ranks.
+        tokens: how many completion tokens it has, over all ranks.
+        max_new_tokens: the longest completion allowed.
+
+    Returns:
+        [N] float32.
+    """
+    length = lengths.float()
+    if aggregation == "sequence":
+        return 1.0 / (max(sequences, 1) * length)
+    if aggregation == "token":
+        return torch.full_like(length, 1.0 / max(tokens, 1))
+    if aggregation == "constant":
+        return torch.full_like(length, 1.0 / (max(sequences, 1) * max_new_tokens))
+    raise ValueError(f"aggregation must be sequence, token or constant, got {aggregation!r}")
+
+
+def long2short(rewards: Tensor, correct: Tensor, lengths: Tensor, coefficient: float = 0.2) -> Tensor:
+    r"""Moves reward from long to short among the correct rollouts of a group; the group's total stays as it is.
+
+    With $s_i = 1/L_i$ over the correct rollouts: $R_i + \lambda\,(s_i - \bar s) / \max_j |s_j - \bar s|$.
+
+    Args:
+        rewards: [..., G].
+        correct: [..., G]; a rollout counts as correct at outcome 1.
+        lengths: [..., G] completion lengths in tokens.
+        coefficient: λ, the largest shift.
+    """
+    rewards = rewards.float()
+    solved = (correct == 1).float()
+    score = solved / lengths.float().clamp(min=1.0)
+    mean = score.sum(-1, keepdim=True) / solved.sum(-1, keepdim=True).clamp(min=1.0)
+    deviation = (score - mean) * solved
+    largest = deviation.abs().amax(-1, keepdim=True)
+    unit = torch.where(largest > 1e-9, deviation / largest.clamp(min=1e-9), torch.zeros_like(deviation))
+    return rewards + coefficient * unit

@@ -1,0 +1,98 @@
+"""Ragged sequences as one packed row, and a fixed number of rows balanced by tokens.
+
+A packed row is the concatenation of several sequences with no padding between them: `input_ids` and `position_ids` of
+shape [T] and the boundaries `cu_seqlens` [S+1]. Attention sees the boundaries (`vibethinker.attention`), every other
+layer sees a plain row. Only positions that predict a completion token ever reach the head.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRow:
+    """Several sequences in one row; `T` input tokens, `S` sequences, `N` predicted completion tokens.
+
+    Attributes:
+        input_ids: [T] tokens; a sequence's last token is left out, since it predicts nothing.
+        position_ids: [T] positions, from 0 in every sequence.
+        cu_seqlens: [S+1] int32, where sequences begin and end.
+        lengths: the same boundaries as Python integers, so that no kernel launch waits for the device.
+        predictors: [N] places in the row whose hidden state predicts a completion token.
+        targets: [N] the completion tokens themselves.
+        owner: [N] the sequence (0 … S-1) each target belongs to.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    cu_seqlens: Tensor
+    lengths: tuple[int, ...]
+    predictors: Tensor
+    targets: Tensor
+    owner: Tensor
+
+    def to(self, device: torch.device | str) -> PackedRow:
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return PackedRow(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()})
+
+
+def pack(prompts: Sequence[Tensor], completions: Sequence[Tensor], placeholder: int = 0) -> PackedRow:
+    """Concatenates prompt and completion pairs into one row.
+
+    Args:
+        prompts: `S` one-dimensional token tensors, none empty.
+        completions: `S` one-dimensional token tensors, none empty.
+        placeholder: with no sequence at all, the row holds this one token and predicts nothing, so that a rank
+            without work still takes part in the gradient exchange.
+    """
+    if not prompts:
+        one, none = torch.tensor([placeholder]), torch.empty(0, dtype=torch.long)
+        return PackedRow(one, torch.zeros(1, dtype=torch.long), torch.tensor([0, 1], dtype=torch.int32), (1,), *[none] * 3)
+    prompt_lengths = torch.tensor([len(p) for p in prompts])
+    completion_lengths = torch.tensor([len(c) for c in completions])
+    if int(prompt_lengths.min()) == 0 or int(completion_lengths.min()) == 0:
+        raise ValueError("packing: every prompt and every completion needs at least one token")
+    lengths = prompt_lengths + completion_lengths - 1
+    ends = lengths.cumsum(0)
+    owner = torch.arange(len(prompts)).repeat_interleave(completion_lengths)
+    within = _count_up(completion_lengths)
+    return PackedRow(
+        input_ids=torch.cat([part for p, c in zip(prompts, completions, strict=True) for part in (p, c[:-1])]),
+        position_ids=_count_up(lengths),
+        cu_seqlens=torch.cat([ends.new_zeros(1), ends]).int(),
+        lengths=tuple(lengths.tolist()),
+        predictors=(ends - lengths + prompt_lengths - 1)[owner] + within,
+        targets=torch.cat(list(completions)),
+        owner=owner,
+    )
+
+
+def balance(lengths: Sequence[int], bins: int) -> list[list[int]]:
+    """Deals sequences into a fixed number of bins so that their token counts are close (longest first, LPT).
+
+    Deterministic: ties go to the lower index. With fewer sequences than bins some bins are empty.
+
+    Returns:
+        For every bin, the indices of its sequences in ascending order.
+    """
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, got {bins}")
+    heap = [(0, b) for b in range(bins)]
+    dealt: list[list[int]] = [[] for _ in range(bins)]
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        load, lightest = heapq.heappop(heap)
+        dealt[lightest].append(index)
+        heapq.heappush(heap, (load + lengths[index], lightest))
+    return [sorted(part) for part in dealt]
+
+
+def _count_up(lengths: Tensor) -> Tensor:
+    """[3, 2] → [0, 1, 2, 0, 1]."""
+    starts = lengths.cumsum(0) - lengths
+    return torch.arange(int(lengths.sum())) - starts.repeat_interleave(lengths)

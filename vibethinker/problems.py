@@ -1,0 +1,62 @@
+"""The one record that flows through everything: data modules make it, rollouts answer it, rewards judge it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+INSTRUCTION: Final = "Please reason step by step, and put your final answer within \\boxed{}."
+
+Split = Literal["train", "probe", "val", "test"]
+SPLITS: Final[tuple[Split, ...]] = ("train", "probe", "val", "test")
+_HELD_OUT_SHARE: Final = 0.1  # of each held-out split; train has the rest
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A question, how its answer is judged, and demonstrations of how to reach it.
+
+    Attributes:
+        id: unique within its source; stable across runs.
+        domain: `algebra`, `geometry`, `calculus`, `statistics`, `code`, or any other name.
+        prompt: the question as the user asks it, without instruction or chat markup.
+        answer: the exact final answer (`None` when `tests` judge instead).
+        tests: test cases of a programming problem.
+        solutions: demonstrations, different paths to the same answer, each ending in `\\boxed{answer}`.
+        source: where the problem came from (`embedded`, a file, a hub name).
+    """
+
+    id: str
+    domain: str
+    prompt: str
+    answer: str | None = None
+    tests: tuple[Mapping[str, Any], ...] | None = None
+    solutions: tuple[str, ...] = ()
+    source: str = ""
+
+    def messages(self, instruction: str = INSTRUCTION) -> list[dict[str, str]]:
+        """The conversation that a chat template renders: one user turn, the same for embedded and real data."""
+        content = f"{self.prompt}\n{instruction}" if instruction else self.prompt
+        return [{"role": "user", "content": content}]
+
+
+def normalized_prompt(prompt: str) -> str:
+    """Case, width and white space removed: two prompts that differ in nothing else are one problem."""
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", prompt)).strip().casefold()
+
+
+def split_of(prompt: str) -> Split:
+    """The split a problem belongs to, from a hash of its normalised prompt.
+
+    Membership is a property of the text alone, so no seed, order, size or source can put one problem into two splits.
+    """
+    digest = hashlib.sha256(normalized_prompt(prompt).encode()).digest()
+    place = int.from_bytes(digest[:8], "big") / 2**64
+    for index, name in enumerate(SPLITS[1:]):
+        if place < (index + 1) * _HELD_OUT_SHARE:
+            return name
+    return "train"

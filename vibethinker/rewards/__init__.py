@@ -1,0 +1,6 @@
+"""Verifiers: `reward(problems, completions)` gives outcomes in [0, 1]."""
+
+from vibethinker.rewards.base import Reward
+from vibethinker.rewards.math import MathReward
+
+__all__ = ["MathReward", "Reward"]

@@ -1,0 +1,178 @@
+r"""Is the final answer of a completion the right one?
+
+The final answer is the last `\boxed{…}`. Numbers, words, lists and the like are compared exactly and at once
+(`vibethinker.rewards.exact`); the rest by symbolic algebra in worker processes that can be killed
+(`vibethinker.rewards.workers`), which start only when such an answer turns up.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from types import TracebackType
+from typing import Final, Self
+
+from vibethinker.problems import Problem
+from vibethinker.rewards.exact import decide, symbolic_form
+from vibethinker.rewards.normalize import normalize
+from vibethinker.rewards.workers import Pair, SymbolicWorkers
+
+MAX_BARE_ANSWER: Final = 200  # characters of a text without a box that may itself be an answer
+MAX_DIFFERENT_BOXES: Final = 4  # spellings of one answer; a text with more is guessing
+
+_BOX: Final = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(?:(\{)|([A-Za-z0-9]+))")
+_BRACE: Final = re.compile(r"\\.|[{}]", re.DOTALL)
+_STATED: Final = re.compile(r"\banswer\s*(?:is|:)[\s:]*", re.IGNORECASE)
+_STATEMENT_END: Final = re.compile(r"\.(?:\s|$)|\n")
+_NUMBER: Final = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
+
+
+class MathReward:
+    r"""1 for a completion whose final answer equals the problem's, else 0.
+
+    Only what follows the last `</think>` counts. A completion that boxes several different answers earns nothing, and
+    so does one without a box, unless `fallbacks` are on. A reward per completion comes out in order, the same in every
+    run; an answer that takes longer than `timeout` counts as wrong and is counted in `timeouts`.
+
+    Args:
+        workers: processes for answers that need symbolic algebra.
+        timeout: seconds for one such answer.
+        fallbacks: without a box, take what follows "answer is", else the last number. For evaluation of models that
+            were not taught to box; in training it would reward numbers in passing.
+    """
+
+    def __init__(self, workers: int = 1, timeout: float = 5.0, fallbacks: bool = False) -> None:
+        if workers < 1:
+            raise ValueError(f"MathReward: workers must be at least 1, got {workers!r}")
+        if not timeout > 0:
+            raise ValueError(f"MathReward: timeout must be positive seconds, got {timeout!r}")
+        self.fallbacks = fallbacks
+        self._symbolic = SymbolicWorkers(workers, timeout)
+
+    @property
+    def timeouts(self) -> int:
+        """Answers that ran out of time so far."""
+        return self._symbolic.timeouts
+
+    @property
+    def crashes(self) -> int:
+        """Answers that twice brought their process down so far."""
+        return self._symbolic.crashes
+
+    def __call__(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
+        """Outcomes, 0.0 or 1.0, of `completions[i]` as an answer to `problems[i]`.
+
+        Raises:
+            ValueError: the two differ in length, or a problem has no answer.
+        """
+        if len(problems) != len(completions):
+            raise ValueError(f"MathReward: {len(problems)} problems for {len(completions)} completions")
+        golds: list[str] = []
+        for problem in problems:
+            if problem.answer is None:
+                raise ValueError(f"MathReward: problem {problem.id!r} ({problem.source}) has no answer to compare with")
+            golds.append(problem.answer)
+        answers = [_answers(text.rpartition("</think>")[2], self.fallbacks) for text in completions]
+        answers = [given if len(given) <= MAX_DIFFERENT_BOXES else [] for given in answers]
+        pairs = [(answer, gold) for given, gold in zip(answers, golds, strict=True) for answer in given]
+        verdicts = dict(zip(pairs, self.compare(pairs), strict=True))
+        return [
+            float(bool(given) and all(verdicts[answer, gold] for answer in given))
+            for given, gold in zip(answers, golds, strict=True)
+        ]
+
+    def compare(self, pairs: Sequence[Pair]) -> list[bool]:
+        """Whether the two bare answers of each (prediction, gold) are equivalent, in order."""
+        bare = [(_unboxed(prediction), _unboxed(gold)) for prediction, gold in pairs]
+        verdicts = [decide(prediction, gold) for prediction, gold in bare]
+        undecided = [index for index, verdict in enumerate(verdicts) if verdict is None]
+        by_algebra = self._symbolic.verify([_symbolic_pair(*bare[index]) for index in undecided])
+        for index, verdict in zip(undecided, by_algebra, strict=True):
+            verdicts[index] = verdict
+        return [bool(verdict) for verdict in verdicts]
+
+    def close(self) -> None:
+        """End the worker processes; they come back if they are needed again."""
+        self._symbolic.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def is_equivalent(prediction_text: str, gold: str) -> bool:
+    r"""Whether a text's final answer equals `gold`. Never raises because of a text, never hangs.
+
+    The final answer is the last box; of a text that never says `\boxed`, the text itself when it is short enough to be
+    a bare answer. A last box that is not closed (a truncated text) is no answer.
+    """
+    prediction = final_answer(prediction_text)
+    if prediction is None and not _mentions_box(prediction_text) and len(prediction_text) <= MAX_BARE_ANSWER:
+        prediction = prediction_text
+    return prediction is not None and _shared_reward().compare([(prediction, gold)])[0]
+
+
+@lru_cache(maxsize=1)
+def _shared_reward() -> MathReward:
+    return MathReward()
+
+
+def final_answer(text: str, fallbacks: bool = False) -> str | None:
+    r"""The content of the last `\boxed{…}`, else (with `fallbacks`) what the text states as its answer, else `None`."""
+    answers = _answers(text, fallbacks)
+    return answers[-1] if answers else None
+
+
+def _answers(text: str, fallbacks: bool) -> list[str]:
+    """Different boxed answers in order of their last appearance; empty when there is none or the last is unclosed."""
+    boxes = _boxes(text)
+    if boxes is None:
+        return []
+    last_seen = {normalize(box).text or box: box for box in reversed(boxes)}
+    answers = [last_seen[key] for key in reversed(last_seen)]
+    if answers or not fallbacks:
+        return answers
+    stated = list(_STATED.finditer(text))
+    if stated:
+        return [_STATEMENT_END.split(text[stated[-1].end() :], maxsplit=1)[0].strip()]
+    return _NUMBER.findall(text)[-1:]
+
+
+def _boxes(text: str) -> list[str] | None:
+    """Contents of the outermost boxes; `None` when the last one is never closed."""
+    boxes: list[str] = []
+    position = 0
+    while match := _BOX.search(text, position):
+        position = match.end()
+        if not match[1]:
+            boxes.append(match[2])
+            continue
+        depth = 1
+        for brace in _BRACE.finditer(text, position):
+            depth += (brace[0] == "{") - (brace[0] == "}")
+            if depth == 0:
+                boxes.append(text[position : brace.start()])
+                position = brace.end()
+                break
+        else:
+            return None
+    return boxes
+
+
+def _mentions_box(text: str) -> bool:
+    return r"\boxed" in text or r"\fbox" in text
+
+
+def _unboxed(answer: str) -> str:
+    """A gold answer may come with its box, and a box may hold another."""
+    boxes = _boxes(answer)
+    return boxes[-1] if boxes else answer
+
+
+def _symbolic_pair(prediction: str, gold: str) -> Pair:
+    return symbolic_form(normalize(prediction).text), symbolic_form(normalize(gold).text)

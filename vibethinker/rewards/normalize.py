@@ -1,0 +1,135 @@
+r"""One spelling for answers that mean the same, before anything is compared or parsed.
+
+Each rule mends something that symbolic parsing gets wrong or does not know: wrappers and spacing commands, commands
+escaped twice, Unicode signs and widths, `12\,345`, degrees, currency, units, words.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+MAX_CHARACTERS: Final = 1000  # what is longer is no answer
+
+
+class Answer(NamedTuple):
+    """A normalised answer. `text` is empty when there is none; `unit` is a canonical name, or empty."""
+
+    text: str
+    unit: str
+
+
+_SIGNS: Final = {
+    "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "−": "-", "–": "-", "⁄": "/", "±": r"\pm ",
+    "√": r"\sqrt", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∈": r"\in ", "°": "", "€": "",
+    "£": "", "¥": "", "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ",
+}  # fmt: skip
+_RAISED: Final = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
+_LOWERED: Final = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
+
+
+def _compiled(*rules: tuple[str, str]) -> tuple[tuple[re.Pattern[str], str], ...]:
+    return tuple((re.compile(pattern), replacement) for pattern, replacement in rules)
+
+
+# Applied in this order, to text whose spaces are single.
+_WRAPPERS: Final = _compiled(
+    (r"\\\\(?=(?:[dtc]?frac|sqrt|pi|text|cdot|times|left|right|infty)(?![a-z]))", r"\\"),  # escaped twice
+    (r"\\?\$|\\[()\[\]]", ""),
+    (r"\\(?:left|right|displaystyle|limits|[bB]igg?[lr]?)(?![A-Za-z])|\\!", ""),
+    (r"\\(?:[,;:> ]|q?quad(?![a-z]))|~", " "),
+    (r"\{,\}", ","),
+)
+_SPELLINGS: Final = _compiled(
+    (r"\\[dtc]frac(?![a-z])", r"\\frac"),
+    (r"\\(?:textbf|textit|textrm|mathrm|mathbf|mathit|mbox|operatorname)(?![a-z]) ?", r"\\text"),
+    (r"\\text ?\{ ?(?:or|and) ?\}|(?<=[0-9)}]) (?:or|and) ", ","),
+    (r"(?<![\\A-Za-z])(frac|sqrt|pi|infty)(?![A-Za-z])", r"\\\1"),
+    (r"\\sqrt ?\(([^()]*)\)", r"\\sqrt{\1}"),
+    (r"\\sqrt ?([0-9]+|[a-z])", r"\\sqrt{\1}"),
+    (r"\\varnothing(?![a-z])|\\\{ ?\\\}", r"\\emptyset"),
+    (r"<=|\\leqslant|\\le(?![a-z])", r"\\leq"),
+    (r">=|\\geqslant|\\ge(?![a-z])", r"\\geq"),
+    (r"!=|\\ne(?![a-z])", r"\\neq"),
+    (r"\\lbrace(?![a-z])", r"\\{"),
+    (r"\\rbrace(?![a-z])", r"\\}"),
+    (r"\^ ?(?:\{ ?\\circ ?\}|\\circ(?![a-z]))|\\degrees?(?![a-z])", ""),
+    (r"\\?%|\\text ?\{ ?percent ?\}|\bpercent\b", "%"),
+    (r" (?![A-Za-z0-9])|(?<![A-Za-z0-9]) ", ""),
+    (r"^\{+([^{}]*)\}+$", r"\1"),
+    (r"[.,;:]+$", ""),
+)
+_THOUSANDS: Final = re.compile(r"(?<![0-9.,_])[0-9]{1,3}(?:[, ][0-9]{3})+(?![0-9]|,[0-9])")
+_UNIT: Final = re.compile(
+    r"(?P<body>.*[0-9)}])(?:\\text\{(?P<text>[^{}]*)\}|(?<=[0-9}]) (?P<words>[a-z][a-z ]*[a-z])"
+    r"|(?<=[0-9])(?P<short>[cmk]m|kg|mph))(?:\^\{?(?P<power>[23])\}?)?"
+)
+_UNITS: Final = {
+    "centimeter": "cm", "centimetre": "cm", "millimeter": "mm", "millimetre": "mm", "meter": "m", "metre": "m",
+    "kilometer": "km", "kilometre": "km", "inche": "in", "inch": "in", "foot": "ft", "feet": "ft", "second": "s",
+    "sec": "s", "minute": "min", "hour": "h", "hr": "h", "gram": "g", "kilogram": "kg", "unit": "", "dollar": "",
+    "degree": "",
+}  # fmt: skip
+
+
+@lru_cache(maxsize=8192)
+def normalize(text: str) -> Answer:
+    """The normalised form of one answer, without its box; never raises."""
+    spelt = _spell_out(text) if len(text) <= MAX_CHARACTERS else text  # one character may become eighteen
+    if len(spelt) > MAX_CHARACTERS:
+        return Answer("", "")
+    text = _rewrite(" ".join(spelt.split()), _WRAPPERS)
+    if not re.search(r"[(\[]|\\\{", text):  # in brackets a comma separates
+        text = _THOUSANDS.sub(lambda match: re.sub("[, ]", "", match[0]), text)
+    return _split_unit(_rewrite(text, _SPELLINGS).strip())
+
+
+def _rewrite(text: str, rules: tuple[tuple[re.Pattern[str], str], ...]) -> str:
+    for pattern, replacement in rules:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _spell_out(text: str) -> str:
+    """Unicode signs as LaTeX; widths, vulgar fractions and raised digits unified; invisible characters removed."""
+    if text.isascii():
+        return text
+    text = _RAISED.sub(lambda match: f"^{{{_compatible(match[0])}}}", text)
+    text = _LOWERED.sub(lambda match: f"_{{{_compatible(match[0])}}}", text)
+    return "".join(map(_spell_out_one, text))
+
+
+def _spell_out_one(character: str) -> str:
+    if character.isascii() or character in _SIGNS:
+        return _SIGNS.get(character, character)
+    if unicodedata.category(character) == "Cf":
+        return ""
+    name = unicodedata.name(character, "")
+    if name.startswith("GREEK SMALL LETTER ") and name.count(" ") == 3:
+        return f"\\{name.rpartition(' ')[2].lower()} "
+    plain = _compatible(character)
+    above, slash, below = plain.partition("⁄")
+    return rf"\frac{{{above}}}{{{below}}}" if slash and below else plain
+
+
+def _compatible(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).replace("−", "-")
+
+
+def _split_unit(text: str) -> Answer:
+    match = _UNIT.fullmatch(text)
+    if match is None:
+        return Answer(text, "")
+    words = (match["text"] or match["words"] or match["short"] or "").lower().replace("/", " per ").split()
+    power = match["power"] or ""
+    names: list[str] = []
+    for word in words:
+        if word in ("square", "cubic"):
+            power = "2" if word == "square" else "3"
+        else:
+            word = word if len(word) < 3 else word.removesuffix("s")
+            names.append(_UNITS.get(word, word))
+    unit = " ".join(filter(None, names))
+    return Answer(match["body"], f"{unit}^{power}" if power and unit else unit)
