@@ -20,7 +20,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -82,29 +81,33 @@ def copy(sources: list[Path], out: Path, written: int) -> Measured:
 
 
 def in_fresh_process(folders: list[Path], out: Path) -> Measured:
-    """Our `fuse`, measured by the process that runs it."""
-    command = [sys.executable, __file__, "--fuse", str(out), *map(str, folders)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    """Our `fuse` in a process of its own, which times the call; its memory is watched from here."""
+    printed, peak = watched([sys.executable, __file__, "--fuse", str(out), *map(str, folders)])
+    return json.loads(printed) | {"anonymous_mb": peak}
 
 
 def fuse_here(folders: list[str], out: str) -> Measured:
-    """Wall and processor seconds of `fuse`, and the peak of this process's anonymous memory."""
+    """Wall and processor seconds of `fuse`."""
     from vibethinker.fusion import fuse
 
-    peak, done = [0.0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.005):
-            peak[0] = max(peak[0], anonymous_mb(os.getpid()))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
     begin, busy = time.perf_counter(), time.process_time()
     fuse(folders, out, progress=False)
-    measured = {"seconds": time.perf_counter() - begin, "cpu": time.process_time() - busy}
-    done.set()
-    watcher.join()
-    return measured | {"anonymous_mb": peak[0]}
+    return {"seconds": time.perf_counter() - begin, "cpu": time.process_time() - busy}
+
+
+def watched(command: list[str]) -> tuple[str, float]:
+    """Standard output of a command and the peak of its anonymous memory in MB."""
+    peak = 0.0
+    with tempfile.TemporaryFile("w+") as printed:  # a pipe that nobody reads could fill up
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        process = subprocess.Popen(command, env=environment, stdout=printed, stderr=subprocess.DEVNULL)
+        while process.poll() is None:
+            peak = max(peak, anonymous_mb(process.pid))
+            time.sleep(0.02)
+        if process.returncode:
+            raise RuntimeError(f"{shlex.join(command)}: exit code {process.returncode}")
+        printed.seek(0)
+        return printed.read(), peak
 
 
 def anonymous_mb(pid: int) -> float:
@@ -122,18 +125,8 @@ def mergekit(executable: str, folders: list[Path], out: Path) -> Measured:
     models = [{"model": str(folder), "parameters": {"weight": 1 / EXPERTS}} for folder in folders]
     merge = {"merge_method": "linear", "models": models, "dtype": "float32", "out_dtype": "bfloat16"}
     recipe.write_text(json.dumps(merge))
-    begin, peak = time.perf_counter(), 0.0
-    process = subprocess.Popen(
-        [executable, str(recipe), str(out), "--no-write-model-card", "--no-copy-tokenizer"],
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    while process.poll() is None:
-        peak = max(peak, anonymous_mb(process.pid))
-        time.sleep(0.01)
-    if process.returncode:
-        raise RuntimeError(f"{executable} {recipe}: exit code {process.returncode}")
+    begin = time.perf_counter()
+    _, peak = watched([executable, str(recipe), str(out), "--no-write-model-card", "--no-copy-tokenizer"])
     for file in out.glob("*.safetensors"):
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
@@ -203,8 +196,8 @@ def markdown(rows: list[list[str]], count: int, command: str) -> str:
     return f"""# Fusion: time and memory
 
 Mean of {EXPERTS} checkpoints of 494 M parameters in bfloat16 (0.99 GB each) into one, files in the page cache.
-Medians of {count} interleaved rounds. The cores were shared with other work, so the ratios, taken within each round,
-say more than the seconds.
+Medians of {count} interleaved rounds, ratios taken within each round. The cores were shared with other work (load
+average {os.getloadavg()[2]:.1f} at the end), by which a method that needs both loses more than a copy, which needs one.
 
     {command}
 

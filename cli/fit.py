@@ -6,6 +6,8 @@ command again goes on from `checkpoints/last.ckpt`; other options in the same fo
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 from collections.abc import Sequence
@@ -45,7 +47,7 @@ class SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             write_atomic(
-                Path(trainer.default_root_dir) / CONFIG, self.parser.dump(self.config, skip_none=False, format="yaml")
+                Path(trainer.default_root_dir) / CONFIG, self.parser.dump(self.config, skip_unset=False, format="yaml")
             )
 
 
@@ -58,7 +60,7 @@ class VibeThinkerCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         if self.subcommand == "fit":
-            config = yaml.safe_load(self._parser("fit").dump(self.config.fit, skip_none=False, format="yaml"))
+            config = yaml.safe_load(self._parser("fit").dump(self.config.fit, skip_unset=False, format="yaml"))
             check_same_run(self.config.fit.trainer.default_root_dir, config)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -102,6 +104,15 @@ class VibeThinkerCLI(LightningCLI):
         chosen = {monitor: os.path.relpath(folder_of(path), root) for monitor, path in best.items() if monitor and path}
         if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             write_atomic(root / CHOSEN, json.dumps(chosen, indent=1))
+
+
+def parse(arguments: Sequence[str]) -> dict[str, Any]:
+    """The whole configuration that a command line stands for, without making anything of it."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        run([*arguments, "--print_config"])
+    config: dict[str, Any] = yaml.safe_load(text.getvalue())
+    return config
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -2,8 +2,8 @@ r"""Makes the nano base model that ships with the package: tokenizer, weights, a
 
     python -m vibethinker.cli.nano OUT [trainer options]
 
-The tokenizer is a byte-level BPE over the embedded generator's own text in which every digit and every operator stands
-alone, so that arithmetic is visible to the model, while words may join into phrases. The education is an ordinary `fit`
+The tokenizer is Qwen2's, trained on the embedded generator's own text: a byte-level BPE in which every digit stands
+alone, so that arithmetic is visible to the model. The education is an ordinary `fit`
 of `SFTModule` on all four domains (`configs/nano/base.yaml`), stopped early: the demo needs something left to learn.
 """
 
@@ -16,8 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from vibethinker.datamodules.generators import DOMAINS, generate
 from vibethinker.problems import INSTRUCTION
@@ -25,7 +24,6 @@ from vibethinker.staging import staged_folder
 
 VOCABULARY = 1024
 CONTEXT = 512
-_ALONE = r"\\boxed\{|\d|[-+*/=^(){}<>,.:;'?\\\n]"
 _CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -42,32 +40,17 @@ def corpus(problems_per_domain: int = 4000) -> Iterator[str]:
                 yield f"assistant\n{solution}"
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE with Qwen's chat markup."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_ALONE), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
+def make_tokenizer() -> Qwen2Tokenizer:
+    """Qwen2's own tokenizer with a small vocabulary: transformers loads no other for a Qwen2 model, whatever its files say."""
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(corpus(), trainer)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=special[0], eos_token=special[2], model_max_length=CONTEXT
-    )
-    fast.chat_template = _CHAT_TEMPLATE
-    return fast
+    untrained = Qwen2Tokenizer(vocab={}, merges=[], pad_token=special[0], unk_token=special[0], eos_token=special[2])
+    tokenizer = untrained.train_new_from_iterator(corpus(), VOCABULARY, new_special_tokens=special, show_progress=False)
+    tokenizer.model_max_length = CONTEXT
+    tokenizer.chat_template = _CHAT_TEMPLATE
+    return tokenizer
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen2ForCausalLM:
+def make_model(tokenizer: Qwen2Tokenizer, seed: int = 0) -> Qwen2ForCausalLM:
     """Half a million random parameters in the shape of Qwen2."""
     torch.manual_seed(seed)
     model = Qwen2ForCausalLM(

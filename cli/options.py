@@ -8,7 +8,7 @@ from typing import Any
 
 def leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Every option with its dotted name; the entries of a list of mappings go by their number."""
-    if isinstance(tree, Mapping) and tree:
+    if isinstance(tree, Mapping):
         entries = list(tree.items())
     elif isinstance(tree, list) and any(isinstance(item, Mapping) for item in tree):
         entries = list(enumerate(tree))

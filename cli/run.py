@@ -6,8 +6,9 @@ import fcntl
 import json
 import os
 import shlex
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +16,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from vibethinker.cli.recipe import Recipe, load_recipe, read_yaml
-from vibethinker.cli.scheduler import Scheduler
+from vibethinker.cli.scheduler import Scheduler, spawn, stop
 from vibethinker.cli.table import results_table
 from vibethinker.cli.tasks import EVALUATION, Task, tasks_of
 from vibethinker.files import write_atomic
@@ -34,13 +35,14 @@ def run(path: Path, output: Path | None, jobs: int, redo: Sequence[str], dry_run
         ValueError, OSError: before anything is written, one line that names what is wrong.
         RuntimeError: a stage failed.
     """
-    console = Console()
+    console = Console(soft_wrap=True, highlight=False)
     recipe = load_recipe(path, output)
     tasks = tasks_of(recipe)
     again = _chosen_again(tasks, redo)
     _check_output(recipe)
     if dry_run:
         _describe(tasks, again, console)
+        _check_fits(tasks)
         return 0
     start = time.monotonic()
     with _alone(recipe.output):
@@ -51,11 +53,12 @@ def run(path: Path, output: Path | None, jobs: int, redo: Sequence[str], dry_run
         if len(done) < len(tasks):
             for name in (RESULTS, TIMINGS, REPORT):  # of a state that is about to change
                 (recipe.output / name).unlink(missing_ok=True)
-            Scheduler(tasks, done, jobs, console).run(lambda: None)
+            with _checked_ahead(recipe, tasks, done) as watch:
+                Scheduler(tasks, done, jobs, console).run(watch)
         elif (recipe.output / REPORT).is_file():
             console.print(f"all {len(tasks)} stages of {recipe.output} are done")
         _conclude(recipe, tasks, console)
-    console.print(f"{recipe.output / REPORT}  after {time.monotonic() - start:.0f} s", highlight=False)
+    console.print(f"{recipe.output / REPORT}  after {time.monotonic() - start:.0f} s")
     return 0
 
 
@@ -98,7 +101,43 @@ def _describe(tasks: Sequence[Task], again: Sequence[Task], console: Console) ->
         models = task.inputs() if known else [f"<{need.name}>" for need in task.needs]
         state = "done" if task.name in done else "to do"
         line = f"{state:5}  {task.name}  {shlex.join(task.command(models))}"
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, markup=False)
+
+
+def _check_fits(tasks: Sequence[Task]) -> None:
+    """Parses the options of one fit of each stage, and looks for the checkpoints that are to be chosen."""
+    from vibethinker.cli.fit import parse
+
+    for task in {task.stage: task for task in tasks if task.kind == "fit"}.values():
+        callbacks = parse(task.command(["model"])[1:])["trainer"]["callbacks"] or []
+        monitors = [callback.get("init_args", {}).get("monitor") for callback in callbacks]
+        if missing := [monitor for monitor in task.choose if monitor not in monitors]:
+            raise ValueError(
+                f"{task.config}: no ModelCheckpoint monitors {missing[0]!r}, which stage {task.stage} chooses by"
+            )
+
+
+@contextmanager
+def _checked_ahead(recipe: Recipe, tasks: Sequence[Task], done: set[str]) -> Iterator[Callable[[], None]]:
+    """Checks later stages while the first ones work: a typo in the last should not cost the hours before it.
+
+    It is a process of its own, a dry run, so that this one stays small and quick to start.
+    """
+    if not any(task.kind == "fit" and any(need.name not in done for need in task.needs) for task in tasks):
+        yield lambda: None
+        return
+    with tempfile.TemporaryFile() as log:
+        process = spawn(["vibethinker", "run", str(recipe.path), "--output", str(recipe.output), "--dry-run"], log, 1)
+
+        def watch() -> None:
+            if process.poll():
+                log.seek(0)
+                raise ValueError(log.read().decode().strip().rpartition("\n")[2].removeprefix("vibethinker: "))
+
+        try:
+            yield watch
+        finally:
+            stop(process)
 
 
 @contextmanager

@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Final, Self
+from typing import IO, Final, Self
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 import vibethinker
@@ -36,7 +37,7 @@ class Running:
 
     task: Task
     process: subprocess.Popen[bytes]
-    log: BinaryIO
+    log: IO[bytes]
     threads: int
     start: float
     said: float
@@ -116,7 +117,7 @@ class Scheduler:
         models = task.inputs()
         task.folder.mkdir(parents=True, exist_ok=True)
         line = shlex.join(task.command(models))
-        self.console.print(f"[bold]{task.name}[/]  {line}", highlight=False, soft_wrap=True)
+        self.console.print(f"[bold]{task.name}[/]  {escape(line)}")
         log = (task.folder / LOG).open("ab")
         log.write(f"$ {line}\n".encode())
         log.flush()
@@ -135,14 +136,14 @@ class Scheduler:
         name = running.task.name
         if code:
             for line in running.last_lines(_LAST_LINES):
-                self.console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+                self.console.print(f"  {line}", markup=False)
             how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             raise RuntimeError(f"stage {name} {how}; its log is {running.log.name}")
         memory = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         running.task.sign(seconds=round(running.seconds, 2), peak_memory_bytes=memory, threads=running.threads)
         self.done.add(name)
         self.seconds[name] = running.seconds
-        self.console.print(f"[bold green]{name}[/]  done in {running.seconds:.0f} s", highlight=False)
+        self.console.print(f"[bold green]{name}[/]  done in {running.seconds:.0f} s")
 
     # What is shown
 
@@ -154,14 +155,14 @@ class Scheduler:
             if time.monotonic() - running.said >= _LINE_EVERY:
                 running.said = time.monotonic()
                 line = f"{running.task.name}  {running.seconds:.0f} s  {''.join(running.last_lines(1))}"
-                self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+                self.console.print(line, markup=False)
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))
         active = {running.task.name: running for running in self.running}
         for task in self.tasks:
             if running := active.get(task.name):
-                last = "".join(running.last_lines(1))[: self.console.width // 2]
+                last = escape("".join(running.last_lines(1))[: self.console.width // 2])
                 table.add_row("[yellow]running[/]", task.name, f"{running.seconds:.0f} s", last)
             elif task.name in self.done:
                 took = f"{self.seconds[task.name]:.0f} s" if task.name in self.seconds else ""
@@ -186,7 +187,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def spawn(command: Sequence[str], log: BinaryIO, threads: int) -> subprocess.Popen[bytes]:
+def spawn(command: Sequence[str], log: IO[bytes], threads: int) -> subprocess.Popen[bytes]:
     """Starts `vibethinker …` in a process group of its own, output to a log."""
     root = str(Path(vibethinker.__file__).parents[1])
     environment = {

@@ -95,7 +95,10 @@ class Task:
         """Everything that decides what it makes, option by option so that a difference can be named."""
         config = read_yaml(self.config) if self.config else {}
         options = {f"--{name}": value for name, value in self.options.items()}
-        named = {"model": self.base, **dict(leaves(config)), **self.options}
+        named = {**dict(leaves(config)), **self.options}
+        named = {"model": self.base} | {
+            k: v for k, v in named.items() if not k.endswith(".model")
+        }  # --model.model wins
         parts = {
             "kind": self.kind,
             "model": [model for task in self.needs for model in task.made()] or self.base,
@@ -242,7 +245,10 @@ def _contents(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for file in sorted(path.iterdir()) if holds else [path]:
             if file.is_file():
                 with file.open("rb") as stream:
-                    yield f"{value}/{file.name}" if holds else value, hashlib.file_digest(stream, "sha256").hexdigest()
+                    yield (
+                        f"{value}/{file.name}" if holds else value,
+                        hashlib.file_digest(stream, "sha256").hexdigest()[:16],
+                    )
 
 
 def _digest(text: str) -> str:

@@ -72,9 +72,20 @@ def judge(
 
     Args:
         seeds: one for each problem, so that a problem's samples do not depend on its neighbours.
+
+    Raises:
+        ValueError: a prompt leaves no room for a completion; names the problem.
     """
     problems = list(problems)
-    rollouts = engine.generate(prompt_ids(tokenizer, problems, instruction), n, sampling, seeds, progress)
+    prompts = prompt_ids(tokenizer, problems, instruction)
+    room = engine.max_length - sampling.max_new_tokens
+    for problem, prompt in zip(problems, prompts, strict=True):
+        if len(prompt) > room:
+            raise ValueError(
+                f"problem {problem.id!r} ({problem.source}) has {len(prompt)} tokens; "
+                f"max_length={engine.max_length} less max_new_tokens={sampling.max_new_tokens} leaves {room}"
+            )
+    rollouts = engine.generate(prompts, n, sampling, seeds, progress)
     completions = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in rollouts.completion_ids]
     outcomes = reward([p for p in problems for _ in range(n)], completions)
     scores = torch.tensor(outcomes, dtype=torch.float32).view(len(problems), n)

@@ -6,6 +6,7 @@ Every model goes through here, the nano model that ships with the package and an
 from __future__ import annotations
 
 import copy
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -232,7 +234,10 @@ def export(
     copy_weights(policy, model)
     model.generation_config = copy.deepcopy(policy.generation_config)
     with staged_folder(folder) as scratch:
-        model.save_pretrained(scratch)
+        try:
+            model.save_pretrained(scratch)
+        except SafetensorError as error:
+            raise OSError(errno.EIO, f"the weights could not be written: {error}", str(folder)) from error
         tokenizer.save_pretrained(scratch)
     return folder
 

@@ -1,0 +1,179 @@
+"""LightningCLI's commands on a tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from tests.cli import miniature
+from vibethinker.cli.main import main
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_model: str) -> Path:
+    miniature.write(tmp_path, sft=miniature.sft(tiny_model), mgpo=miniature.mgpo(tiny_model))
+    return tmp_path
+
+
+def fit(folder: Path, config: str, root: str, *more: str) -> list[str]:
+    return ["fit", "--config", str(folder / f"{config}.yaml"), "--trainer.default_root_dir", str(folder / root), *more]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_folder_holds_all_that_a_fit_makes(folder: Path) -> None:
+    assert main(fit(folder, "sft", "run")) == 0
+    root = folder / "run"
+    assert yaml.safe_load((root / "config.yaml").read_text())["trainer"]["max_steps"] == 6
+    assert list(root.glob("events.out.tfevents.*"))
+    assert [c["step"] for c in json.loads((root / "probe.json").read_text())["checkpoints"]] == [2, 4, 6]
+    best = json.loads((root / "chosen.json").read_text())["probe/algebra/pass@2"]
+    assert (root / f"{best}.ckpt").is_file()
+    assert (root / best / "model.safetensors").is_file()
+    checkpoint = torch.load(root / "checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 6
+    assert (root / "checkpoints/last/model.safetensors").is_file()
+
+
+def test_the_same_command_again_changes_nothing_that_counts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(fit(folder, "sft", "run")) == 0
+    before = files(folder / "run")
+    assert main(fit(folder, "sft", "run")) == 0
+    assert "going on from" in capsys.readouterr().out
+    after = files(folder / "run")
+    assert {name: after[name] for name in before} == before
+    assert all("events.out" in name for name in after.keys() - before.keys())
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("--model.learning_rate", "0.5", "model.learning_rate=0.001, now it is 0.5"),
+        ("--trainer.max_steps", "8", "trainer.max_steps=6, now it is 8"),
+        ("--data.domain", "geometry", "data.domain='algebra', now it is 'geometry'"),
+        ("--seed_everything", "1", "seed_everything=0, now it is 1"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, named: str
+) -> None:
+    assert main(fit(folder, "sft", "run", "--trainer.max_steps", "6", "--model.micro_batches", "1")) == 0
+    before = files(folder / "run")
+    capsys.readouterr()
+    assert main(fit(folder, "sft", "run", "--model.micro_batches", "1", option, value)) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert named in error
+    assert files(folder / "run") == before
+
+
+def test_options_that_decide_no_weights_may_change(folder: Path) -> None:
+    assert main(fit(folder, "sft", "run")) == 0
+    assert main(fit(folder, "sft", "run", "--model.slots", "3", "--trainer.log_every_n_steps", "7")) == 0
+
+
+@pytest.mark.parametrize(("config", "seed"), [("sft", 0), ("mgpo", 1)])
+def test_killed_at_random_moments_it_ends_with_the_same_weights(folder: Path, config: str, seed: int) -> None:
+    def start(root: str) -> Any:
+        return lambda: miniature.in_a_child(fit(folder, config, root, "--trainer.max_steps", "24"))
+
+    assert miniature.kill_at_random(start("whole"), folder, times=0, seed=seed) == 0
+    last = folder / "killed" / "checkpoints" / "last.ckpt"
+    assert miniature.kill_at_random(start("killed"), last, times=3, seed=seed) == 0
+    whole, killed = (miniature.weights(folder / run / "checkpoints/last") for run in ("whole", "killed"))
+    begin = miniature.weights(Path(yaml.safe_load((folder / "sft.yaml").read_text())["model"]["init_args"]["model"]))
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    assert not all(torch.equal(whole[name], begin[name]) for name in whole)
+    choices = [(folder / run / "chosen.json").read_text() for run in ("whole", "killed")]
+    assert choices[0] == choices[1]
+    assert not list(folder.rglob("*-v1.ckpt"))
+
+
+def test_print_config_shows_overrides_and_makes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--trainer.callbacks.monitor", "probe/geometry/pass@2", "--model.lora.rank", "4", "--print_config")
+    assert main(fit(folder, "sft", "run", *options)) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["trainer"]["callbacks"][1]["init_args"]["monitor"] == "probe/geometry/pass@2"
+    assert config["model"]["init_args"]["lora"]["rank"] == 4
+    assert not (folder / "run").exists()
+
+
+def test_debug_shows_where(folder: Path) -> None:
+    with pytest.raises(ValueError, match="not a checkpoint folder"):
+        main([*fit(folder, "sft", "run", "--model.model", str(folder / "nosuch")), "--debug"])
+
+
+K_99 = ["--trainer.callbacks.every_n_steps", "2", "--trainer.callbacks.k", "99"]
+BAD = {
+    "missing data file": (["--data.data", "{folder}/nosuch.jsonl"], 1, "nosuch.jsonl"),
+    "empty data file": (["--data.data", "{folder}/empty.jsonl"], 1, "empty.jsonl: is empty"),
+    "row without an answer": (["--data.data", "{folder}/unanswered.jsonl"], 1, "line 1, field 'answer'"),
+    "unknown domain": (["--data.domain", "chemistry"], 1, "'chemistry'"),
+    "K > n": (["--trainer.callbacks", "DiversityProbe", *K_99], 1, "k=99"),
+    "no checkpoint folder": (["--model.model", "{folder}"], 1, "is not a checkpoint folder"),
+    "no chat template": (["--model.model", "{folder}/plain"], 1, "has no chat template"),
+    "longer than the context": (["--model.max_length", "4096"], 1, "max_length 4096"),
+    "no horizon": (["--trainer.max_steps", "-1"], 1, "trainer.max_steps"),
+    "no such option": (["--model.nosuch", "1"], 2, "'nosuch'"),
+    "no number": (["--model.learning_rate", "abc"], 2, "learning_rate: Expected a <class 'float'>. Got value: abc"),
+    "no such class": (["--model", "NoModule"], 2, "there is no class NoModule"),
+    "no such argument": (["--trainer.nosuch", "1"], 2, "--trainer.nosuch"),
+    "no such config": (["--config", "{folder}/nosuch.yaml"], 2, "nosuch.yaml"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_writes_nothing(
+    folder: Path, tiny_model: str, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    (folder / "empty.jsonl").touch()
+    row = json.dumps({"prompt": "What is 1 + 1?", "domain": "algebra"})
+    (folder / "unanswered.jsonl").write_text(row)
+    (folder / "plain").mkdir()
+    for file in Path(tiny_model).iterdir():
+        if file.name != "chat_template.jinja":
+            (folder / "plain" / file.name).write_bytes(file.read_bytes())
+    options, code, named = BAD[case]
+    before = files(folder)
+    assert main(fit(folder, "sft", "run", *(option.format(folder=folder) for option in options))) == code
+    error = capsys.readouterr().err
+    assert [line for line in error.splitlines() if line.startswith("vibethinker: ")] == error.splitlines()[-1:]
+    assert named in error
+    assert files(folder) == before
+
+
+def test_a_failing_disk_leaves_the_last_checkpoint(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import resource
+
+    assert main(fit(folder, "sft", "run", "--trainer.max_steps", "2")) == 0
+    last = folder / "run" / "checkpoints" / "last.ckpt"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (last.stat().st_size // 2, limits[1]))
+    try:
+        assert main(fit(folder, "sft", "full", "--trainer.max_steps", "2")) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("vibethinker: ")
+    assert not list((folder / "full").rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_the_other_commands(tmp_path: Path, tiny_model: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = [
+        "--model",
+        "SFTModule",
+        f"--model.model={tiny_model}",
+        "--model.max_length=448",
+        "--model.max_new_tokens=8",
+    ]
+    data = ["--data", "AlgebraDataModule", "--data.test_size", "2", "--data.val_size", "2", "--data.difficulty", "1"]
+    assert main([command, *model, *data, "--trainer.accelerator", "cpu", "--model.instruction", ""]) == 0
+    assert not list(tmp_path.iterdir())
