@@ -16,6 +16,8 @@ from vibethinker.files import atomic_file
 from vibethinker.module import PolicyModule
 from vibethinker.staging import staged_folder
 
+_DROPPED = ".dropped"
+
 
 def folder_of(checkpoint: str | Path) -> Path:
     """Where the Hugging Face folder of a checkpoint is: `…/step=40.ckpt` → `…/step=40`."""
@@ -74,9 +76,14 @@ class FolderCheckpointIO(TorchCheckpointIO):
         self._dropped.append(Path(path))
 
     def remove_dropped(self) -> None:
+        """Takes them out of sight first: a kill half-way leaves nothing that looks like a model."""
         for path in self._dropped:
+            folder, hidden = folder_of(path), path.with_name(f".{path.stem}{_DROPPED}")
+            if folder.is_dir():
+                shutil.rmtree(hidden, ignore_errors=True)
+                folder.rename(hidden)
             super().remove_checkpoint(path)
-            shutil.rmtree(folder_of(path), ignore_errors=True)
+            shutil.rmtree(hidden, ignore_errors=True)
         self._dropped.clear()
 
 
@@ -109,6 +116,9 @@ class HuggingFaceExport(Callback):
         # micro-batches of the next one.
         for checkpoint in _model_checkpoints(trainer):
             checkpoint._last_global_step_saved = trainer.global_step
+            if trainer.is_global_zero and checkpoint.dirpath:
+                for hidden in Path(checkpoint.dirpath).glob(f".*{_DROPPED}"):  # of a process that was killed
+                    shutil.rmtree(hidden, ignore_errors=True)
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self._remove_dropped(trainer)

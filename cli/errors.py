@@ -7,7 +7,7 @@ import re
 from typing import Final
 
 # Mistakes of the program, not of its user: these keep their traceback.
-BUGS: Final = (AssertionError, AttributeError, LookupError, NameError, NotImplementedError, TypeError)
+BUGS: Final = (AssertionError, AttributeError, LookupError, NameError, NotImplementedError, SyntaxError, TypeError)
 _PADDING: Final = re.compile(
     r"Does not validate against any|Subtypes: |Errors:|Given value|Expected a <class 'NoneType'>|Expected a path but"
 )

@@ -23,7 +23,6 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-import vibethinker.callbacks
 import vibethinker.grpo
 import vibethinker.sft  # noqa: F401  # short class names are those of imported classes
 from vibethinker.callbacks import HuggingFaceExport, Progress
@@ -46,9 +45,7 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            write_atomic(
-                Path(trainer.default_root_dir) / CONFIG, self.parser.dump(self.config, skip_unset=False, format="yaml")
-            )
+            write_atomic(Path(trainer.default_root_dir) / CONFIG, _dump(self.parser, self.config))
 
 
 class VibeThinkerCLI(LightningCLI):
@@ -60,15 +57,17 @@ class VibeThinkerCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         if self.subcommand == "fit":
-            config = yaml.safe_load(self._parser("fit").dump(self.config.fit, skip_unset=False, format="yaml"))
-            check_same_run(self.config.fit.trainer.default_root_dir, config)
+            config = self.config.fit
+            check_same_run(config.trainer.default_root_dir, yaml.safe_load(_dump(self._parser("fit"), config)))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
         if config.logger in (None, True):
             fitting = self.subcommand == "fit"
             kwargs["logger"] = fitting and TensorBoardLogger(config.default_root_dir, name="", version="")
-        callbacks = config.callbacks or []
+        callbacks = (
+            config.callbacks if isinstance(config.callbacks, list) else [config.callbacks] if config.callbacks else []
+        )
         keys = self._parser(self.subcommand).callback_keys
         if config.enable_progress_bar is False or any(isinstance(c, ProgressBar) for c in callbacks):
             keys.remove("progress")
@@ -104,6 +103,10 @@ class VibeThinkerCLI(LightningCLI):
         chosen = {monitor: os.path.relpath(folder_of(path), root) for monitor, path in best.items() if monitor and path}
         if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             write_atomic(root / CHOSEN, json.dumps(chosen, indent=1))
+
+
+def _dump(parser: LightningArgumentParser, config: Namespace) -> str:
+    return str(parser.dump(config, skip_unset=False, format="yaml"))
 
 
 def parse(arguments: Sequence[str]) -> dict[str, Any]:

@@ -12,11 +12,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Final, Self
+from typing import IO, Any, Final, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -26,7 +27,7 @@ from rich.table import Table
 import vibethinker
 from vibethinker.cli.tasks import LOG, Task
 
-_TICK, _LINE_EVERY, _PATIENCE = 0.2, 15.0, 10.0  # seconds
+_TICK, _LINE_EVERY = 0.2, 15.0  # seconds
 _LAST_LINES: Final = 12
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -39,8 +40,9 @@ class Running:
     process: subprocess.Popen[bytes]
     log: IO[bytes]
     threads: int
-    start: float
-    said: float
+    fingerprint: dict[str, Any]
+    start: float = field(default_factory=time.monotonic)
+    said: float = field(default_factory=time.monotonic)
 
     @property
     def seconds(self) -> float:
@@ -59,6 +61,10 @@ class Running:
 class Scheduler:
     """Runs the tasks that are not done.
 
+    How many cores a process gets is a figure of the recipe, not of the moment: another number of threads adds in another
+    order, so a run that was killed in between would end with other weights. A fit without siblings has them all, and
+    whatever could run beside it waits: two threads a core are several times slower than one.
+
     Args:
         tasks: all of them, each after those it needs.
         done: names of those that are.
@@ -69,6 +75,7 @@ class Scheduler:
     def __init__(self, tasks: Sequence[Task], done: set[str], jobs: int, console: Console):
         self.tasks, self.done, self.jobs, self.console = tasks, done, jobs, console
         self.skipped = frozenset(done)
+        self.siblings = Counter(task.stage for task in tasks if task.kind == "fit")
         self.running: list[Running] = []
         self.seconds: dict[str, float] = {}
         self.live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
@@ -84,7 +91,7 @@ class Scheduler:
         """
         with self:
             while len(self.done) < len(self.tasks):
-                while len(self.running) < self.jobs and (task := self._next()):
+                while (task := self._next()) and self._has_room(task):
                     self._start(task)
                 watch()
                 time.sleep(_TICK)
@@ -101,7 +108,6 @@ class Scheduler:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.live:
-            self.live.update(Table(), refresh=True)
             self.live.stop()
         for running in self.running:
             stop(running.process)
@@ -113,6 +119,15 @@ class Scheduler:
         ready = (t for t in self.tasks if t.name not in busy | self.done and all(n.name in self.done for n in t.needs))
         return min(ready, key=lambda task: task.kind == "evaluate", default=None)
 
+    def _threads(self, task: Task) -> int:
+        beside = min(self.jobs, self.siblings[task.stage]) if task.kind == "fit" else self.jobs
+        return max(cores() // beside, 1)
+
+    def _has_room(self, task: Task) -> bool:
+        """What comes next waits for its cores: nothing smaller overtakes it, or it might wait for ever."""
+        used = sum(running.threads for running in self.running)
+        return len(self.running) < self.jobs and used + self._threads(task) <= max(cores(), self.jobs)
+
     def _start(self, task: Task) -> None:
         models = task.inputs()
         task.folder.mkdir(parents=True, exist_ok=True)
@@ -121,10 +136,9 @@ class Scheduler:
         log = (task.folder / LOG).open("ab")
         log.write(f"$ {line}\n".encode())
         log.flush()
-        threads = threads_for(task, self.jobs)
-        process = spawn(task.command(models), log, threads)
-        now = time.monotonic()
-        self.running.append(Running(task, process, log, threads, now, now))
+        threads = self._threads(task)
+        fingerprint = task.fingerprint()
+        self.running.append(Running(task, spawn(task.command(models), log, threads), log, threads, fingerprint))
 
     def _look(self, running: Running) -> None:
         pid, status, usage = os.wait4(running.process.pid, os.WNOHANG)
@@ -140,7 +154,8 @@ class Scheduler:
             how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             raise RuntimeError(f"stage {name} {how}; its log is {running.log.name}")
         memory = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        running.task.sign(seconds=round(running.seconds, 2), peak_memory_bytes=memory, threads=running.threads)
+        figures = {"seconds": round(running.seconds, 2), "peak_memory_bytes": memory, "threads": running.threads}
+        running.task.sign(running.fingerprint, **figures)
         self.done.add(name)
         self.seconds[name] = running.seconds
         self.console.print(f"[bold green]{name}[/]  done in {running.seconds:.0f} s")
@@ -172,16 +187,6 @@ class Scheduler:
         return table
 
 
-def threads_for(task: Task, jobs: int) -> int:
-    """Threads of a task's process: the cores shared by those that may run beside it.
-
-    A figure of the recipe, not of the moment: another number of threads adds in another order, and a run that was
-    killed in between would end with other weights.
-    """
-    beside = jobs if task.kind == "evaluate" else min(jobs, task.siblings)
-    return max(cores() // beside, 1)
-
-
 def cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -198,7 +203,7 @@ def spawn(command: Sequence[str], log: IO[bytes], threads: int) -> subprocess.Po
         "COLUMNS": "120",
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "vibethinker.cli.main", *command[1:]],
+        [sys.executable, "-P", "-m", "vibethinker.cli.main", *command[1:]],  # -P: nothing from the current folder
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
@@ -223,12 +228,7 @@ def _die_with_parent() -> Callable[[], None] | None:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process and its children: asks first."""
-    for number, patience in ((signal.SIGTERM, _PATIENCE), (signal.SIGKILL, None)):
-        if process.poll() is not None:
-            return
-        try:
-            os.killpg(process.pid, number)
-            process.wait(patience)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
+    """Ends a process and its children at once: what they do is made to be killed at any moment."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -35,7 +35,6 @@ class Task:
         base: the model it takes when it needs none.
         config: of a fit.
         choose: of a fit.
-        siblings: tasks of its kind in the same stage, which may run beside it.
     """
 
     name: str
@@ -47,7 +46,6 @@ class Task:
     base: str = ""
     config: Path | None = None
     choose: tuple[str, ...] = ()
-    siblings: int = 1
 
     @property
     def folder(self) -> Path:
@@ -78,8 +76,8 @@ class Task:
         if not file.is_file():
             return None
         try:
-            record = json.loads(file.read_text("utf-8"))
-            return record if isinstance(record["fingerprint"], dict) else None
+            record: dict[str, Any] = json.loads(file.read_text("utf-8"))
+            return {"model": record["model"], "fingerprint": record["fingerprint"], **record}
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{file}: not a record of a stage") from None
 
@@ -94,15 +92,11 @@ class Task:
     def fingerprint(self) -> dict[str, Any]:
         """Everything that decides what it makes, option by option so that a difference can be named."""
         config = read_yaml(self.config) if self.config else {}
-        options = {f"--{name}": value for name, value in self.options.items()}
-        named = {**dict(leaves(config)), **self.options}
-        named = {"model": self.base} | {
-            k: v for k, v in named.items() if not k.endswith(".model")
-        }  # --model.model wins
+        named = {"model": self.base, **dict(leaves(config)), **self.options}
         parts = {
             "kind": self.kind,
             "model": [model for task in self.needs for model in task.made()] or self.base,
-            "options": options,
+            "options": {f"--{name}": value for name, value in self.options.items()},
             "config": config,
             "choose": list(self.choose),
             "contents": dict(_contents(named)),
@@ -130,15 +124,20 @@ class Task:
             )
         return True
 
-    def sign(self, **figures: Any) -> None:
-        """Writes the record that makes it done."""
+    def sign(self, fingerprint: Mapping[str, Any], **figures: Any) -> None:
+        """Writes the record that makes it done.
+
+        Args:
+            fingerprint: from before it began: files may have changed since.
+            figures: further entries.
+        """
         models = self._results()
         record = {
             "stage": self.stage,
             "command": self.command(self.inputs()),
             "model": models[0] if len(models) == 1 else models,
             **figures,
-            "fingerprint": self.fingerprint(),
+            "fingerprint": fingerprint,
         }
         write_atomic(self.folder / RECORD, json.dumps(record, indent=1))
 
@@ -194,7 +193,6 @@ def _makers(recipe: Recipe, stage: Stage, made: Mapping[str, list[Task]]) -> Ite
                 base="" if stage.source else recipe.model,
                 config=stage.fit,
                 choose=tuple(_fill(list(stage.choose), value)),
-                siblings=max(len(stage.each), 1),
             )
 
 
@@ -210,7 +208,6 @@ def _evaluations(recipe: Recipe, stage: Stage, makers: Sequence[Task], below: bo
             options={"domains": _fill(list(stage.evaluate), value), **recipe.evaluation},
             needs=(maker,) if maker else (),
             base="" if maker else recipe.model,
-            siblings=len(makers),
         )
 
 
@@ -236,19 +233,20 @@ def _flags(options: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _contents(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Every option that names a file, or a folder of a model or of data, with a hash of what is in it."""
+    """The model, every folder of data and every file that is named, with a hash of what is in it.
+
+    Of models only the base counts: a configuration's own gives way to the command line's.
+    """
     for option, value in options.items():
-        if not isinstance(value, str) or not value or "\n" in value:
+        if not isinstance(value, str) or not value or "\n" in value or option.endswith(".model"):
             continue
         path = _INSIDE / "nano" if value == "nano" and not Path(value).exists() else Path(value)
         holds = path.is_dir() and option.rpartition(".")[2] in ("model", "data")
         for file in sorted(path.iterdir()) if holds else [path]:
             if file.is_file():
                 with file.open("rb") as stream:
-                    yield (
-                        f"{value}/{file.name}" if holds else value,
-                        hashlib.file_digest(stream, "sha256").hexdigest()[:16],
-                    )
+                    digest = hashlib.file_digest(stream, "sha256").hexdigest()
+                yield f"{value}/{file.name}" if holds else value, digest[:16]
 
 
 def _digest(text: str) -> str:

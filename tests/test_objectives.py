@@ -215,3 +215,15 @@ def test_long2short_moves_reward_and_makes_none(rollouts: list[tuple[bool, int]]
     assert abs(shift.sum().item()) < 1e-4
     assert shift.abs().max().item() <= 0.2 + 1e-5
     assert (shift[correct == 0] == 0).all()
+
+
+@given(st.integers(2, 8), st.integers(1, 40_000))
+def test_long2short_leaves_equal_lengths_alone(size: int, length: int) -> None:
+    correct = torch.ones(1, size)
+    assert torch.equal(long2short(correct, correct, torch.full((1, size), length)), correct)
+
+
+def test_long2short_sees_close_long_lengths() -> None:
+    correct = torch.ones(2)
+    result = long2short(correct, correct, torch.tensor([60_000, 60_003]))
+    torch.testing.assert_close(result, torch.tensor([1.2, 0.8]))

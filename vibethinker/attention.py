@@ -1,8 +1,8 @@
 """Variable-length attention for transformers models, registered with `AttentionInterface` as `vibethinker`.
 
-A model loaded with `attn_implementation="vibethinker"` receives one row of tokens and a keyword argument
-`attention=` that knows how the row's tokens attend: `PackedAttention` here (training, reference, scoring), the key-value
-cache of the rollout engine in `vibethinker.rollout.cache` (prefill, decode). One model, one code path, no mask matrix.
+A model loaded with `attn_implementation="vibethinker"` receives one row of tokens and a keyword argument `attention=`
+that knows how the row's tokens attend: `PackedAttention` here (training, reference, scoring), the key-value cache of
+the rollout engine in `vibethinker.rollout.cache` (prefill, decode). One model, one code path, no mask matrix.
 
 On CUDA in half precision packed attention is PyTorch's own flash kernel
 (`torch.nn.attention.varlen`). Elsewhere sequences of like length are padded into rectangles for
@@ -24,6 +24,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from vibethinker.packing import PackedRow
 
 NAME = "vibethinker"
+_UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias")  # what some architectures ask of attention
 _PADDING_ALLOWED = 1.25  # a rectangle may hold this many times its real tokens
 
 
@@ -76,9 +77,9 @@ def rectangles(lengths: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
         real += lengths[s]
     result = []
     for group in groups:
-        length = torch.tensor([lengths[s] for s in group])
-        step = torch.arange(int(length.max()))
-        inside = step < length[:, None]
+        real_lengths = torch.tensor([lengths[s] for s in group])
+        step = torch.arange(int(real_lengths.max()))
+        inside = step < real_lengths[:, None]
         result.append((torch.tensor([starts[s] for s in group])[:, None] + step * inside, inside))
     return result
 
@@ -90,10 +91,12 @@ def _grouped_queries() -> dict[str, bool]:
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: int, scale: float) -> Tensor:
+    kernel: Any = varlen_attn
     causal = (-1, 0)  # any distance back, none ahead
-    return varlen_attn(
+    out: Tensor = kernel(
         query, key, value, bounds, bounds, longest, longest, scale=scale, window_size=causal, **_grouped_queries()
     )
+    return out
 
 
 def flash_serves(query: Tensor) -> bool:
@@ -120,12 +123,12 @@ def _interface(
         )
     if dropout:
         raise ValueError("attention_dropout must be 0: rollout and training log-probs would differ")
-    if kwargs.get("sliding_window") is not None:
-        raise ValueError("sliding-window attention is not supported: set use_sliding_window=false in config.json")
+    if wanted := [name for name in _UNSUPPORTED if kwargs.get(name) is not None]:
+        raise ValueError(f"attention with {wanted[0]} is not supported: the model's config.json asks for it")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     layer: Any = module.layer_idx
-    out = attention.attend(layer, *(x[0].transpose(0, 1) for x in (query, key, value)), scale)
-    return out.unsqueeze(0), None
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    return attention.attend(layer, q, k, v, scale).unsqueeze(0), None
 
 
 AttentionInterface.register(NAME, _interface)
@@ -133,13 +136,13 @@ AttentionInterface.register(NAME, _interface)
 
 def body(model: PreTrainedModel) -> nn.Module:
     """The decoder without its head: under PEFT's wrapper, under any architecture."""
-    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return inner.base_model
+    plain: Any = model
+    if hasattr(model, "get_base_model"):
+        plain = plain.get_base_model()
+    return plain.base_model
 
 
 def hidden_states(model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor, attention: Attention) -> Tensor:
     """Final hidden states of one row, [T] → [T, H]."""
-    out = body(model)(
-        input_ids=input_ids[None], position_ids=position_ids[None], attention=attention, use_cache=False
-    )
+    out = body(model)(input_ids=input_ids[None], position_ids=position_ids[None], attention=attention, use_cache=False)
     return out.last_hidden_state[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -85,6 +85,8 @@ def judge(
                 f"problem {problem.id!r} ({problem.source}) has {len(prompt)} tokens; "
                 f"max_length={engine.max_length} less max_new_tokens={sampling.max_new_tokens} leaves {room}"
             )
+    if sampling.stop_token_ids is None:  # demonstrations end with the tokenizer's token, whatever the model's own is
+        sampling = replace(sampling, stop_token_ids=(*engine.stop_token_ids, tokenizer.eos_token_id))
     rollouts = engine.generate(prompts, n, sampling, seeds, progress)
     completions = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in rollouts.completion_ids]
     outcomes = reward([p for p in problems for _ in range(n)], completions)

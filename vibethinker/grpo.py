@@ -2,9 +2,10 @@ r"""Group-relative policy optimization with the maximum-entropy weights of MGPO:
 
     problems → rollouts → outcomes → rewards (outcome − β·KL, Long2Short) → advantages → packed slices → loss
 
-GRPO is arXiv 2402.03300 (section 4.1), MGPO arXiv 2511.06221 (section 3.4). Departures: the KL penalty is part of the
-reward, so it is measured on the captured rollout log-probs and carries no gradient of its own; groups whose outcomes are
-all equal leave the loss and its denominators; the ratio is taken against the log-probs captured while sampling.
+GRPO is arXiv 2402.03300 (section 4.1), MGPO arXiv 2511.06221 (2606.16140, section 2.2.1). Departures: the KL penalty is
+part of the reward, so it is measured on the captured rollout log-probs and carries no gradient of its own; groups whose
+outcomes are all equal leave the loss and its denominators; the ratio is taken against the log-probs captured while
+sampling.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ class GRPOModule(PolicyModule):
         epsilon_low: how far the ratio may fall before the clipped objective stops it.
         epsilon_high: how far the ratio may rise.
         importance_cap: largest importance correction of the truncated objective.
-        aggregation: mean over a rollout's tokens and then over rollouts (`sequence`), over all tokens (`token`), or a sum
-            over tokens divided by the longest completion allowed (`constant`).
+        aggregation: mean over a rollout's tokens and then over rollouts (`sequence`), over all tokens (`token`), or a
+            sum over tokens divided by the longest completion allowed (`constant`).
         long2short: coefficient of the shift from long to short correct rollouts; 0 leaves it out.
         log_completions_every_n_steps: how often sample completions are written to TensorBoard.
     """
@@ -81,11 +82,11 @@ class GRPOModule(PolicyModule):
             raise ValueError(f"temperature must be positive, got {temperature}")
         if kl_coefficient < 0:
             raise ValueError(f"kl_coefficient must not be negative, got {kl_coefficient}")
-        super().__init__(model, **kwargs)
         lora = kwargs.get("lora")
         if lora is not None and lora.dropout > 0:
             raise ValueError("lora.dropout must be 0 in reinforcement learning: it puts the first ratio off 1")
         objectives.max_entropy_weight(torch.zeros(1), sharpness, target_pass_rate)  # refuses what it cannot take
+        super().__init__(model, **kwargs)
         self.group_size, self.updates, self.temperature = group_size, updates_per_rollout, temperature
         self.sampling = replace(self.sampling, temperature=temperature)
         self.sharpness, self.target_pass_rate = sharpness, target_pass_rate
@@ -98,7 +99,6 @@ class GRPOModule(PolicyModule):
         self.reference: FrozenCopy | AdapterOff | None = None
         if kl_coefficient > 0:
             self.reference = FrozenCopy(self.policy) if reference == "copy" else AdapterOff(self.policy)
-        self._figures: dict[str, float] = {}
 
     def on_fit_start(self) -> None:
         if isinstance(self.reference, FrozenCopy):
@@ -136,11 +136,10 @@ class GRPOModule(PolicyModule):
         rollouts = judged.rollouts
         lengths = rollouts.lengths
         result = torch.zeros(len(lengths))
-        for part in balance(lengths.tolist(), self.micro_batches):
-            if not part:
-                continue
+        whole = [len(p) + len(c) for p, c in zip(rollouts.prompt_ids, rollouts.completion_ids, strict=True)]
+        for part in filter(None, balance(whole, self.micro_batches)):
             row = pack([rollouts.prompt_ids[i] for i in part], [rollouts.completion_ids[i] for i in part])
-            with torch.no_grad(), self.reference() as model:
+            with torch.no_grad(), self.trainer.precision_plugin.forward_context(), self.reference() as model:
                 logp, _ = self.logprobs(model, row.to(self.device), self.temperature)
             sampled = torch.cat([rollouts.logprobs[i] for i in part])
             penalty = objectives.kl_penalty(sampled, logp.cpu(), self.kl_estimator)
@@ -182,6 +181,8 @@ class GRPOModule(PolicyModule):
         old, advantage = per_token["old_logprob"], per_token["advantage"]
         ratio = torch.exp(logp.detach() - old)
         stopped = torch.where(advantage > 0, ratio > 1 + self.epsilon_high, ratio < 1 - self.epsilon_low)
+        if self.surrogate == "truncated":
+            stopped = ratio > self.importance_cap
         self.add(
             ratio=ratio.sum(),
             clipped=stopped.float().sum(),
@@ -211,11 +212,12 @@ class GRPOModule(PolicyModule):
             self._figures["train/kl"] = penalty.mean().item()
         if truncated > _TRUNCATED_WARNING:
             rank_zero_warn(
-                f"{truncated:.0%} of the completions were cut at max_new_tokens={self.sampling.max_new_tokens}; "
+                f"more than {_TRUNCATED_WARNING:.0%} of the completions of a step were cut at "
+                f"max_new_tokens={self.sampling.max_new_tokens}; "
                 "a cut completion has no answer and earns nothing",
                 category=RuntimeWarning,
             )
-        if self.trainer.global_step % self.log_completions_every_n_steps == 0:
+        if self.trainer.global_step % self.log_completions_every_n_steps < self.updates:
             self._log_completions(judged)
 
     def _log_completions(self, judged: Judged) -> None:
@@ -229,12 +231,8 @@ class GRPOModule(PolicyModule):
 
     def log_update(self) -> None:
         super().log_update()
-        sums = {name: self.all_reduce_sum(value) for name, value in self._sums.items()}
-        if sums["targets"] > 0:
-            self.log("train/ratio_mean", sums["ratio"] / sums["targets"])
-            self.log("train/clip_fraction", sums["clipped"] / sums["targets"])
-            self.log("train/entropy", sums["entropy"] / sums["targets"])
-        if self._used == self.micro_batches:
-            for name, value in self._figures.items():
-                mean = self.all_reduce_sum(torch.tensor(value)) / self.trainer.world_size
-                self.log(name, mean, prog_bar=name in ("train/pass_rate", "train/kl", "rollout/length"))
+        targets = self._sums["targets"]
+        if targets > 0:
+            self.log("train/ratio_mean", self._sums["ratio"] / targets)
+            self.log("train/clip_fraction", self._sums["clipped"] / targets)
+            self.log("train/entropy", self._sums["entropy"] / targets)

@@ -17,7 +17,7 @@ CHUNK = 4096  # tokens at a time; 2k to 8k cost nothing over the plain product, 
 def linear_logprobs(
     hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0, chunk: int = CHUNK
 ) -> tuple[Tensor, Tensor]:
-    r"""Log-probs $\ln\,\mathrm{softmax}(h W^\top / \tau)_y$ and entropies of the same distributions, both with gradient.
+    r"""Log-probs $\ln\,\mathrm{softmax}(h W^\top / \tau)_y$ and entropies of these distributions, both with gradient.
 
     Args:
         hidden: [T, H] final hidden states.

@@ -1,9 +1,9 @@
 """What supervised and reinforcement training share: the policy, its optimizer, and windows of packed micro-batches.
 
-A *window* is what one batch of problems becomes: `updates` optimizer steps of `micro_batches` packed rows each. The data
-loader hands out every batch of problems once for each of these slices; `prepare` makes the window at its first turn, and
-every turn trains on one slice. Accumulation, clipping, precision, strategies, checkpoints and the progress bar are
-Lightning's own. The number of slices is the same on every rank, so ranks never wait for one another in vain.
+A *window* is what one batch of problems becomes: `updates` optimizer steps of `micro_batches` packed rows each. The
+data loader hands out every batch of problems once for each of these slices; `prepare` makes the window at its first
+turn, and every turn trains on one slice. Accumulation, clipping, precision, strategies, checkpoints and the progress
+bar are Lightning's own. The number of slices is the same on every rank, so ranks never wait for one another in vain.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,8 @@ from vibethinker.packing import PackedRow
 from vibethinker.problems import INSTRUCTION, Problem
 from vibethinker.rewards import MathReward, Reward
 from vibethinker.rollout import RolloutEngine, Sampling
+
+_IN_THE_BAR = ("train/pass_rate", "train/kl", "rollout/length")
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Slice:
         return Slice(self.row.to(device), {k: v.to(device) for k, v in self.per_token.items()})
 
     def state(self) -> dict[str, Any]:
-        return {"row": asdict(self.row), "per_token": self.per_token}
+        return {"row": {f.name: getattr(self.row, f.name) for f in fields(self.row)}, "per_token": self.per_token}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Slice:
@@ -78,6 +80,8 @@ class PolicyModule(pl.LightningModule):
         warmup_ratio: share of the steps over which the rate rises.
         weight_decay: AdamW's decoupled decay, on matrices alone.
         betas: AdamW's moment decays.
+        epsilon: added to AdamW's denominator; near the size of the gradients it turns the update towards plain descent,
+            which keeps rarely moved weights from taking full steps on noise.
         micro_batches: packed rows an optimizer step is split into on each rank; more need less memory.
         lora: train a low-rank adapter instead of the full weights.
         quantization: hold the frozen base in 4 or 8 bits; needs `lora`.
@@ -100,6 +104,7 @@ class PolicyModule(pl.LightningModule):
         warmup_ratio: float = 0.05,
         weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.95),
+        epsilon: float = 1e-8,
         micro_batches: int = 1,
         lora: policies.Lora | None = None,
         quantization: Literal["4bit", "8bit"] | None = None,
@@ -124,7 +129,7 @@ class PolicyModule(pl.LightningModule):
         if max_length > context:
             raise ValueError(f"max_length {max_length} is longer than the context of {model!r}, {context} tokens")
         self.learning_rate, self.min_learning_rate = learning_rate, min_learning_rate
-        self.warmup_ratio, self.weight_decay, self.betas = warmup_ratio, weight_decay, betas
+        self.warmup_ratio, self.weight_decay, self.betas, self.epsilon = warmup_ratio, weight_decay, betas, epsilon
         self.micro_batches, self.max_length, self.slots = micro_batches, max_length, slots
         self.instruction, self.seed = instruction, seed
         self.sampling = Sampling(max_new_tokens=max_new_tokens)
@@ -138,8 +143,9 @@ class PolicyModule(pl.LightningModule):
         self._window: list[Slice] = []
         self._used = 0
         self._random_state: dict[str, Any] | None = None
+        self._figures: dict[str, float] = {}
         self._sums: dict[str, Tensor] = {}
-        self._update_seconds = 0.0
+        self._update_start = 0.0
 
     # What subclasses say
 
@@ -165,9 +171,7 @@ class PolicyModule(pl.LightningModule):
         self.engine.sync(self.policy)
         sampling = options.pop("sampling", self.sampling)
         options.setdefault("instruction", self.instruction)
-        return judge(
-            self.engine, self.tokenizer, problems, self.reward, n=n, sampling=sampling, seeds=seeds, **options
-        )
+        return judge(self.engine, self.tokenizer, problems, self.reward, n=n, sampling=sampling, seeds=seeds, **options)
 
     def export(self, folder: str | Path) -> Path:
         """Writes the policy as a Hugging Face folder."""
@@ -199,6 +203,7 @@ class PolicyModule(pl.LightningModule):
             ],
             lr=self.learning_rate,
             betas=self.betas,
+            eps=self.epsilon,
         )
         floor = 1.0 if self.min_learning_rate is None else self.min_learning_rate / self.learning_rate
         total = self.trainer.max_steps
@@ -206,6 +211,17 @@ class PolicyModule(pl.LightningModule):
             optimizer, lambda step: warmup_cosine(step, total, self.warmup_ratio, floor)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Refuses options that would cut a window or an optimizer step in two."""
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        turns, slices = self.trainer.num_training_batches, self.slices_per_batch
+        if math.isfinite(turns) and turns % slices:
+            raise ValueError(f"trainer.limit_train_batches must be a multiple of {slices} (micro_batches · updates)")
+        pause = self.trainer.val_check_batch if self.trainer.enable_validation else None
+        if pause is not None and math.isfinite(pause) and pause % self.micro_batches:
+            raise ValueError(f"trainer.val_check_interval must be a multiple of micro_batches={self.micro_batches}")
 
     def on_train_batch_start(self, batch: list[Problem], batch_idx: int) -> None:
         if self._random_state is not None:  # here and not in on_train_start: making the iterator draws numbers too
@@ -216,21 +232,25 @@ class PolicyModule(pl.LightningModule):
             self._used = 0
             if len(self._window) != self.slices_per_batch:
                 raise RuntimeError(f"a window of {len(self._window)} slices instead of {self.slices_per_batch}")
+        if self._used % self.micro_batches == 0:
+            self._sums, self._update_start = {}, time.perf_counter()
 
     def training_step(self, batch: list[Problem], batch_idx: int) -> Tensor:
-        start = time.perf_counter()
-        if batch_idx % self.micro_batches == 0:
-            self._sums, self._update_seconds = {}, 0.0
         part = self._window[self._used].to(self.device)
         self._used += 1
         logp, entropy = self.logprobs(self.policy, part.row)
         loss = (part.per_token["weight"] * self.token_loss(logp, entropy, part.per_token)).sum()
         self.add(loss=loss.detach(), tokens=torch.tensor(float(len(part.row.input_ids)), device=self.device))
-        self._update_seconds += time.perf_counter() - start
         if self._used % self.micro_batches == 0:
             self.log_update()
         # Lightning divides by the accumulated batches and averages over ranks; the weights already do both
         return loss * self.micro_batches * self.trainer.world_size
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.log("train/tokens_per_second", self._sums["tokens"] / (time.perf_counter() - self._update_start))
 
     def logprobs(self, model: Any, row: PackedRow, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies [N] of a packed row's targets."""
@@ -244,12 +264,15 @@ class PolicyModule(pl.LightningModule):
             self._sums[name] = self._sums.get(name, torch.zeros((), device=self.device)) + value.float()
 
     def log_update(self) -> None:
-        """Logs the update's sums once, over all its micro-batches and ranks."""
-        sums = {k: self.all_reduce_sum(v) for k, v in self._sums.items()}
-        if not torch.isfinite(sums["loss"]):
-            raise FloatingPointError(f"the loss is {sums['loss'].item()} at step {self.trainer.global_step}")
-        self.log("train/loss", sums["loss"], prog_bar=True)
-        self.log("train/tokens_per_second", sums["tokens"] / max(self._update_seconds, 1e-9))
+        """Logs the update's sums, over all its micro-batches and ranks, and the figures of its window."""
+        self._sums = {k: self.all_reduce_sum(v) for k, v in self._sums.items()}
+        loss = self._sums["loss"]
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss.item()} at step {self.trainer.global_step}")
+        self.log("train/loss", loss, prog_bar=True)
+        for name, value in self._figures.items():
+            mean = self.all_reduce_sum(torch.tensor(value)) / self.trainer.world_size
+            self.log(name, mean, prog_bar=name in _IN_THE_BAR)
 
     def all_reduce_sum(self, value: Tensor) -> Tensor:
         reduced = self.trainer.strategy.reduce(value.clone().to(self.device), reduce_op="sum")
@@ -274,16 +297,35 @@ class PolicyModule(pl.LightningModule):
     # Checkpoints: trainable weights, random state, unused slices
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        trained = {f"policy.{name}" for name, p in self.policy.named_parameters(remove_duplicate=False) if p.requires_grad}
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
-        checkpoint["random_state"] = _random_state()
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in self._trained}
         unused = self._used < len(self._window)
-        checkpoint["window"] = {"slices": [s.state() for s in self._window] if unused else [], "used": self._used}
+        window = {"slices": [s.state() for s in self._window] if unused else [], "used": self._used}
+        checkpoint["ranks"] = _gather({"random_state": _random_state(), "window": {**window, "figures": self._figures}})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._random_state = checkpoint["random_state"]
-        self._window = [Slice.from_state(s) for s in checkpoint["window"]["slices"]]
-        self._used = checkpoint["window"]["used"]
+        if missing := self._trained - checkpoint["state_dict"].keys():
+            raise ValueError(f"the checkpoint has no {min(missing)}: it is of another model or another lora")
+        ranks = checkpoint["ranks"]
+        if self._trainer is not None and self.trainer.world_size != len(ranks) and ranks[0]["window"]["slices"]:
+            raise ValueError(f"the checkpoint holds unused rollouts of {len(ranks)} processes: resume with as many")
+        own = ranks[self.global_rank % len(ranks)]
+        self._random_state, window = own["random_state"], own["window"]
+        self._window = [Slice.from_state(s) for s in window["slices"]]
+        self._used, self._figures = window["used"], window["figures"]
+
+    @property
+    def _trained(self) -> set[str]:
+        named = self.policy.named_parameters(prefix="policy", remove_duplicate=False)
+        return {name for name, p in named if p.requires_grad}
+
+
+def _gather(own: Any) -> list[Any]:
+    """What each rank has, on every rank: the checkpoint that rank 0 writes is everyone's."""
+    if not torch.distributed.is_initialized():
+        return [own]
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, own)
+    return parts
 
 
 def _random_state() -> dict[str, Any]:

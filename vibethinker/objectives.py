@@ -2,10 +2,11 @@ r"""The objectives of the signal phase as pure functions, all in float32.
 
 Shapes: `P` prompts, `G` rollouts of each, `N` sequences, any shape of tokens.
 
-Sources: group advantages and the clipped surrogate are GRPO (arXiv 2402.03300, section 4.1); the maximum-entropy weight
-is MGPO (arXiv 2511.06221, section 3.4); Long2Short is arXiv 2606.16140; the asymmetric clip and the token-level mean are
-DAPO (arXiv 2503.14476, section 3); the constant denominator is Dr. GRPO (arXiv 2503.20783); the KL estimators are
-J. Schulman, "Approximating KL divergence" (2020); the truncated ratio is CISPO (arXiv 2506.13585, section 3.1).
+Sources: group advantages and the clipped surrogate are GRPO (arXiv 2402.03300, section 4.1); the maximum-entropy
+weight is MGPO (arXiv 2511.06221; 2606.16140, section 2.2.1); Long2Short is 2606.16140, section 2.2.2; the asymmetric
+clip and the token-level mean are DAPO (arXiv 2503.14476, section 3); the constant denominator is Dr. GRPO (arXiv
+2503.20783); the KL estimators are J. Schulman, "Approximating KL divergence" (2020); the truncated ratio is CISPO
+(arXiv 2506.13585, section 3.1).
 
 Departures from the papers: groups whose outcomes are all equal get advantage 0 and leave the denominators (with a KL
 term in the reward their advantage would be noise divided by a tiny deviation); the KL penalty sits in the reward
@@ -102,7 +103,8 @@ def clipped_surrogate(
 ) -> Tensor:
     r"""Per-token policy loss to minimise, float32.
 
-    $-\min(r A,\ \mathrm{clip}(r, 1-\epsilon_\mathrm{low}, 1+\epsilon_\mathrm{high}) A)$ with $r = e^{\ln\pi - \ln\pi_\mathrm{old}}$.
+    $-\min(r A,\ \mathrm{clip}(r, 1-\epsilon_\mathrm{low}, 1+\epsilon_\mathrm{high}) A)$ with
+    $r = e^{\ln\pi - \ln\pi_\mathrm{old}}$.
 
     Args:
         logp: log-probs under the policy being trained, with gradient.
@@ -164,11 +166,12 @@ def long2short(rewards: Tensor, correct: Tensor, lengths: Tensor, coefficient: f
         lengths: [..., G] completion lengths in tokens.
         coefficient: λ, the largest shift.
     """
-    rewards = rewards.float()
-    solved = (correct == 1).float()
-    score = solved / lengths.float().clamp(min=1.0)
-    mean = score.sum(-1, keepdim=True) / solved.sum(-1, keepdim=True).clamp(min=1.0)
-    deviation = (score - mean) * solved
+    solved = correct == 1
+    longest = lengths.masked_fill(~solved, 0).amax(-1, keepdim=True)
+    differ = (solved & (lengths != longest)).any(-1, keepdim=True)  # equal lengths leave round-off, not a deviation
+    score = solved.double() / lengths.double().clamp(min=1.0)
+    mean = score.sum(-1, keepdim=True) / solved.double().sum(-1, keepdim=True).clamp(min=1.0)
+    deviation = torch.where(differ, (score - mean) * solved, torch.zeros_like(score))
     largest = deviation.abs().amax(-1, keepdim=True)
-    unit = torch.where(largest > 1e-9, deviation / largest.clamp(min=1e-9), torch.zeros_like(deviation))
-    return rewards + coefficient * unit
+    unit = deviation / torch.where(differ, largest, torch.ones_like(largest))
+    return rewards.float() + coefficient * unit.float()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ class PackedRow:
     owner: Tensor
 
     def to(self, device: torch.device | str) -> PackedRow:
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         return PackedRow(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()})
 
 
@@ -52,8 +53,8 @@ def pack(prompts: Sequence[Tensor], completions: Sequence[Tensor], placeholder: 
             without work still takes part in the gradient exchange.
     """
     if not prompts:
-        one, none = torch.tensor([placeholder]), torch.empty(0, dtype=torch.long)
-        return PackedRow(one, torch.zeros(1, dtype=torch.long), torch.tensor([0, 1], dtype=torch.int32), (1,), *[none] * 3)
+        bounds, none = torch.tensor([0, 1], dtype=torch.int32), torch.empty(0, dtype=torch.long)
+        return PackedRow(torch.tensor([placeholder]), torch.tensor([0]), bounds, (1,), none, none, none)
     prompt_lengths = torch.tensor([len(p) for p in prompts])
     completion_lengths = torch.tensor([len(c) for c in completions])
     if int(prompt_lengths.min()) == 0 or int(completion_lengths.min()) == 0:

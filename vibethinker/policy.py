@@ -11,12 +11,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.initialization import no_init_weights
 
 from vibethinker import attention
 from vibethinker.problems import INSTRUCTION, Problem
@@ -97,8 +98,8 @@ def load_policy(
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=quantization == "4bit", load_in_8bit=quantization == "8bit", bnb_4bit_quant_type="nf4"
         )
-    policy = AutoModelForCausalLM.from_pretrained(locate(model), **options)
-    policy.config.use_cache = False
+    policy: Any = AutoModelForCausalLM.from_pretrained(locate(model), **options)
+    _check_head(model, policy)
     if gradient_checkpointing:
         policy.gradient_checkpointing_enable({"use_reentrant": False})
         policy.enable_input_require_grads()  # with a frozen base the first layer's input must still carry a gradient
@@ -115,19 +116,35 @@ def load_policy(
                 task_type="CAUSAL_LM",
             ),
         )
+        if any(hasattr(part(), "base_layer") for part in (policy.get_input_embeddings, policy.get_output_embeddings)):
+            raise ValueError("lora.target_modules must leave out the embedding and the head: their weights may be one")
     return policy.train()
 
 
+def _check_head(model: str, policy: PreTrainedModel) -> None:
+    """Log-probs are computed from hidden states and the head's weight alone; a head that does more is refused."""
+    if getattr(policy.get_output_embeddings(), "bias", None) is not None:
+        raise ValueError(f"model {model!r} is not supported: its head has a bias")
+    for option in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
+        if getattr(policy.config, option, None) not in (None, 1):
+            raise ValueError(f"model {model!r} is not supported: its config.json has {option}")
+
+
+def stop_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
+    """The end-of-sequence tokens of a model's generation config."""
+    eos = model.generation_config.eos_token_id if model.generation_config else None
+    return tuple(eos) if isinstance(eos, list) else () if eos is None else (int(eos),)
+
+
 class FrozenCopy:
-    """A copy of the policy as it is now, in evaluation mode, without gradients. Not a module: it enters no checkpoint."""
+    """The policy's plain weights as they are now, without gradients. No module: it enters no checkpoint."""
 
     def __init__(self, policy: PreTrainedModel):
-        self.model = copy.deepcopy(policy).requires_grad_(False).eval()
+        self.model: Any = empty_model(policy, torch.float32, next(policy.parameters()).device)
+        copy_weights(policy, self.model)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        if getattr(self.model, "quantization_method", None) is None:  # quantized weights keep their own types
-            self.model.to(dtype)
-        self.model.to(device)
+        self.model.to(device, dtype)
 
     def __call__(self) -> AbstractContextManager[PreTrainedModel]:
         return nullcontext(self.model)
@@ -147,10 +164,9 @@ class AdapterOff:
 
 @contextmanager
 def _adapter_off(policy: Any) -> Iterator[PreTrainedModel]:
-    training = policy.training
+    """Training mode stays: nothing drops out, and in evaluation mode bitsandbytes repacks 4-bit weights on a CPU."""
     with policy.disable_adapter():
-        yield policy.eval()
-    policy.train(training)
+        yield policy
 
 
 def plain_weights(policy: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
@@ -168,11 +184,12 @@ def plain_weights(policy: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
             seen.add(id(parameter))
             yield _plain_name(path), _expanded(module, name, parameter)
         if delta:
-            base: Any = module.get_base_layer()  # type: ignore[operator]
+            layer: Any = module
+            base = layer.get_base_layer()
             seen.add(id(base.weight))
             merged = _expanded(base, "weight", base.weight).float()
-            for adapter in module.active_adapters:  # type: ignore[union-attr]
-                merged = merged + module.get_delta_weight(adapter).float()  # type: ignore[operator]
+            for adapter in layer.active_adapters:
+                merged = merged + layer.get_delta_weight(adapter).float()
             yield _plain_name(f"{prefix}.weight"), merged
 
 
@@ -186,11 +203,16 @@ def _plain_name(path: str) -> str:
 
 
 def _expanded(module: nn.Module, name: str, parameter: Tensor) -> Tensor:
-    if name == "weight" and type(parameter).__name__ in ("Params4bit", "Int8Params"):
-        from peft.utils.integrations import dequantize_module_weight
+    """A quantized weight in full. PEFT's own helper would put another parameter in the place of one on a CPU."""
+    kind, quantized = type(parameter).__name__, cast(Any, parameter)
+    if name != "weight" or kind not in ("Params4bit", "Int8Params"):
+        return parameter.data
+    from bitsandbytes import functional
 
-        return dequantize_module_weight(module).data
-    return parameter.data
+    if kind == "Params4bit":
+        return functional.dequantize_4bit(parameter.data, quantized.quant_state)
+    state: Any = module.state
+    return functional.int8_vectorwise_dequant(parameter.data, quantized.SCB if state.SCB is None else state.SCB)
 
 
 def plain_config(policy: PreTrainedModel) -> Any:
@@ -204,18 +226,20 @@ def plain_config(policy: PreTrainedModel) -> Any:
 
 def empty_model(policy: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """A frozen model of the policy's architecture, weights not yet set, for packed rows."""
-    cards = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(cards), torch.device(device):  # initial weights are drawn, though they are not kept
+    with no_init_weights(), torch.device(device):
         model = AutoModelForCausalLM.from_config(plain_config(policy), dtype=dtype, attn_implementation=attention.NAME)
+    model.tie_weights()
     return model.requires_grad_(False).eval()
 
 
 @torch.no_grad()
 def copy_weights(policy: PreTrainedModel, into: PreTrainedModel) -> None:
     """Copies the policy's plain weights into a model of the same architecture, in that model's precision."""
-    targets = {name: p for name, p in [*into.named_parameters(remove_duplicate=False), *into.named_buffers()]}
+    targets, copied = into.state_dict(), set()
     for name, weight in plain_weights(policy):
-        targets[name].copy_(weight)
+        copied.add(targets[name].copy_(weight).data_ptr())
+    if missing := [name for name, target in targets.items() if target.data_ptr() not in copied]:
+        raise RuntimeError(f"the policy has no {missing[0]}")
 
 
 def export(
@@ -233,6 +257,9 @@ def export(
     model = empty_model(policy, dtype or torch.float32, torch.device("cpu"))
     copy_weights(policy, model)
     model.generation_config = copy.deepcopy(policy.generation_config)
+    # demonstrations end with the tokenizer's token: whoever samples this model has to stop there too
+    stops = list(dict.fromkeys([*stop_token_ids(policy), tokenizer.eos_token_id]))
+    model.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
     with staged_folder(folder) as scratch:
         try:
             model.save_pretrained(scratch)
@@ -245,11 +272,9 @@ def export(
 def prompt_ids(
     tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], instruction: str = INSTRUCTION
 ) -> list[list[int]]:
-    """The tokens that a completion continues: the chat template's rendering of each problem, opened for the assistant."""
-    return [
-        tokenizer.apply_chat_template(p.messages(instruction), add_generation_prompt=True, return_dict=False)
-        for p in problems
-    ]
+    """What a completion continues: the chat template's rendering of each problem, opened for the assistant."""
+    render: Any = tokenizer.apply_chat_template
+    return [render(p.messages(instruction), add_generation_prompt=True, return_dict=False) for p in problems]
 
 
 def context_length(model: str) -> int:

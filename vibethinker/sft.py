@@ -1,7 +1,8 @@
 """Supervised fine-tuning on demonstrations: the spectrum phase (arXiv 2511.06221, section 3.3).
 
-Every problem of a batch contributes one of its solution paths; sequences are packed without padding and the loss is the
-mean negative log-likelihood over all completion tokens of the global batch, whatever the packing and the number of ranks.
+Every problem of a batch contributes one of its solution paths; sequences are packed without padding and the loss is
+the mean negative log-likelihood over all completion tokens of the global batch, whatever the packing and the number of
+ranks.
 """
 
 from __future__ import annotations
@@ -56,4 +57,4 @@ class SFTModule(PolicyModule):
 
     def log_update(self) -> None:
         super().log_update()
-        self.log("train/entropy", self.all_reduce_sum(self._sums["entropy"]))
+        self.log("train/entropy", self._sums["entropy"])

@@ -93,7 +93,9 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(folder: Path, co
     assert not all(torch.equal(whole[name], begin[name]) for name in whole)
     choices = [(folder / run / "chosen.json").read_text() for run in ("whole", "killed")]
     assert choices[0] == choices[1]
-    assert not list(folder.rglob("*-v1.ckpt"))
+    left = list((folder / "killed" / "checkpoints").iterdir())
+    assert all((path / "model.safetensors").is_file() for path in left if path.is_dir())
+    assert not [path for path in left if path.name.startswith(".") or "-v1" in path.name]
 
 
 def test_print_config_shows_overrides_and_makes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,6 @@ from tests.cli import miniature
 from vibethinker.cli.main import main
 from vibethinker.cli.options import first_difference
 from vibethinker.cli.recipe import load_recipe
-from vibethinker.cli.scheduler import threads_for
 from vibethinker.cli.tasks import Task, tasks_of
 
 
@@ -30,7 +29,7 @@ def finish(task: Task, **chosen: str) -> None:
         (task.folder / model).mkdir(parents=True, exist_ok=True)
         (task.folder / model / "config.json").write_text("{}")
     (task.folder / "chosen.json").write_text(json.dumps(chosen))
-    task.sign(seconds=1.0, peak_memory_bytes=1)
+    task.sign(task.fingerprint(), seconds=1.0, peak_memory_bytes=1)
 
 
 def test_tasks_and_their_commands(folder: Path) -> None:
@@ -94,25 +93,11 @@ def test_a_choice_that_the_fit_did_not_make(folder: Path) -> None:
     assert not (algebra.folder / "stage.json").exists()
 
 
-def test_threads_are_a_figure_of_the_recipe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vibethinker.cli.scheduler.cores", lambda: 8)
-    tasks = {task.name: task for task in tasks_of(load_recipe(Path("recipe.yaml")))}
-    assert {name: threads_for(task, jobs=4) for name, task in tasks.items()} == {
-        "base": 2,
-        "specialist/algebra": 4,
-        "specialist/geometry": 4,
-        "fused": 8,
-        "signal": 8,
-        "signal/evaluation": 2,
-    }
-    assert threads_for(tasks["base"], jobs=99) == 1
-
-
 def stage(**entry: Any) -> dict[str, Any]:
     return {"stages": [{"name": "a", "fit": "sft.yaml"}, {"name": "b", **entry}]}
 
 
-BAD = {
+BAD: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"outptu": "x"}, "unknown key 'outptu'"),
     "no output": ({"output": None}, "output is missing"),
     "no stages": ({"stages": []}, "stages must be a list"),

@@ -18,9 +18,7 @@ class SlotCache:
     so that the rest need no second prefill.
     """
 
-    def __init__(
-        self, config: PreTrainedConfig, slots: int, max_length: int, dtype: torch.dtype, device: torch.device
-    ):
+    def __init__(self, config: PreTrainedConfig, slots: int, max_length: int, dtype: torch.dtype, device: torch.device):
         heads = config.num_key_value_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         shape = (slots + 1, max_length, heads, size)

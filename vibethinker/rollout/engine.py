@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -74,8 +75,7 @@ class RolloutEngine:
         self.max_length, self.slots = max_length, slots
         self.replica = policies.empty_model(model, self.dtype, self.device)
         self._cache: SlotCache | None = None
-        eos = model.generation_config.eos_token_id if model.generation_config else None
-        self.stop_token_ids = tuple(eos) if isinstance(eos, list) else () if eos is None else (int(eos),)
+        self.stop_token_ids = policies.stop_token_ids(model)
         self.sync(model)
 
     def sync(self, model: PreTrainedModel) -> float:
@@ -94,7 +94,6 @@ class RolloutEngine:
         """Gives the cache's memory back until the next `generate`."""
         self._cache = None
 
-    @torch.inference_mode()
     def generate(
         self,
         prompt_ids: Sequence[Sequence[int]],
@@ -124,13 +123,28 @@ class RolloutEngine:
                     f"prompt {index} has {len(prompt)} tokens; with max_new_tokens={sampling.max_new_tokens} "
                     f"and max_length={self.max_length} it may have 1 to {self.max_length - sampling.max_new_tokens}"
                 )
-        return _Run(self, prompt_ids, n, sampling, seed).finish(progress)
+        run = _Run(self, prompt_ids, n, sampling, seed)
+        try:
+            # under autocast keys would come in another precision than the cache's, and tokens from another distribution
+            with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+                run.finish(progress)
+        except FloatingPointError:
+            self.release()  # a NaN among the stored values outlives its sequence: masked, it still is 0 · NaN
+            raise
+        return run.rollouts()  # out of inference mode, whose tensors autograd refuses
 
     def logits(self, input_ids: Tensor, position_ids: Tensor, attention: Attention, rows: Tensor | None) -> Tensor:
         """Next-token logits [R, V] at the given rows of one packed row (all rows when `None`)."""
         hidden = hidden_states(self.replica, input_ids, position_ids, attention)
         head = self.replica.get_output_embeddings()
         return head(hidden if rows is None else hidden[rows])
+
+
+class _Completion(NamedTuple):
+    tokens: Tensor
+    logprobs: Tensor
+    sampled_logprobs: Tensor
+    finished: bool
 
 
 class _Run:
@@ -165,10 +179,11 @@ class _Run:
         self.tokens = torch.zeros(slots, longest, dtype=torch.long, device=device)
         self.logp = torch.zeros(slots, longest, device=device)
         self.drawn_logp = torch.zeros(slots, longest, device=device)
-        self.done: list[tuple[Tensor, Tensor, Tensor, bool] | None] = [None] * self.total
+        self.done: dict[int, _Completion] = {}
         self.step = 0
 
-    def finish(self, progress: Progress | None) -> Rollouts:
+    def finish(self, progress: Progress | None) -> None:
+        """Samples until every sequence is done."""
         while self.live or self.waiting < self.total:
             free = self.engine.slots - len(self.live)
             if self.waiting < self.total and (not self.live or free * _REFILL_SHARE >= self.engine.slots):
@@ -178,13 +193,15 @@ class _Run:
             self._retire()
             if progress:
                 progress(self.waiting - len(self.live), self.total)
-        results = [r for r in self.done if r is not None]
+
+    def rollouts(self) -> Rollouts:
+        done = [self.done[sequence] for sequence in range(self.total)]
         return Rollouts(
             prompt_ids=[p for p in self.prompts for _ in range(self.n)],
-            completion_ids=[r[0] for r in results],
-            logprobs=[r[1] for r in results],
-            sampled_logprobs=[r[2] for r in results],
-            finished=torch.tensor([r[3] for r in results], dtype=torch.bool),
+            completion_ids=[d.tokens.clone() for d in done],
+            logprobs=[d.logprobs.clone() for d in done],
+            sampled_logprobs=[d.sampled_logprobs.clone() for d in done],
+            finished=torch.tensor([d.finished for d in done], dtype=torch.bool),
             n=self.n,
         )
 
@@ -193,15 +210,15 @@ class _Run:
         sequences = range(self.waiting, self.waiting + count)
         rows = torch.arange(len(self.live), len(self.live) + count)
         prompt_of = torch.tensor([s // self.n for s in sequences])
-        first = torch.empty(count, self.engine.replica.config.vocab_size, device=self.engine.device)
         from_parking = prompt_of == (-1 if self.parked is None else self.parked)
-        if from_parking.any():
-            parked_length = len(self.prompts[int(prompt_of[0])])
+        logits = []
+        if self.parked is not None:
             targets = rows[from_parking]
-            self.cache.move(torch.full_like(targets, self.cache.parking), targets, parked_length)
-            first[: len(targets)] = self.parked_logits
+            self.cache.move(torch.full_like(targets, self.cache.parking), targets, len(self.prompts[self.parked]))
+            logits.append(self.parked_logits.expand(len(targets), -1))
         if not from_parking.all():
-            first[int(from_parking.sum()) :] = self._prefill(prompt_of[~from_parking], rows[~from_parking], self.waiting + count)
+            new = ~from_parking
+            logits.append(self._prefill(prompt_of[new], rows[new], self.waiting + count))
         elif (self.waiting + count) % self.n == 0:
             self.parked = None
         row = slice(len(self.live), len(self.live) + count)
@@ -210,7 +227,7 @@ class _Run:
         self.sequence[row] = torch.arange(self.waiting, self.waiting + count, device=self.length.device)
         self.live.extend(sequences)
         self.waiting += count
-        self._draw(first, row)
+        self._draw(torch.cat(logits), row)
 
     def _prefill(self, prompt_of: Tensor, rows: Tensor, next_waiting: int) -> Tensor:
         """Computes each distinct prompt once, fills its rows, parks the last one if its group goes on waiting."""
@@ -258,16 +275,16 @@ class _Run:
         holes = over.nonzero()[:, 0].tolist()
         for hole in holes:
             end = int(made[hole])
-            parts = (store[hole, :end].cpu().clone() for store in (self.tokens, self.logp, self.drawn_logp))
-            self.done[self.live[hole]] = (*parts, bool(stopped[hole]))  # type: ignore[assignment]
+            tokens, logp, drawn = (store[hole, :end].cpu() for store in (self.tokens, self.logp, self.drawn_logp))
+            self.done[self.live[hole]] = _Completion(tokens.clone(), logp.clone(), drawn.clone(), bool(stopped[hole]))
         self._move_up(set(holes), count)
 
     def _move_up(self, holes: set[int], count: int) -> None:
         left = count - len(holes)
         targets = [i for i in range(left) if i in holes]
         sources = [i for i in range(left, count) if i not in holes]
-        for target, source in zip(targets, sources, strict=True):
-            self.live[target] = self.live[source]
+        for hole, row in zip(targets, sources, strict=True):
+            self.live[hole] = self.live[row]
         del self.live[left:]
         if not sources:
             return

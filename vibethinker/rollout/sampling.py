@@ -67,11 +67,14 @@ def sample(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor
         logp = scores.gather(-1, tokens[:, None])[:, 0] - normaliser
         return tokens, logp, torch.where(logp.isnan(), logp, torch.zeros_like(logp))
     kept = _cut(scores, sampling) if sampling.cuts else scores
-    mass = torch.exp(kept - kept.amax(-1, keepdim=True)).cumsum(-1)
-    # right=True: the first token whose cumulated mass exceeds the point, so a token without mass is never drawn
-    tokens = torch.searchsorted(mass, uniforms[:, None].to(mass.dtype) * mass[:, -1:], right=True)[:, 0]
-    tokens = tokens.clamp(max=logits.shape[-1] - 1)
-    chosen = kept.gather(-1, tokens[:, None])[:, 0]
+    highest, likeliest = kept.max(-1, keepdim=True)
+    mass = torch.exp(kept - highest).cumsum(-1)
+    # right=True: the first token whose cumulated mass exceeds the point, so a token without mass is never drawn …
+    place = torch.searchsorted(mass, uniforms[:, None].to(mass.dtype) * mass[:, -1:], right=True)
+    place = place.clamp(max=logits.shape[-1] - 1)
+    # … unless a sum made in parallel falls by a rounding from one token to the next
+    place = torch.where(kept.gather(-1, place).isneginf(), likeliest, place)
+    tokens, chosen = place[:, 0], kept.gather(-1, place)[:, 0]
     logp = chosen - normaliser
     return tokens, logp, chosen - kept.logsumexp(-1) if sampling.cuts else logp
 

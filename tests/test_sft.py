@@ -1,0 +1,191 @@
+"""Supervised fine-tuning: what the loss covers, and that packing, splitting and precision do not change it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fits import PROBLEMS, PlainSFT, SaveAt, fit, sft, weights
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from vibethinker import Problem, SFTModule
+from vibethinker.evaluation import stable_seed
+from vibethinker.module import warmup_cosine
+from vibethinker.policy import Lora
+
+
+def slow_step(model: Any, module: SFTModule, step: int, problems: list[Problem]) -> Tensor:
+    """One sequence at a time with transformers' own forward: mean over all completion tokens of the batch."""
+    losses = []
+    for problem in problems:
+        text = f"<|user|>{problem.prompt}<|end|><|assistant|>"
+        prompt = module.tokenizer.encode(text, add_special_tokens=False)
+        path = stable_seed(module.seed, step, problem.id) % len(problem.solutions)
+        solution = module.tokenizer.encode(problem.solutions[path] + "<|end|>", add_special_tokens=False)
+        logits = model(torch.tensor([[*prompt, *solution]])).logits[0, len(prompt) - 1 : -1]
+        losses.append(F.cross_entropy(logits, torch.tensor(solution), reduction="none"))
+    return torch.cat(losses).mean()
+
+
+@pytest.mark.parametrize("micro_batches", [1, 3, 6])
+def test_two_steps_against_one_sequence_at_a_time(tiny_model: str, micro_batches: int) -> None:
+    module = sft(tiny_model, PlainSFT, micro_batches=micro_batches, learning_rate=0.1)
+    logged = fit(module, steps=2).steps
+    reference: Any = AutoModelForCausalLM.from_pretrained(tiny_model)
+    optimizer = torch.optim.SGD(reference.parameters(), lr=0.1)
+    for step in range(2):
+        loss = slow_step(reference, module, step, PROBLEMS[4 * step : 4 * step + 4])
+        assert logged[step]["train/loss"] == pytest.approx(loss.item(), abs=1e-5)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for name, parameter in reference.named_parameters():
+        torch.testing.assert_close(weights(module)[name], parameter.data, atol=1e-6, rtol=1e-5)
+
+
+def test_a_batch_comes_with_other_solutions_at_another_visit(tiny_model: str) -> None:
+    module = sft(tiny_model)
+    trainer: Any = SimpleNamespace(global_step=0)
+    module.trainer = trainer
+    seen = set()
+    for trainer.global_step in range(20):
+        seen.add(tuple(module.completion_ids(PROBLEMS[2]).tolist()))
+    assert len(seen) == 2
+    assert all(ids[-1] == module.tokenizer.eos_token_id for ids in seen)
+
+
+def test_adamw_learns_and_logs(tiny_model: str) -> None:
+    steps = fit(sft(tiny_model), steps=20).steps
+    assert steps[-1]["train/loss"] < steps[0]["train/loss"] - 1.0
+    assert steps[0]["train/entropy"] == pytest.approx(math.log(259), abs=0.05)
+    assert all(s["train/tokens_per_second"] > 0 for s in steps)
+
+
+def test_tokens_per_second_covers_the_whole_update(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backward and the optimizer's step are part of an update: a clock that ticks once a call counts them all."""
+    module = sft(tiny_model, micro_batches=1)
+    events: list[str] = []
+    clock = iter(range(1000))
+
+    def tick() -> int:
+        events.append("clock")
+        return next(clock)
+
+    monkeypatch.setattr("vibethinker.module.time.perf_counter", tick)
+    embedding: Any = module.policy.get_input_embeddings()
+    embedding.weight.register_post_accumulate_grad_hook(lambda _: events.append("backward"))
+    fit(module, steps=1)
+    middle = events.index("backward")
+    assert "clock" in events[:middle]
+    assert "clock" in events[middle:]
+
+
+def test_bfloat16_autocast_and_gradient_checkpointing_stay_close(tiny_model: str) -> None:
+    exact, half, recomputed = (sft(tiny_model, PlainSFT, gradient_checkpointing=on) for on in (False, False, True))
+    losses = [
+        fit(module, precision=precision).steps[-1]["train/loss"]
+        for module, precision in ((exact, "32-true"), (half, "bf16-mixed"), (recomputed, "32-true"))
+    ]
+    assert losses[1] == pytest.approx(losses[0], abs=0.02)
+    assert losses[2] == pytest.approx(losses[0], abs=1e-6)
+    assert all(p.dtype == torch.float32 for p in half.policy.parameters())
+
+
+def test_lora_trains_and_saves_the_adapter_alone(tiny_model: str, tmp_path: Path) -> None:
+    module = sft(tiny_model, lora=Lora(rank=4))
+    before = weights(module)
+    fit(module, SaveAt(2, tmp_path / "a.ckpt"))
+    after = weights(module)
+    assert {n for n in after if not torch.equal(after[n], before[n])} == {n for n in after if "lora_" in n}
+    saved = torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]
+    assert saved.keys() == {f"policy.{n}" for n in after if "lora_" in n}
+
+
+def test_a_4_bit_base_learns_through_lightning(tiny_model: str) -> None:
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    module = sft(tiny_model, lora=Lora(rank=8, alpha=32), quantization="4bit", learning_rate=3e-2)
+    losses = [s["train/loss"] for s in fit(module, steps=16).steps]
+    assert losses[-1] < losses[0] - 0.2
+
+
+# The learning rate
+
+
+def test_warmup_cosine_by_hand() -> None:
+    rates = [warmup_cosine(step, total=10, warmup_ratio=0.2, floor=0.1) for step in range(11)]
+    assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert rates[6] == pytest.approx(0.55)  # half of the way down
+    assert rates[10] == pytest.approx(0.1)
+    assert rates == sorted(rates[:3]) + sorted(rates[3:], reverse=True)
+    assert warmup_cosine(500, total=10, warmup_ratio=0.0, floor=1.0) == 1.0
+
+
+def test_the_schedule_moves_once_an_optimizer_step(tiny_model: str) -> None:
+    module = sft(tiny_model, micro_batches=3, warmup_ratio=0.5, min_learning_rate=1e-3)
+    fit(module, steps=4)
+    (schedule,) = module.trainer.lr_scheduler_configs
+    assert schedule.scheduler.last_epoch == 4
+    assert schedule.scheduler.get_last_lr() == pytest.approx([1e-3, 1e-3])
+
+
+def test_decay_falls_on_matrices_alone(tiny_model: str) -> None:
+    module = sft(tiny_model, weight_decay=0.1)
+    fit(module, steps=1)
+    decayed, free = module.trainer.optimizers[0].param_groups
+    assert decayed["weight_decay"] == 0.1
+    assert free["weight_decay"] == 0.0
+    assert {p.ndim for p in decayed["params"]} == {2}
+    assert {p.ndim for p in free["params"]} == {1}
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"micro_batches": 0}, "micro_batches"),
+        ({"min_learning_rate": 1.0}, "min_learning_rate"),
+        ({"warmup_ratio": 1.5}, "warmup_ratio"),
+        ({"max_new_tokens": 64}, "no room for a prompt"),
+        ({"max_length": 513}, "context"),
+    ],
+)
+def test_options_that_cannot_be(tiny_model: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sft(tiny_model, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": -1}, "max_steps"),
+        ({"accumulate_grad_batches": 3}, "micro_batches instead of"),
+        ({"limit_train_batches": 3}, "limit_train_batches must be a multiple of 2"),
+        ({"val_check_interval": 3}, "val_check_interval must be a multiple of micro_batches=2"),
+    ],
+)
+def test_trainer_options_that_cannot_be(tiny_model: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(sft(tiny_model), **options)
+
+
+def test_a_solution_that_is_too_long_or_missing(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"problem 'p\d' has \d+ tokens with its solution"):
+        fit(sft(tiny_model, max_length=12, max_new_tokens=4))
+    monkeypatch.setattr("fits.PROBLEMS", [Problem(id="bare", domain="algebra", prompt="?")] * 4)
+    with pytest.raises(ValueError, match="'bare' has no solutions"):
+        fit(sft(tiny_model))
+
+
+def test_a_loss_that_is_not_a_number_stops_the_fit(tiny_model: str) -> None:
+    module = sft(tiny_model)
+    torch.nn.init.constant_(module.policy.get_parameter("model.norm.weight"), math.nan)
+    with pytest.raises(FloatingPointError, match="step 0"):
+        fit(module)
