@@ -10,7 +10,7 @@ demo: $(VENV)/.ready
 	$(BIN)/vibethinker run configs/nano/recipe.yaml --jobs $(JOBS)
 
 test: $(VENV)/.ready lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -2,8 +2,8 @@
 
     python benchmarks/demo.py [--jobs 2] [--write docs/demo.md]
 
-Seconds are wall clock of the whole command; memory is the proportional set size of its processes together, sampled twice
-a second (Linux). Nothing is chosen by looking at the test split, which the figures here come from.
+Seconds are wall clock of the whole command; memory is the proportional set size of its processes together, sampled
+twice a second (Linux). Nothing is chosen by looking at the test split, which the figures here come from.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@ r"""Makes the nano base model that ships with the package: tokenizer, weights, a
     python -m vibethinker.cli.nano OUT [trainer options]
 
 The tokenizer is Qwen2's, trained on the embedded generator's own text: a byte-level BPE in which every digit stands
-alone, so that arithmetic is visible to the model. The education is an ordinary `fit`
-of `SFTModule` on all four domains (`configs/nano/base.yaml`), stopped early: the demo needs something left to learn.
+alone, so that arithmetic is visible to the model. The education is an ordinary `fit` of `SFTModule` on all four domains
+(`configs/nano/base.yaml`), stopped early: the demo needs something left to learn.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def corpus(problems_per_domain: int = 4000) -> Iterator[str]:
 
 
 def make_tokenizer() -> Qwen2Tokenizer:
-    """Qwen2's own tokenizer with a small vocabulary: transformers loads no other for a Qwen2 model, whatever its files say."""
+    """Qwen2's own with a small vocabulary; transformers loads no other for a Qwen2 model, whatever its files say."""
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     untrained = Qwen2Tokenizer(vocab={}, merges=[], pad_token=special[0], unk_token=special[0], eos_token=special[2])
     tokenizer = untrained.train_new_from_iterator(corpus(), VOCABULARY, new_special_tokens=special, show_progress=False)

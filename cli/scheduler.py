@@ -61,9 +61,9 @@ class Running:
 class Scheduler:
     """Runs the tasks that are not done.
 
-    How many cores a process gets is a figure of the recipe, not of the moment: another number of threads adds in another
-    order, so a run that was killed in between would end with other weights. A fit without siblings has them all, and
-    whatever could run beside it waits: two threads a core are several times slower than one.
+    How many cores a process gets is a figure of the recipe, not of the moment: another number of threads adds in
+    another order, so a run that was killed in between would end with other weights. A fit without siblings has them
+    all, and whatever could run beside it waits: two threads a core are several times slower than one.
 
     Args:
         tasks: all of them, each after those it needs.

@@ -280,15 +280,18 @@ def test_a_slot_never_leaks_into_its_next_occupant(model: PreTrainedModel) -> No
 
 
 def test_nan_is_an_error_with_its_step_and_leaves_nothing_behind(model: PreTrainedModel) -> None:
-    engine = RolloutEngine(model, max_length=64, slots=4)
+    """The long prompt fills every slot with NaN; short ones beside a long one then look past their own end."""
+    engine, sampling = RolloutEngine(model, max_length=64, slots=4), Sampling(max_new_tokens=12)
     broken = copy.deepcopy(model)
     torch.nn.init.constant_(broken.get_parameter("model.layers.1.self_attn.v_proj.weight"), torch.nan)
-    engine.sync(broken)
     for temperature in (1.0, 0.0):
+        engine.sync(broken)
         with pytest.raises(FloatingPointError, match="step 1"):
-            engine.generate(PROMPTS, 2, Sampling(temperature=temperature, max_new_tokens=12))
-    engine.sync(model)
-    assert_same(engine.generate(PROMPTS, 7, Sampling(max_new_tokens=12)), generate(model, slots=4))
+            engine.generate(PROMPTS[4:], 4, Sampling(temperature=temperature, max_new_tokens=12))
+        engine.sync(model)
+        after = engine.generate([PROMPTS[1], PROMPTS[4]], 2, sampling)
+        clean = RolloutEngine(model, max_length=64, slots=4).generate([PROMPTS[1], PROMPTS[4]], 2, sampling)
+        assert_same(after, clean)
 
 
 def test_sync_brings_new_weights_and_the_replica_is_a_copy(model: PreTrainedModel) -> None:

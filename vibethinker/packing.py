@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,8 +38,8 @@ class PackedRow:
     owner: Tensor
 
     def to(self, device: torch.device | str) -> PackedRow:
-        moved: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return PackedRow(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()})
+        tensors = ("input_ids", "position_ids", "cu_seqlens", "predictors", "targets", "owner")
+        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
 
 
 def pack(prompts: Sequence[Tensor], completions: Sequence[Tensor], placeholder: int = 0) -> PackedRow:

@@ -103,22 +103,23 @@ def load_policy(
     if gradient_checkpointing:
         policy.gradient_checkpointing_enable({"use_reentrant": False})
         policy.enable_input_require_grads()  # with a frozen base the first layer's input must still carry a gradient
-    if lora is not None:
-        from peft import LoraConfig, get_peft_model
+    return (policy if lora is None else _with_adapter(policy, lora)).train()
 
-        policy = get_peft_model(
-            policy,
-            LoraConfig(
-                r=lora.rank,
-                lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft scales by a float as well
-                lora_dropout=lora.dropout,
-                target_modules=lora.target_modules,
-                task_type="CAUSAL_LM",
-            ),
-        )
-        if any(hasattr(part(), "base_layer") for part in (policy.get_input_embeddings, policy.get_output_embeddings)):
-            raise ValueError("lora.target_modules must leave out the embedding and the head: their weights may be one")
-    return policy.train()
+
+def _with_adapter(policy: PreTrainedModel, lora: Lora) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft scales by a float as well
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    adapted: Any = get_peft_model(policy, config)
+    if any(hasattr(part(), "base_layer") for part in (adapted.get_input_embeddings, adapted.get_output_embeddings)):
+        raise ValueError("lora.target_modules must leave out the embedding and the head: their weights may be one")
+    return adapted
 
 
 def _check_head(model: str, policy: PreTrainedModel) -> None:

@@ -57,7 +57,7 @@ def test_a_bar_on_a_terminal_counts_optimizer_steps(tmp_path: Path, tiny_model: 
 def test_other_ranks_are_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress(interval=0)
     run = runs.trainer(tmp_path, progress, enable_progress_bar=True)
-    run.strategy._rank = 1  # type: ignore[attr-defined]
+    run.strategy._rank = 1
     progress.disable()
     progress.show("probe", 1, 2)
     progress.announce(run)
