@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -29,8 +30,8 @@ def test_transformers_loads_it_like_any_folder() -> None:
     assert tokenizer.chat_template
     assert [tokenizer.decode([i]) for i in tokenizer.encode("12+345=357")] == [*"12+345=357"]
     assert tokenizer.decode(tokenizer.encode("Any text: ∑ é \\frac{1}{2}")) == "Any text: ∑ é \\frac{1}{2}"
-    model = AutoModelForCausalLM.from_pretrained(locate("nano"))
-    prompt = tokenizer.apply_chat_template(
+    model: Any = AutoModelForCausalLM.from_pretrained(locate("nano"))
+    prompt: Any = tokenizer.apply_chat_template(
         Problem("1", "algebra", "Find x if 2(x+3)=10.").messages(),
         add_generation_prompt=True,
         return_tensors="pt",
