@@ -3,7 +3,7 @@
     python benchmarks/demo.py [--jobs 2] [--write docs/demo.md]
 
 Seconds are wall clock of the whole command; memory is the proportional set size of its processes together, sampled
-twice a second (Linux). Nothing is chosen by looking at the test split, which the figures here come from.
+every two seconds (Linux). Nothing is chosen by looking at the test split, which the figures here come from.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def run_demo(output: Path, jobs: int) -> tuple[float, int]:
     process = subprocess.Popen([sys.executable, "-m", "vibethinker.cli.main", *command[1:]])
     while process.poll() is None:
         peak = max(peak, sum(map(_proportional_set_size, _family(process.pid))))
-        time.sleep(0.5)
+        time.sleep(2)
     if process.returncode:
         sys.exit(process.returncode)
     return time.monotonic() - start, peak
