@@ -17,7 +17,7 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# torch first and pinned: an unpinned torch brings gigabytes of CUDA that a laptop has no use for
+# torch first and pinned, so that nothing that comes after decides which build it is
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
