@@ -56,4 +56,4 @@ def compile_program(source: str) -> CodeType:
 
 
 def namespace(console: Console, name: str = "__main__") -> dict[str, Any]:
-    return {"__name__": name, "__builtins__": __builtins__}
+    return {"__name__": name, "__builtins__": __builtins__, "exit": sys.exit, "quit": sys.exit}
