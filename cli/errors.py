@@ -10,6 +10,7 @@ from typing import Final
 BUGS: Final = (AssertionError, AttributeError, LookupError, NameError, NotImplementedError, SyntaxError, TypeError)
 _PADDING: Final = re.compile(
     r"Does not validate against any|Subtypes: |Errors:|Given value|Expected a <class 'NoneType'>|Expected a path but"
+    r"|Type collections\.abc\.Callable"  # a class or a function: what is wrong with it as a class is said already
 )
 
 
