@@ -32,7 +32,7 @@ from vibethinker.evaluation import Judged
 from vibethinker.policy import AdapterOff, FrozenCopy, Lora
 from vibethinker.rewards import CompositeReward, MathReward, Part
 
-no_reward: Any = lambda: []  # noqa: E731
+no_reward: Any = lambda: []
 LOGGED = {
     *("train/loss", "train/kl", "train/reward", "train/pass_rate", "train/entropy", "train/entropy_weight"),
     *("train/ratio_mean", "train/clip_fraction", "train/tokens_per_second"),

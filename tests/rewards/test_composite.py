@@ -14,7 +14,7 @@ from vibethinker.rewards import CompositeReward, DispatchReward, FormatReward, M
 MATH = Problem(id="m", domain="algebra", prompt="2 + 2?", answer="4")
 CODE = Problem(id="c", domain="code", prompt="print 4", tests=({"input": "", "output": "4"},))
 RULE = Problem(id="r", domain="rules", prompt="be brief", answer="")
-no_reward: Any = lambda: []  # noqa: E731
+no_reward: Any = lambda: []
 RIGHT, WRONG, TWO, NONE = r"\boxed{4}", r"\boxed{5}", r"\boxed{4} \boxed{5}", "4"
 
 
@@ -99,8 +99,7 @@ def test_parts_that_cannot_be() -> None:
 
 def test_kinds_of_a_mathematical_answer() -> None:
     with MathReward() as reward:
-        said = reward.examine([MATH] * 4, [no_reward: Any = lambda: []  # noqa: E731
-RIGHT, WRONG, TWO, NONE])
+        said = reward.examine([MATH] * 4, [RIGHT, WRONG, TWO, NONE])
     assert [(o.score, o.kind, o.detail) for o in said] == [
         (1.0, "passed", ""),
         (0.0, "wrong", "5 for 4"),
