@@ -14,7 +14,7 @@ from vibethinker.rewards import CompositeReward, DispatchReward, FormatReward, M
 MATH = Problem(id="m", domain="algebra", prompt="2 + 2?", answer="4")
 CODE = Problem(id="c", domain="code", prompt="print 4", tests=({"input": "", "output": "4"},))
 RULE = Problem(id="r", domain="rules", prompt="be brief", answer="")
-no_reward: Any = lambda: []
+NOT_A_REWARD: Any = len
 RIGHT, WRONG, TWO, NONE = r"\boxed{4}", r"\boxed{5}", r"\boxed{4} \boxed{5}", "4"
 
 
@@ -90,7 +90,7 @@ def test_parts_that_cannot_be() -> None:
         ({}, "CompositeReward.parts"),
         ({"a": Part(brief, 0.0)}, "positive"),
         ({"a/b": Part(brief)}, "'a/b'"),
-        ({"a": Part(no_reward)}, r"parts\.a\.reward: <lambda>"),
+        ({"a": Part(NOT_A_REWARD)}, r"parts\.a\.reward: len"),
         ({"a": Part(brief, float("nan"))}, r"parts\.a\.weight"),
     ):
         with pytest.raises(ValueError, match=named):

@@ -25,7 +25,7 @@ class Outcome:
         kind: `passed`, `partial` (between 0 and 1), `scored` (outside), `wrong`, `no answer`, `several answers`,
             `malformed`, `timeout`, `crashed`, `error`, or other words that tell a reader of many of them apart.
         detail: more about this one, for people.
-        seconds: wall time it took.
+        seconds: wall time it took, with the start of a worker where one was needed.
     """
 
     score: float
