@@ -17,7 +17,7 @@ from vibethinker.datamodules import DomainDataModule
 from vibethinker.evaluation import Judged, judge, stable_seed, summarize
 from vibethinker.files import write_atomic
 from vibethinker.problems import Problem
-from vibethinker.rewards import MathReward
+from vibethinker.rewards import DispatchReward
 from vibethinker.rollout import RolloutEngine, Sampling
 
 _SAMPLE_PROBLEMS, _SAMPLE_COMPLETIONS = 4, 2  # kept of each domain for people to read
@@ -64,7 +64,7 @@ def _judge(options: argparse.Namespace, problems: list[Problem]) -> Judged:
     del policy
     bar = Progress()
     try:
-        with MathReward() as reward:
+        with DispatchReward() as reward:
             return judge(
                 engine,
                 tokenizer,
