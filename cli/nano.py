@@ -19,7 +19,6 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from vibethinker.datamodules.generators import DOMAINS, generate
-from vibethinker.problems import INSTRUCTION
 from vibethinker.staging import staged_folder
 
 VOCABULARY = 1024
@@ -35,7 +34,7 @@ def corpus(problems_per_domain: int = 4000) -> Iterator[str]:
     for domain in DOMAINS:
         for index in range(problems_per_domain):
             problem = generate(domain, "train", index, difficulty=1 + index % 4)
-            yield f"user\n{problem.prompt}\n{INSTRUCTION}"
+            yield f"user\n{problem.messages()[0]['content']}"
             for solution in problem.solutions:
                 yield f"assistant\n{solution}"
 

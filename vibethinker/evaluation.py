@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vibethinker.metrics import bootstrap_interval, distinct_solutions, pass_at_k
 from vibethinker.policy import prompt_ids
-from vibethinker.problems import INSTRUCTION, Problem
+from vibethinker.problems import Problem
 from vibethinker.rewards import Reward
 from vibethinker.rollout import RolloutEngine, Rollouts, Sampling
 from vibethinker.rollout.engine import Progress
@@ -65,7 +65,7 @@ def judge(
     n: int,
     sampling: Sampling,
     seeds: Sequence[int],
-    instruction: str = INSTRUCTION,
+    instruction: str | None = None,
     progress: Progress | None = None,
 ) -> Judged:
     """Samples `n` completions of every problem and scores them.

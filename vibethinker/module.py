@@ -24,7 +24,7 @@ from vibethinker.attention import PackedAttention, hidden_states
 from vibethinker.evaluation import Judged, judge, stable_seed
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.packing import PackedRow
-from vibethinker.problems import INSTRUCTION, Problem
+from vibethinker.problems import Problem
 from vibethinker.rewards import MathReward, Reward
 from vibethinker.rollout import RolloutEngine, Sampling
 
@@ -89,7 +89,8 @@ class PolicyModule(pl.LightningModule):
         max_length: longest prompt plus completion in tokens.
         max_new_tokens: longest completion that is sampled, in training, validation and probing.
         slots: sequences sampled at one time.
-        instruction: what is appended to every problem's text.
+        instruction: what is appended to every problem's text; by default what its kind asks for, a boxed answer or a
+            fenced program.
         reward: judges completions; exact mathematical equivalence by default.
         seed: of everything that is drawn.
     """
@@ -112,7 +113,7 @@ class PolicyModule(pl.LightningModule):
         max_length: int = 4096,
         max_new_tokens: int = 2048,
         slots: int = 256,
-        instruction: str = INSTRUCTION,
+        instruction: str | None = None,
         reward: Reward | None = None,
         seed: int = 0,
     ):
