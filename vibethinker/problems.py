@@ -27,8 +27,8 @@ class Problem:
         prompt: the question as the user asks it, without instruction or chat markup.
         answer: the exact final answer (`None` when `tests` judge instead).
         tests: test cases of a programming problem, in the three forms that `vibethinker.sandbox` runs.
-        solutions: demonstrations, different paths to the same answer, each ending in `\\boxed{answer}`; of a programming
-            problem, each with the program in a fenced block.
+        solutions: demonstrations, different paths to the same answer, each ending in `\\boxed{answer}`, or in a fenced
+            program where `tests` judge.
         source: where the problem came from (`embedded`, a file, a hub name).
     """
 

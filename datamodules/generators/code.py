@@ -83,7 +83,7 @@ def summation(rng: random.Random, difficulty: int) -> Draft:
         _returning("n", f"sum({term} for k in range(1,n+1))"),
         _returning("n", f"n*({a}*n{signed(a + 2 * b)})//2"),
     )
-    tests = _calls(lambda n: sum(map(lambda k: a * k + b, range(n + 1))) - b, [(0,), (1,), (2,), (5,), (9,)])
+    tests = _calls(lambda n: sum(a * k + b for k in range(n + 1)) - b, [(0,), (1,), (2,), (5,), (9,)])
     return Draft((a, b), pattern.format(a, signed(b)), None, solutions, tests)
 
 
@@ -148,7 +148,7 @@ def mapped(rng: random.Random, difficulty: int) -> Draft:
         ],
     )
     lists = [[], [low, low + 1], [low - 1, 2 * low, 3], [low + 5, -low, low + 9, low + 5], [low]]
-    tests = _calls(lambda v: list(map(lambda x: x + b, filter(lambda x: x > low, v))), [(values,) for values in lists])
+    tests = _calls(lambda v: [x + b for x in filter(low.__lt__, v)], [(values,) for values in lists])
     return Draft((low, b), pattern.format(low, each), None, solutions, tests)
 
 
