@@ -23,14 +23,11 @@ MAX_DETAIL: Final = 300
 
 def preload(restricted: bool) -> None:
     """Imports what a program may need: later there are no files to import from."""
-    if restricted:
-        from vibethinker.sandbox import language
-
-        language.preload()
+    dialect(restricted).preload()
 
 
 def dialect(restricted: bool) -> ModuleType:
-    """The restricted language, or plain Python: `compile_program`, `Console`, `namespace`."""
+    """The restricted language, or plain Python: `preload`, `compile_program`, `Console`, `namespace`."""
     if not restricted:
         return plain
     from vibethinker.sandbox import language

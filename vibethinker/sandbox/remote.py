@@ -122,6 +122,9 @@ class Stand:
             except StopIteration:
                 return
 
+    def __contains__(self, key: Any) -> bool:
+        return key in list(self)  # all of it: an endless iterator does not contain everything
+
     def __str__(self) -> str:
         return str(self._ask("text", self))
 

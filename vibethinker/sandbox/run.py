@@ -85,17 +85,20 @@ class Run:
     def stage_is_over(self) -> bool:
         return self._at >= len(self._questions) or (self.stop_early and self.failure is not None)
 
-    def hear(self, message: Any) -> None:
-        """Takes an answer of a process; whatever it is, from a process that nobody trusts."""
-        if not isinstance(message, dict):
+    def hear(self, message: Any, answering: bool) -> None:
+        """Takes what a process says; whatever it is, from a process that nobody trusts.
+
+        Args:
+            message: of JSON.
+            answering: whether it comes from the process that is asked. The one that serves a judge may only say that it
+                failed: it runs the program, and a verdict of its own is a forgery.
+        """
+        if not isinstance(message, dict) or not _is_failure(failed := message.get("failed")):
             return self.end("crashed", "its process did not keep to the protocol")
-        failed = message.get("failed")
-        if failed is not None and not _is_failure(failed):
-            return self.end("crashed", "its process did not keep to the protocol")
-        if "at" not in message and failed:
-            return self.end(failed[0], failed[1])
-        if type(message.get("at")) is not int or message["at"] != self._at:
-            return self.end("crashed", "its process answered out of turn")
+        if failed and "at" not in message:
+            return self.end(str(failed[0]), str(failed[1]))
+        if not answering or type(message.get("at")) is not int or message["at"] != self._at:
+            return self.end("crashed", "its process answered what it was not asked")
         place, call = self._questions[self._at]
         self._at += 1
         self.deadline = time.monotonic() + self.timeout
@@ -139,19 +142,19 @@ class Run:
     def verdict(self) -> dict[str, Any]:
         """The fields of a `Verdict`."""
         right = sum(not left and place not in self.wrong for place, left in enumerate(self.unanswered))
-        outcome, detail = ("passed", "") if self.failure is None else self.failure
-        seconds = self.ended - self.started
+        failure = self.failure or ("passed", "")
         return {
             "passed": right == len(self.cases),
             "score": right / len(self.cases),
-            "outcome": outcome,
-            "detail": detail,
-            "seconds": seconds,
+            "outcome": failure[0],
+            "detail": failure[1],
+            "seconds": self.ended - self.started,
         }
 
 
 def _is_failure(failed: Any) -> bool:
-    return (
+    """`None`, or an outcome and a detail."""
+    return failed is None or (
         isinstance(failed, list)
         and len(failed) == 2
         and failed[0] in _OUTCOMES
@@ -178,11 +181,8 @@ def _show(wire: Any) -> str:
     """Data as Python writes it, shortened; not built, since it may come from a program."""
     if not isinstance(wire, list):
         return _shown.repr(wire)
-    opening, closing = {"l": "[]", "t": "()", "d": "{}", "s": "{}"}.get(str(wire[0]) if wire else "", ("<", ">"))
-    return f"{opening}{', '.join(map(_show_flat, wire[1:6]))}{', …' if len(wire) > 6 else ''}{closing}"
-
-
-def _show_flat(wire: Any) -> str:
-    return (
-        "…" if isinstance(wire, list) and len(wire) > 4 else _shown.repr(wire[1:] if isinstance(wire, list) else wire)
-    )
+    marks = {"l": "[]", "t": "()", "d": "{}", "s": "{}", "o": "an object"}.get(str(wire[0]) if wire else "", "<>")
+    if marks == "an object":
+        return marks
+    items = ["…" if isinstance(item, list) and len(item) > 4 else _show(item) for item in wire[1:6]]
+    return f"{marks[0]}{', '.join(items)}{', …' if len(wire) > 6 else ''}{marks[1]}"

@@ -110,7 +110,7 @@ class Server:
             except OSError as error:
                 raise SandboxError(f"the sandbox's server is gone: {error}") from error
             theirs.close()
-            started[self.jobs] = process = Process(self.jobs, run, ours, frame(job))
+            started[self.jobs] = process = Process(self.jobs, run, ours, frame(job), answering=place == len(jobs) - 1)
             selector.register(ours, process.events(), process)
         for end in link:
             end.close()
@@ -154,8 +154,8 @@ class Server:
 class Process:
     """The host's end of one program's process: what is still to be sent, what has been heard."""
 
-    def __init__(self, job: int, run: Run, channel: socket.socket, task: bytes) -> None:
-        self.job, self.run, self.socket = job, run, channel
+    def __init__(self, job: int, run: Run, channel: socket.socket, task: bytes, answering: bool) -> None:
+        self.job, self.run, self.socket, self.answering = job, run, channel, answering
         channel.setblocking(False)
         self.outgoing, self.incoming = memoryview(task), bytearray()
         self.closed = self.exited = False
@@ -209,7 +209,7 @@ class Process:
                 self.run.end("error", "an answer larger than allowed")
             if len(self.incoming) < LENGTH.size + size:
                 break
-            self.run.hear(_parsed(self.incoming[LENGTH.size : LENGTH.size + size]))
+            self.run.hear(_parsed(self.incoming[LENGTH.size : LENGTH.size + size]), self.answering)
             del self.incoming[: LENGTH.size + size]
         return bool(data)
 
