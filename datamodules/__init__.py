@@ -3,6 +3,7 @@
 from vibethinker.datamodules.domain import (
     AlgebraDataModule,
     CalculusDataModule,
+    CodeDataModule,
     DomainDataModule,
     GeometryDataModule,
     StatisticsDataModule,
@@ -11,6 +12,7 @@ from vibethinker.datamodules.domain import (
 __all__ = [
     "AlgebraDataModule",
     "CalculusDataModule",
+    "CodeDataModule",
     "DomainDataModule",
     "GeometryDataModule",
     "StatisticsDataModule",
