@@ -67,8 +67,9 @@ class DomainDataModule(pl.LightningDataModule):
         data: a JSONL or Parquet file, a folder of `train`, `probe`, `val` and `test` files, or the name of a hub data
             set (`owner/name` or `owner/name:configuration`). The embedded generator when left out. Held-out sets that
             no file is named after are cut from the training rows by a hash of the prompt, a tenth for each.
-        fields: column name for each problem field (`prompt`, `answer`, `solutions`, `tests`, `domain`, `id`) whose
-            column is not found by its usual name, for example `{"solutions": "generations"}`.
+        fields: column name for each problem field (`prompt`, `answer`, `solutions`, `tests`, `domain`, `id`; for tests
+            also `hidden_tests`, `setup`, `entry_point`, `starter`) whose column is not found by its usual name, for
+            example `{"solutions": "generations"}`.
         difficulty: difficulty of embedded problems.
         batch_size: problems per global batch: all processes together, so that a configuration makes the same updates
             on any number of GPUs.
@@ -79,6 +80,8 @@ class DomainDataModule(pl.LightningDataModule):
         seed: seed of the embedded training problems and of the shuffling. Held-out problems do not depend on it.
         shuffle: whether each pass through the training problems has a new order. Endless ones come as they are made.
     """
+
+    tests_needed = False
 
     def __init__(
         self,
@@ -217,7 +220,7 @@ class DomainDataModule(pl.LightningDataModule):
     @cached_property
     def _loaded(self) -> dict[Split, list[Problem]]:
         assert self.data is not None
-        return load_problems(self.data, self.domains, self.fields)
+        return load_problems(self.data, self.domains, self.fields, tests_needed=self.tests_needed)
 
     @cached_property
     def _train(self) -> Sequence[Problem]:
@@ -281,6 +284,20 @@ class StatisticsDataModule(DomainDataModule):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(domain="statistics", **options)
+
+
+class CodeDataModule(DomainDataModule):
+    """Programming problems; the other options are those of `DomainDataModule`.
+
+    With `data`, the columns of APPS, TACO, LiveCodeBench, MBPP and HumanEval are known by their usual names, and their
+    tests by their content (`vibethinker.datamodules.layouts`). MBPP's own file needs `fields` for two of them,
+    `{"prompt": "text", "solutions": "code"}`. A row without tests is an error.
+    """
+
+    tests_needed = True
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(domain="code", **options)
 
 
 def _choose(problems: list[Problem], size: int | None) -> list[Problem]:
