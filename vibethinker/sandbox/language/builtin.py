@@ -36,6 +36,8 @@ _FIXED: dict[str, Any] = {
     policy.WRITE_NAMED: guards.write_named,
     policy.TYPE: type,
     policy.OWN: guards.OWN,
+    policy.KINDS: guards.KINDS,
+    policy.STAND_IN: guards.TYPE_STAND_IN,
 }
 guards.BASES.update(
     value for value in _FIXED.values() if isinstance(value, type) and value not in guards.REAL and value is not type

@@ -29,6 +29,7 @@ from vibethinker.sandbox.language.names import (
 )
 from vibethinker.sandbox.language.policy import FILENAME
 
+_NATIVE = Access.NATIVE
 OWN: set[type] = set()
 BASES: set[type] = set()  # library classes that a program may extend, and whose instances it may write to
 _under_construction = 0  # classes being built right now; Enum runs a program's methods before the class is registered
@@ -225,13 +226,12 @@ def shield(found: Any) -> Any:
 
 def guarded_getattr(value: Any, name: str, /, *default: Any) -> Any:
     """`getattr` under the rules of the attribute syntax."""
-    name = exact(name)
-    if len(default) > 1:
-        raise TypeError(f"getattr expected at most 3 arguments, got {2 + len(default)}")
+    if type(name) is not str:
+        name = exact(name)
+    rule = access(name)
+    if rule is _NATIVE:
+        return getattr(value, name, *default)
     try:
-        rule = access(name)
-        if rule is Access.NATIVE:
-            return getattr(value, name)
         if rule is Access.REFUSED:
             raise _denied(value, name)
         return load(value, name)
@@ -371,7 +371,7 @@ class _StandInMeta(type):
 class _TypeMeta(_StandInMeta):
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         if len(args) == 1 and not kwargs:
-            return shown(type(args[0]))
+            return KINDS[type(args[0])]
         if len(args) == 3 and not kwargs:
             return make_class(*args)
         raise TypeError("type() takes 1 or 3 arguments")
@@ -402,9 +402,24 @@ def shown(cls: Any) -> Any:
     found = SHOWN.get(cls)
     if found is not None:
         return found
+    if cls in OWN:
+        return cls
     if issubclass(cls, type):
         return SHOWN[enum.EnumMeta] if issubclass(cls, enum.EnumMeta) else TYPE_STAND_IN
     return SHOWN[types.ModuleType] if issubclass(cls, Names) else cls
+
+
+class _Kinds(dict[type, Any]):
+    """`shown` as a look-up."""
+
+    def __missing__(self, cls: type) -> Any:
+        found = shown(cls)
+        if found is not cls or cls in BASES:  # they stay for ever
+            self[cls] = found
+        return found
+
+
+KINDS = _Kinds()
 
 
 # making classes
