@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+# ruff: noqa: E501
 # fmt: off
 ATTACKS: dict[str, str] = {
     # ways to a class with a forbidden special method

@@ -46,6 +46,7 @@ class Names:
     __slots__ = ("__dict__", "_title")
 
     _title: str
+    _assignable: frozenset[str] = frozenset()
 
     def __setattr__(self, name: str, value: object) -> None:
         if name not in type(self)._assignable:
@@ -95,7 +96,7 @@ def owns_function(value: object) -> bool:
 
 def owns(value: object) -> bool:
     """Whether the program made this object's class, or this class or function itself."""
-    return owns_class(type(value)) or isinstance(value, type) and owns_class(value) or owns_function(value)
+    return owns_class(type(value)) or (isinstance(value, type) and owns_class(value)) or owns_function(value)
 
 
 def _denied(value: object, name: str) -> AttributeError:
@@ -111,7 +112,7 @@ def load(value: Any, name: str) -> Any:
     special = _SPECIAL.get(name)
     if special is not None:
         return special(value)
-    if owns_class(type(value)) or owns_function(value) or isinstance(value, Names) and name in value.__dict__:
+    if owns_class(type(value)) or owns_function(value) or (isinstance(value, Names) and name in value.__dict__):
         return getattr(value, name)
     if isinstance(value, type):
         # not what the metaclass has: a metaclass can make classes and reads modules by name
@@ -167,7 +168,7 @@ def _load_setattr(name: str) -> Callable[[Any], Any]:
 
     def loader(value: Any) -> Any:
         found = getattr(value, name)
-        if owns_function(found) or isinstance(found, types.MethodType) and owns_function(found.__func__):
+        if owns_function(found) or (isinstance(found, types.MethodType) and owns_function(found.__func__)):
             return found
         if type(value) is super:
             value = _super_instance(value)
@@ -186,7 +187,7 @@ def _load_setattr(name: str) -> Callable[[Any], Any]:
 
 def _load_descriptor(name: str) -> Callable[[Any], Any]:
     def loader(value: Any) -> Any:
-        if owns(value) or type(value) is super and owns(_super_instance(value)):
+        if owns(value) or (type(value) is super and owns(_super_instance(value))):
             return getattr(value, name)
         raise _denied(value, name)
 
@@ -265,7 +266,7 @@ def write(value: Any) -> Any:
 def write_named(value: Any, name: str) -> Any:
     """The same for an attribute that is private, special, or sensitive."""
     if is_dunder(name):
-        if name in TEXTS and (owns_function(value) or isinstance(value, type) and owns_class(value)):
+        if name in TEXTS and (owns_function(value) or (isinstance(value, type) and owns_class(value))):
             return value
         if name in MAGIC | DESCRIPTOR and isinstance(value, type) and owns_class(value):
             return value
@@ -468,7 +469,7 @@ def make_class(name: Any, bases: Any, content: Any) -> Any:
 
 
 def check_member(name: Any) -> str:
-    if type(name) is not str or is_dunder(name) and name not in BINDABLE:
+    if type(name) is not str or (is_dunder(name) and name not in BINDABLE):
         raise TypeError(f"a class may not define {name!r}")
     return name
 
@@ -476,8 +477,8 @@ def check_member(name: Any) -> str:
 def adopt(cls: Any) -> Any:
     """Registers a new class as the program's, after a look at what became of its body."""
     for name, value in vars(cls).items():
-        special = type(name) is not str or is_dunder(name) and name not in BINDABLE
-        if special and (name not in LIBRARY_MADE or owns_function(value)):
+        special = type(name) is not str or (is_dunder(name) and name not in BINDABLE)
+        if special and (name not in LIBRARY_MADE or (owns_function(value) and name != "__new_member__")):
             raise TypeError(f"a class may not define {name!r}")
         if name == "__match_args__" and not (type(value) is tuple and all(type(n) is str for n in value)):
             raise TypeError("__match_args__ must be a tuple of strings")

@@ -212,7 +212,7 @@ class Policy(RestrictingNodeTransformer):
     def _written(self, node: ast.Attribute, rule: Access) -> ast.Attribute:
         value, name = node.value, node.attr
         special = is_dunder(name)
-        if special and name not in BINDABLE or name in ("__match_args__", "__slots__"):
+        if (special and name not in BINDABLE) or name in ("__match_args__", "__slots__"):
             self.error(node, f"the attribute {name!r} may not be written")
         if rule is Access.NATIVE and not special and name[0] != "_":
             guarded = _call(WRITE, node, value)
