@@ -10,10 +10,10 @@ import torch
 from rich.console import Console
 
 from vibethinker import policy as policies
-from vibethinker.callbacks import Progress
+from vibethinker.callbacks.meter import Meter
 from vibethinker.cli.noise import hush
 from vibethinker.cli.table import results_table
-from vibethinker.datamodules import DomainDataModule
+from vibethinker.datamodules.source import ProblemSource
 from vibethinker.evaluation import Judged, judge, stable_seed, summarize
 from vibethinker.files import write_atomic
 from vibethinker.problems import Problem
@@ -44,7 +44,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def _problems(options: argparse.Namespace) -> list[Problem]:
     size = {f"{options.split}_size": options.problems * len(options.domains)}
-    data = DomainDataModule(options.domains, options.data, difficulty=options.difficulty, **size)
+    data = ProblemSource(options.domains, options.data, difficulty=options.difficulty, **size)
     return list(data.problems(options.split))
 
 
@@ -62,7 +62,7 @@ def _judge(options: argparse.Namespace, problems: list[Problem]) -> Judged:
     policy = policies.load_policy(options.model).to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
     engine = RolloutEngine(policy, max_length=longest + new_tokens, slots=options.slots)
     del policy
-    bar = Progress()
+    bar = Meter()
     try:
         with DispatchReward() as reward:
             return judge(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from vibethinker.metrics import bootstrap_interval, distinct_solutions, pass_at_k
+from vibethinker.estimators import bootstrap_interval, distinct_solutions, pass_at_k
 from vibethinker.policy import prompt_ids
 from vibethinker.problems import Problem
 from vibethinker.rewards import Reward
