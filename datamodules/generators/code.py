@@ -1,6 +1,6 @@
 """Code: one small function each, judged by hidden calls whose values no program here has computed.
 
-Every family has a program that says what the prompt says, and one whose constants were worked out before (lines through
+Every family has a program that says what the prompt says, and one whose constants were worked out before (curves through
 two points have to be). The first kind takes copying alone, the second mental arithmetic: which of them to write is what
 a policy can learn from its rewards. A problem's tests depend on its key alone.
 """
@@ -44,6 +44,17 @@ def points(rng: random.Random, difficulty: int) -> Draft:
     slope = _returning("x", f"{first}{signed(a)}*(x-{p})")
     tests = _calls(lambda x: a * x + b, [0], [-1], [q + 1], [q + 7], [-20])
     return Draft((a, b), pattern.format(p, first, q, second), None, (intercept, slope), tests)
+
+
+def parabola(rng: random.Random, difficulty: int) -> Draft:
+    """The parabola through two points: in powers of x, or with x factored out."""
+    level = difficulty - 1
+    b, c = (nonzero(rng, (9, 60, 200, 900)[level]) for _ in range(2))
+    pattern = rng.choice(("f(x)=x^2+bx+c, f(1)={}, f(2)={}. Write f.", "Write f(x)=x^2+bx+c with f(1)={} and f(2)={}."))
+    powers = _returning("x", polynomial(1, b, c).replace("x^2", "x*x").replace(f"{b}x", f"{b}*x"))
+    factored = _returning("x", f"x*(x{signed(b)}){signed(c)}")
+    tests = _calls(lambda x: x**2 + b * x + c, [0], [-1], [3], [10], [-20])
+    return Draft((b, c), pattern.format(1 + b + c, 4 + 2 * b + c), None, (powers, factored), tests)
 
 
 def branch(rng: random.Random, difficulty: int) -> Draft:
@@ -183,4 +194,4 @@ def _calls(function: Callable[..., Any], *arguments: Sequence[Any]) -> tuple[Map
     return tuple({"call": "f", "args": list(args), "expected": function(*args)} for args in arguments)
 
 
-FAMILIES: tuple[Family, ...] = (affine, points, branch, summation, within, mapped, extremes, pair, text)
+FAMILIES: tuple[Family, ...] = (affine, points, parabola, branch, summation, within, mapped, extremes, pair, text)
