@@ -1,8 +1,8 @@
 """Code: one small function each, judged by hidden calls whose values no program here has computed.
 
-Every family has a program that says what the prompt says, and one whose constants were worked out before (curves through
-two points have to be). The first kind takes copying alone, the second mental arithmetic: which of them to write is what
-a policy can learn from its rewards. A problem's tests depend on its key alone.
+Every family has a program that says what the prompt says, and one whose constants were worked out before; curves
+through two points have no other. The first kind takes copying alone, the second mental arithmetic: which of them to
+write is what a policy can learn from its rewards. A problem's tests depend on its key alone.
 """
 
 from __future__ import annotations
