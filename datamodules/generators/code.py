@@ -42,7 +42,7 @@ def points(rng: random.Random, difficulty: int) -> Draft:
     )
     intercept = _returning("x", polynomial(a, b).replace("x", "*x" if abs(a) > 1 else "x"))
     slope = _returning("x", f"{first}{signed(a)}*(x-{p})")
-    tests = _calls(lambda x: a * x + b, [0], [-1], [q + 1], [q + 7], [-20])
+    tests = _calls(lambda x: a * x + b, [0], [-1], [20], [31], [-20])
     return Draft((a, b), pattern.format(p, first, q, second), None, (intercept, slope), tests)
 
 
@@ -168,21 +168,22 @@ def pair(rng: random.Random, difficulty: int) -> Draft:
 
 
 def text(rng: random.Random, difficulty: int) -> Draft:
-    """Letters dropped twice and the rest repeated twice: one after the other, or both at once."""
+    """Letters dropped twice and the rest repeated: one after the other, or at once."""
     level = difficulty - 1
-    i, j = (rng.randint(2, (5, 15, 30, 60)[level]) for _ in range(2))
-    k, m = (rng.randint(2, (4, 9, 20, 40)[level]) for _ in range(2))
+    i, j = (rng.randint(2, (9, 40, 45, 55)[level]) for _ in range(2))
+    k = rng.randint(2, (9, 60, 99, 400)[level])
     pattern = rng.choice(
         (
-            "Write f(s): drop {} letters of s, then {} more, repeat the rest {} times, all that {} times.",
-            "f(s) is s without {} and then {} letters in front, {} times, and {} times again. Write f.",
+            "Write f(s): drop {} letters of s, then {} more, repeat the rest {} times.",
+            "f(s) is s without {} and then {} letters in front, {} times. Write f.",
         )
     )
-    said = ["def f(s):", f"    s=s[{i}:][{j}:]*{k}", f"    return s*{m}"]
-    at_once = _returning("s", f"s[{i + j}:]*{k * m}")
-    words = "", _LETTERS[: i + j], _LETTERS[3 : 4 + i + j], _LETTERS[7 : 10 + i + j], "x" * (i + 1) + "y" * j
-    tests = _calls(lambda s: "".join(list(s[i + j :]) * k * m), *([word] for word in words))
-    return Draft((i, j, k, m), pattern.format(i, j, k, m), None, (said, at_once), tests)
+    said = ["def f(s):", f"    s=s[{i}:]", f"    return s[{j}:]*{k}"]
+    at_once = _returning("s", f"s[{i + j}:]*{k}")
+    gone = i + j
+    words = "", _LETTERS[:gone], _LETTERS[3 : 4 + gone], _LETTERS[7 : 10 + gone], _LETTERS[1 : 6 + gone]
+    tests = _calls(lambda s: "".join(list(s[gone:]) * k), *([word] for word in words))
+    return Draft((i + j, k), pattern.format(i, j, k), None, (said, at_once), tests)
 
 
 def _returning(parameters: str, expression: str) -> list[str]:
