@@ -7,7 +7,7 @@ a set for an ordered pair, another kind of bracket, another number base.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Final
 
@@ -26,6 +26,9 @@ _VARIABLE: Final = re.compile(r"(?:[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?)?'*(?:\([^()=
 _HUGE_FACTORIAL: Final = re.compile(r"\d{5,}\)*!|!\)*!|\^[0-9{}()^*+-]*\)!|\\d?t?binom\{?[^{}]*(?:\d{5,}|\^)")
 
 
+Judge = Callable[[str, str], bool | None]
+
+
 class UndefinedError(Exception):
     """An arithmetic expression without a value, or with one too large to look at."""
 
@@ -42,19 +45,32 @@ def decide(prediction: str, gold: str) -> bool | None:
     if not (is_safe(given.text) and is_safe(wanted.text)):
         return False
     try:
-        return _agree(given.text, wanted.text)
+        return agree(given.text, wanted.text, _undecided)
     except UndefinedError:
         return False
 
 
-def _agree(given: str, wanted: str) -> bool | None:
+def _undecided(given: str, wanted: str) -> None:
+    return None
+
+
+def agree(given: str, wanted: str, otherwise: Judge) -> bool | None:
+    """Whether two normalised answers agree; `otherwise` decides about the parts that the rules here leave open.
+
+    Raises:
+        UndefinedError: one of them has no value.
+    """
     if given == wanted:
         return True
-    for rule in (_numbers, _words, _bases, _equations, _collections):
+    for rule in (_numbers, _words, _bases):
         verdict = rule(given, wanted)
         if verdict is not None:
             return verdict
-    return None
+    for part in (_equations, _collections):
+        verdict = part(given, wanted, otherwise)
+        if verdict is not None:
+            return verdict
+    return otherwise(given, wanted)
 
 
 def number(text: str) -> Fraction | None:
@@ -79,7 +95,7 @@ def _numbers(given: str, wanted: str) -> bool | None:
         return None
     if given.endswith("%") != wanted.endswith("%"):  # "25%" is 0.25, and 25 when the question asks for a percentage
         share, other = (a, b) if given.endswith("%") else (b, a)
-        return other in (share, 100 * share)
+        return other == share or (other == 100 * share and abs(other) >= 1)
     return a == b
 
 
@@ -104,7 +120,7 @@ def _bases(given: str, wanted: str) -> bool | None:
     return a.groups() == b.groups() if a else given == b[1]
 
 
-def _equations(given: str, wanted: str) -> bool | None:
+def _equations(given: str, wanted: str, otherwise: Judge) -> bool | None:
     """`x=5` for `5`, and `x=10/2=5`; but not `y=5` for `x=5`."""
     if "=" not in given + wanted or "," in given + wanted:
         return None
@@ -113,7 +129,7 @@ def _equations(given: str, wanted: str) -> bool | None:
         return None
     if variable and name and variable != name:
         return False if number(value) is not None and number(target) is not None else None
-    return _agree(value, target)
+    return agree(value, target, otherwise)
 
 
 def _assignment(text: str) -> tuple[str, str | None]:
@@ -133,35 +149,35 @@ def _assignment(text: str) -> tuple[str, str | None]:
     return variable, sides[-1]
 
 
-def _collections(given: str, wanted: str) -> bool | None:
+def _collections(given: str, wanted: str, otherwise: Judge) -> bool | None:
     kind, items = _shape(given)
     wanted_kind, targets = _shape(wanted)
     if not kind and not wanted_kind:
         return None
     if not kind or not wanted_kind:  # one answer for a set of one, never for several numbers
         if len(items) == len(targets):
-            return _agree(items[0], targets[0])
+            return agree(items[0], targets[0], otherwise)
         single = wanted if kind else given
         return False if number(single) is not None else None
     kinds = {kind, wanted_kind}
     if kinds <= {",", "{}"}:
-        return _match_unordered(items, targets)
+        return match_unordered(items, targets, otherwise)
     if len(kinds) == 1 or kinds == {",", "()"}:
-        return _match_ordered(items, targets)
+        return match_ordered(items, targets, otherwise)
     return False  # a set for an ordered pair, an open for a closed interval
 
 
-def _match_ordered(items: Sequence[str], targets: Sequence[str]) -> bool | None:
+def match_ordered(items: Sequence[str], targets: Sequence[str], otherwise: Judge) -> bool | None:
     if len(items) != len(targets):
         return False
-    verdicts = [_agree(a, b) for a, b in zip(items, targets, strict=True)]
+    verdicts = [agree(a, b, otherwise) for a, b in zip(items, targets, strict=True)]
     return False if False in verdicts else None if None in verdicts else True
 
 
-def _match_unordered(items: Sequence[str], targets: Sequence[str]) -> bool | None:
+def match_unordered(items: Sequence[str], targets: Sequence[str], otherwise: Judge) -> bool | None:
     left = list(targets)
     for item in items:
-        verdicts = [_agree(item, target) for target in left]
+        verdicts = [agree(item, target, otherwise) for target in left]
         if True in verdicts:
             left.pop(verdicts.index(True))
         else:
@@ -209,12 +225,6 @@ def _both_signs(item: str) -> list[str]:
     if not sign or r"\pm" in after:
         return [item]
     return [f"{before}{mark}{after}" for mark in ("+", "-")]
-
-
-def symbolic_form(text: str) -> str:
-    """A normalised answer as the symbolic parser reads it best: a ± b written out as two answers."""
-    kind, items = _shape(text)
-    return text if kind not in ("", ",") else ",".join(items)
 
 
 def is_safe(text: str) -> bool:

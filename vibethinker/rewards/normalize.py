@@ -23,8 +23,8 @@ class Answer(NamedTuple):
 
 _SIGNS: Final = {
     "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "−": "-", "–": "-", "⁄": "/", "±": r"\pm ",
-    "√": r"\sqrt", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∈": r"\in ", "°": "", "€": "",
-    "£": "", "¥": "", "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ",
+    "√": r"\sqrt", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∈": r"\in ", "°": r"^\circ ", "€": "",
+    "£": "", "¥": "", "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ", "≈": r"\approx ",
 }  # fmt: skip
 _RAISED: Final = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
 _LOWERED: Final = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
@@ -39,16 +39,20 @@ _WRAPPERS: Final = _compiled(
     (r"\\\\(?=(?:[dtc]?frac|sqrt|pi|text|cdot|times|left|right|infty)(?![a-z]))", r"\\"),  # escaped twice
     (r"\\?\$|\\[()\[\]]", ""),
     (r"\\(?:left|right|displaystyle|limits|[bB]igg?[lr]?)(?![A-Za-z])|\\!", ""),
-    (r"\\(?:[,;:> ]|q?quad(?![a-z]))|~", " "),
+    (r"(?<!\\)\\(?:[,;:> ]|q?quad(?![a-z]))|~", " "),
     (r"\{,\}", ","),
 )
 _SPELLINGS: Final = _compiled(
     (r"\\[dtc]frac(?![a-z])", r"\\frac"),
     (r"\\(?:textbf|textit|textrm|mathrm|mathbf|mathit|mbox|operatorname)(?![a-z]) ?", r"\\text"),
+    (r"(?<=[0-9)}a-z]) ?(?:\\text ?\{ ?or ?\}|\bor\b) ?(?=[^<>]*(?:[<>]|\\[lg]e))", r"\\cup "),  # x<1 or x>2
+    (r"\\text ?\{([^{}A-Za-z]*)\}", r"\1"),
     (r"\\text ?\{ ?(?:or|and) ?\}|(?<=[0-9)}]) (?:or|and) ", ","),
     (r"(?<![\\A-Za-z])(frac|sqrt|pi|infty)(?![A-Za-z])", r"\\\1"),
     (r"\\sqrt ?\(([^()]*)\)", r"\\sqrt{\1}"),
     (r"\\sqrt ?([0-9]+|[a-z])", r"\\sqrt{\1}"),
+    (r"\\(?:[lr]?vert|mid)(?![A-Za-z])", "|"),
+    (r"^\\(?:approx|simeq)(?![a-z])", ""),
     (r"\\varnothing(?![a-z])|\\\{ ?\\\}", r"\\emptyset"),
     (r"<=|\\leqslant|\\le(?![a-z])", r"\\leq"),
     (r">=|\\geqslant|\\ge(?![a-z])", r"\\geq"),
@@ -61,6 +65,9 @@ _SPELLINGS: Final = _compiled(
     (r"^\{+([^{}]*)\}+$", r"\1"),
     (r"[.,;:]+$", ""),
 )
+_TRIGONOMETRY: Final = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_DEGREES: Final = re.compile(r"([0-9.]+) ?(?:\^ ?\{? ?\\circ(?![a-z]) ?\}?|\\degrees?(?![a-z]))")
+_CURRENCY: Final = re.compile(r"^[\s$({-]*\\\$")
 _THOUSANDS: Final = re.compile(r"(?<![0-9.,_])[0-9]{1,3}(?:[, ][0-9]{3})+(?![0-9]|,[0-9])")
 _UNIT: Final = re.compile(
     r"(?P<body>.*[0-9)}])(?:\\text\{(?P<text>[^{}]*)\}|(?<=[0-9}]) (?P<words>[a-z][a-z ]*[a-z])"
@@ -69,7 +76,7 @@ _UNIT: Final = re.compile(
 _UNITS: Final = {
     "centimeter": "cm", "centimetre": "cm", "millimeter": "mm", "millimetre": "mm", "meter": "m", "metre": "m",
     "kilometer": "km", "kilometre": "km", "inche": "in", "inch": "in", "foot": "ft", "feet": "ft", "second": "s",
-    "sec": "s", "minute": "min", "hour": "h", "hr": "h", "gram": "g", "kilogram": "kg", "unit": "", "dollar": "",
+    "sec": "s", "minute": "min", "hour": "h", "hr": "h", "gram": "g", "kilogram": "kg", "unit": "",
     "degree": "",
 }  # fmt: skip
 
@@ -80,10 +87,14 @@ def normalize(text: str) -> Answer:
     spelt = _spell_out(text) if len(text) <= MAX_CHARACTERS else text  # one character may become eighteen
     if len(spelt) > MAX_CHARACTERS:
         return Answer("", "")
+    currency = _CURRENCY.search(spelt)
     text = _rewrite(" ".join(spelt.split()), _WRAPPERS)
     if not re.search(r"[(\[]|\\\{", text):  # in brackets a comma separates
         text = _THOUSANDS.sub(lambda match: re.sub("[, ]", "", match[0]), text)
-    return _split_unit(_rewrite(text, _SPELLINGS).strip())
+    if _TRIGONOMETRY.search(text):  # where degrees are more than a unit
+        text = _DEGREES.sub(r"(\1\\pi/180)", text)
+    answer = _split_unit(_rewrite(text, _SPELLINGS).strip())
+    return answer._replace(unit="dollar") if currency and not answer.unit else answer
 
 
 def _rewrite(text: str, rules: tuple[tuple[re.Pattern[str], str], ...]) -> str:
