@@ -25,6 +25,7 @@ from vibethinker.rewards.exact import UndefinedError
 DIGITS: Final = 60  # of the working precision; two values that agree to two thirds of them are the same
 MORE_DIGITS: Final = 400  # where cancellation leaves doubt
 POINTS: Final = 6
+REAL_POINTS: Final = 4  # the first ones
 MAX_POWER: Final = 10**6
 MAX_FACTORIAL: Final = 10**4
 MAX_DEPTH: Final = 40
@@ -61,7 +62,10 @@ def same(given: str, wanted: str) -> bool | None:
         UndefinedError: one of them has no value.
     """
     try:
-        return all(_same_at(given, wanted, point) for point in _points(variables(given) | variables(wanted)))
+        if not variables(given) | variables(wanted):
+            return _same_at(given, wanted, 0)
+        real = "|" in given + wanted  # whoever writes |x| for a root of x^2 means real numbers
+        return all(_same_at(given, wanted, point) for point in range(1, REAL_POINTS + 1 if real else POINTS + 1))
     except UnknownError:
         return None
 
@@ -83,6 +87,39 @@ def proportional(given: str, wanted: str) -> bool | None:
         if not all(_close(ratio, first) for ratio in others) or abs(first.imag) > abs(first) * _TOLERANCE:
             return None
         return bool(first.real > 0)
+
+
+def zeros_differ(given: str, wanted: str) -> bool:
+    """Whether a zero of one expression is found that is none of the other. Cheap, where solving equations is not.
+
+    Raises:
+        UnknownError: one of them is outside the grammar.
+        UndefinedError: one of them has no value.
+    """
+    return any(_zero_is_foreign(first, second) for first, second in ((given, wanted), (wanted, given)))
+
+
+def _zero_is_foreign(text: str, other: str) -> bool:
+    for name in sorted(variables(text)):
+        with mpmath.workdps(DIGITS):
+            start = _coordinate(name, 5)
+            try:
+                zero = mpmath.findroot(lambda value: _Reader(text, 5, {name: value}).read(), start, tol=_TOLERANCE**2)  # noqa: B023
+            except (ValueError, ZeroDivisionError, UndefinedError):
+                continue
+            rest = abs(_Reader(other, 5, {name: zero}).read())
+            if rest > _NOTHING ** 0.5 * (1 + abs(evaluate(other, 5))):
+                return True
+    return False
+
+
+def is_known(text: str) -> bool:
+    """Whether an expression is inside the grammar."""
+    try:
+        variables(text)
+    except UnknownError:
+        return False
+    return True
 
 
 def near(given: str, wanted: str) -> bool:
@@ -120,10 +157,6 @@ def evaluate(text: str, point: int, digits: int = DIGITS) -> Any:
         return _Reader(text, point).read()
 
 
-def _points(names: frozenset[str]) -> range:
-    return range(1, POINTS + 1) if names else range(1)
-
-
 def _close(a: Any, b: Any) -> bool:
     with mpmath.workdps(DIGITS):
         return bool(abs(a - b) <= max(abs(a), abs(b)) * _TOLERANCE)
@@ -155,10 +188,11 @@ def _coordinate(name: str, point: int) -> Any:
 class _Reader:
     """One method per rule of the grammar; each returns a value."""
 
-    def __init__(self, text: str, point: int) -> None:
+    def __init__(self, text: str, point: int, values: Mapping[str, Any] | None = None) -> None:
         self.tokens = [*_TOKEN.findall(text), ""]
         self.position, self.depth, self.point = 0, 0, point
         self.variables: set[str] = set()
+        self.values = values or {}  # of variables that are not at the point
 
     def read(self) -> Any:
         try:
@@ -279,12 +313,12 @@ class _Reader:
             return mpmath.e()
         if self.head == "(" and token in "fghFGH":
             raise UnknownError("an unknown function")
-        if self.head == "'":
+        if self.head == "'" or (token == "d" and self.head.isalpha()):
             raise UnknownError("a derivative")
         if not self.point:
             raise UnknownError("a variable in a constant")
         self.variables.add(token)
-        return _coordinate(token, self.point)
+        return self.values[token] if token in self.values else _coordinate(token, self.point)
 
     def subscript(self) -> str:
         token = self.take()

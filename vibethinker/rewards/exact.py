@@ -21,7 +21,7 @@ MAX_DIGITS: Final = 200
 
 _WORD: Final = re.compile(r"\\text\{([A-Za-z][A-Za-z '-]*)\}|([A-Za-z][a-z]{2,}|[A-Za-z]+(?: [A-Za-z]+)+)")
 _CHOICE: Final = re.compile(r"(?:\\text\{)?\(?([A-Z])\)?\.?\}?")
-_BASE: Final = re.compile(r"(\w+)_\{?(\d+)\}?")
+_BASE: Final = re.compile(r"(-?\w+)_\{?(\d+)\}?")
 _VARIABLE: Final = re.compile(r"(?:[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?)?'*(?:\([^()=]*\))?")
 _HUGE_FACTORIAL: Final = re.compile(r"\d{5,}\)*!|!\)*!|\^[0-9{}()^*+-]*\)!|\\d?t?binom\{?[^{}]*(?:\d{5,}|\^)")
 
@@ -39,6 +39,8 @@ def decide(prediction: str, gold: str) -> bool | None:
     if not given.text or not wanted.text:
         return False
     if given.unit and wanted.unit and given.unit != wanted.unit:
+        return False
+    if (given.unit and wanted.text.endswith("%")) or (wanted.unit and given.text.endswith("%")):
         return False
     if given.text == wanted.text:
         return True
@@ -115,7 +117,7 @@ def _words(given: str, wanted: str) -> bool | None:
 
 def _bases(given: str, wanted: str) -> bool | None:
     a, b = _BASE.fullmatch(given), _BASE.fullmatch(wanted)
-    if b is None or not b[1][0].isdigit():
+    if b is None or not b[1].lstrip("-")[:1].isdigit():
         return None
     return a.groups() == b.groups() if a else given == b[1]
 
@@ -160,6 +162,10 @@ def _collections(given: str, wanted: str, otherwise: Judge) -> bool | None:
         single = wanted if kind else given
         return False if number(single) is not None else None
     kinds = {kind, wanted_kind}
+    if kinds == {"{}"}:
+        items, targets = list(dict.fromkeys(items)), list(dict.fromkeys(targets))
+    if sum(item.startswith(r"\{") for item in items) != sum(item.startswith(r"\{") for item in targets):
+        return False  # a set of sets
     if kinds <= {",", "{}"}:
         return match_unordered(items, targets, otherwise)
     if len(kinds) == 1 or kinds == {",", "()"}:
@@ -193,6 +199,11 @@ def _shape(text: str) -> tuple[str, list[str]]:
         return text[0] + text[-1], inner
     items = [signed for item in _split(text) for signed in _both_signs(item)]
     return ("," if len(items) > 1 else ""), items
+
+
+def has_items(text: str) -> bool:
+    """Whether an answer is a collection of several parts."""
+    return len(_shape(text)[1]) > 1
 
 
 def _closes_at_end(text: str) -> bool:

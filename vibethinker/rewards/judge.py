@@ -12,11 +12,14 @@ from functools import lru_cache
 from typing import Any, Final
 
 from vibethinker.rewards import algebra
-from vibethinker.rewards.exact import UndefinedError, agree, match_ordered, match_unordered
+from vibethinker.rewards.exact import agree, has_items, match_ordered, match_unordered
 
 _RELATION: Final = re.compile(r"(\\leq|\\geq|\\neq|=|<|>)")
 _FLIPPED: Final = {">": "<", r"\geq": r"\leq"}
 _MATRIX: Final = re.compile(r"\(?\[?\\begin\{([pb]?matrix|array)\}(?:\{[clr|]*\})?(.*)\\end\{\1\}\]?\)?", re.DOTALL)
+_STRUCTURE: Final = re.compile(r"\\cup(?![a-z])|^\(?\[?\\begin\{([pb]?matrix|array)\}.*\\end\{\1\}\]?\)?$|^\\text\{[A-Za-z ]+\}$", re.S)
+_MARKED: Final = re.compile(r"\\(?:angle|triangle|overline|vec|hat|bar|wide[a-z]+|over[a-z]*arrow|circ)(?![a-z])|'|[0-9]\}?_")
+_CLOSED_INFINITY: Final = re.compile(r"\[-\\infty|\\infty\]")
 _MEMBER: Final = re.compile(r"[A-Za-z](?:\\in(?![a-z]))(.*)")
 
 
@@ -29,12 +32,25 @@ def judge(given: str, wanted: str) -> bool:
 
 
 def _leaf(given: str, wanted: str) -> bool:
-    for rule in (_infinities, _approximations, _matrices, _members, _unions, _relations):
+    for rule in (_names, _kinds, _infinities, _approximations, _matrices, _members, _unions, _relations):
         verdict = rule(given, wanted)
         if verdict is not None:
             return verdict
     verdict = algebra.same(given, wanted)
     return math_verify(given, wanted) if verdict is None else verdict
+
+
+def _names(given: str, wanted: str) -> bool | None:
+    r"""`\angle ABC`, x', 101_2+1: Math-Verify drops the mark and compares what is left."""
+    return False if _MARKED.search(given + " " + wanted) else None
+
+
+def _kinds(given: str, wanted: str) -> bool | None:
+    """An interval, a union, a matrix or words are no single expression; the parser need not be asked."""
+    kinds = [bool(_STRUCTURE.search(text)) or has_items(text) for text in (given, wanted)]
+    if kinds[0] == kinds[1] or _RELATION.search(given + wanted):
+        return None
+    return False if algebra.is_known(wanted if kinds[0] else given) else None
 
 
 def _infinities(given: str, wanted: str) -> bool | None:
@@ -76,11 +92,7 @@ def _unions(given: str, wanted: str) -> bool | None:
     parts, targets = (re.split(r"\\cup(?![a-z])", text) for text in (given, wanted))
     if match_unordered(parts, targets, _leaf):
         return True
-    return False if all(map(_is_plain_interval, parts + targets)) and len(parts) == len(targets) else None
-
-
-def _is_plain_interval(text: str) -> bool:
-    return bool(re.fullmatch(r"[(\[][^()\[\]\\]*,[^()\[\]\\]*[)\]]|\((-?\\infty,[^()\[\]]*|[^()\[\]]*,\+?\\infty)\)", text))
+    return False if _CLOSED_INFINITY.search(given + wanted) else None  # Math-Verify closes and opens it at will
 
 
 def _relations(given: str, wanted: str) -> bool | None:
@@ -93,7 +105,8 @@ def _relations(given: str, wanted: str) -> bool | None:
             return None
         return agree(interval, wanted, _leaf) if relations else agree(given, interval, _leaf)
     if len(relations) != len(targets):
-        return False
+        interval, other = _interval(relations), _interval(targets)
+        return agree(interval, other, _leaf) if interval and other else None
     if len(relations) == 1:
         return _same_relation(relations[0], targets[0])
     for target in targets:
@@ -108,7 +121,7 @@ _Relation = tuple[str, str, str]  # left, sign, right; > and ≥ turned round
 
 def _relation(text: str) -> list[_Relation]:
     """The links of a chain such as `0<x<5`; empty when the text is none."""
-    left, *rest = _RELATION.split(text)
+    left, *rest = map(str.strip, _RELATION.split(text))
     chain = []
     for sign, right in zip(rest[::2], rest[1::2], strict=True):
         chain.append((right, _FLIPPED[sign], left) if sign in _FLIPPED else (left, sign, right))
@@ -119,12 +132,13 @@ def _relation(text: str) -> list[_Relation]:
 def _same_relation(given: _Relation, wanted: _Relation) -> bool | None:
     if given[1] != wanted[1]:
         return False
+    left, right = f"{given[0]}-({given[2]})", f"{wanted[0]}-({wanted[2]})"
     try:
-        ratio = algebra.proportional(f"{given[0]}-({given[2]})", f"{wanted[0]}-({wanted[2]})")
+        ratio = algebra.proportional(left, right)
+        if ratio is None:
+            return False if given[1] != "=" or algebra.zeros_differ(left, right) else None
     except algebra.UnknownError:
         return None
-    if ratio is None:
-        return None if given[1] == "=" else False
     return ratio or given[1] in ("=", r"\neq")
 
 
@@ -139,7 +153,11 @@ def _interval(chain: list[_Relation]) -> str | None:
         if name != also or not name.isalpha():
             return None
         return f"{opening[first != '<']}{low},{high}{closing[second != '<']}"
-    ((left, sign, right),) = chain[:1] if len(chain) == 1 else [("", "", "")]
+    if len(chain) > 1:
+        return None
+    ((left, sign, right),) = chain
+    if re.fullmatch(r"\|[A-Za-z]\|", left):
+        return f"{opening[sign != '<']}-({right}),{right}{closing[sign != '<']}"
     if left.isalpha() and len(left) == 1:
         return rf"(-\infty,{right}{closing[sign != '<']}"
     if right.isalpha() and len(right) == 1:
