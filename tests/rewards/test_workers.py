@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from vibethinker.rewards.child import MEMORY_LIMIT
 from vibethinker.rewards.math import MathReward
-from vibethinker.rewards.workers import MEMORY_LIMIT, SymbolicWorkers
+from vibethinker.rewards.workers import SymbolicWorkers
 
-HANGS = ("(x+y+2)^{3000}", "(x+y+1)^{3000}")  # expands both
+HANGS = ("f(x)+(x+y+2)^{3000}", "f(x)+(x+y+1)^{3000}")  # f is unknown: Math-Verify expands both
 SAME = (r"\sqrt{12}", r"2\sqrt{3}")
 OTHER = (r"\sqrt{13}", r"2\sqrt{3}")
 
@@ -125,7 +126,7 @@ busy, idle = SymbolicWorkers(1, timeout=1.0), SymbolicWorkers(1, timeout=1.0)
 for workers in (busy, idle):
     workers.verify([(r"\sqrt{8}", r"2\sqrt{2}")])
 print(busy._pool[0].process.pid, idle._pool[0].process.pid, flush=True)
-threading.Thread(target=busy.verify, args=([("(x+y+2)^{3000}", "(x+y+1)^{3000}")],)).start()
+threading.Thread(target=busy.verify, args=([("f(x)+(x+y+2)^{3000}", "f(x)+(x+y+1)^{3000}")],)).start()
 while busy._pool[0].job is None:
     time.sleep(0.01)
 time.sleep(0.2)

@@ -84,7 +84,7 @@ def proportional(given: str, wanted: str) -> bool | None:
         if any(min(map(abs, pair)) < _NOTHING for pair in values):
             return None
         first, *others = (value / target for value, target in values)
-        if not all(_close(ratio, first) for ratio in others) or abs(first.imag) > abs(first) * _TOLERANCE:
+        if not all(close(ratio, first) for ratio in others) or abs(first.imag) > abs(first) * _TOLERANCE:
             return None
         return bool(first.real > 0)
 
@@ -157,14 +157,15 @@ def evaluate(text: str, point: int, digits: int = DIGITS) -> Any:
         return _Reader(text, point).read()
 
 
-def _close(a: Any, b: Any) -> bool:
+def close(a: Any, b: Any) -> bool:
+    """Whether two values agree to two thirds of the digits."""
     with mpmath.workdps(DIGITS):
         return bool(abs(a - b) <= max(abs(a), abs(b)) * _TOLERANCE)
 
 
 def _same_at(given: str, wanted: str, point: int) -> bool:
     a, b = evaluate(given, point), evaluate(wanted, point)
-    if _close(a, b):
+    if close(a, b):
         return True
     with mpmath.workdps(MORE_DIGITS):
         size = max(abs(a), abs(b))
@@ -385,7 +386,7 @@ def _power(base: Any, exponent: Any) -> Any:
     if not base.imag and base.real < 0:  # the real root, where there is one
         for odd in (3, 5, 7):
             whole = mpmath.nint(exponent.real * odd)
-            if _close(mpmath.mpc(whole), exponent * odd):
+            if close(mpmath.mpc(whole), exponent * odd):
                 return mpmath.mpc((-1) ** int(whole) * (-base.real) ** exponent.real)
     return base**exponent
 

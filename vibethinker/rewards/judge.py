@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
-from vibethinker.rewards import algebra
+from vibethinker.rewards import algebra, intervals
 from vibethinker.rewards.exact import agree, has_items, match_ordered, match_unordered
 
 _RELATION: Final = re.compile(r"(\\leq|\\geq|\\neq|=|<|>)")
@@ -89,10 +89,13 @@ def _members(given: str, wanted: str) -> bool | None:
 def _unions(given: str, wanted: str) -> bool | None:
     if r"\cup" not in given + wanted:
         return None
-    parts, targets = (re.split(r"\\cup(?![a-z])", text) for text in (given, wanted))
-    if match_unordered(parts, targets, _leaf):
+    parts, targets = (
+        [_interval(_relation(part)) or part for part in intervals.parts(text)] for text in (given, wanted)
+    )
+    verdict = intervals.same_union(parts, targets)
+    if verdict is None and match_unordered(parts, targets, _leaf):
         return True
-    return False if _CLOSED_INFINITY.search(given + wanted) else None  # Math-Verify closes and opens it at will
+    return False if _CLOSED_INFINITY.search(given + wanted) else verdict  # Math-Verify closes and opens it at will
 
 
 def _relations(given: str, wanted: str) -> bool | None:
@@ -144,8 +147,7 @@ def _same_relation(given: _Relation, wanted: _Relation) -> bool | None:
 
 def _interval(chain: list[_Relation]) -> str | None:
     r"""`0<x\leq5` as `(0,5]`; `None` when the chain is something else."""
-    signs = [sign for _, sign, _ in chain]
-    if not set(signs) <= {"<", r"\leq"}:
+    if not chain or not {sign for _, sign, _ in chain} <= {"<", r"\leq"}:
         return None
     opening, closing = ("([", ")]")
     if len(chain) == 2:

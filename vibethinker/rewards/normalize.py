@@ -37,7 +37,7 @@ def _compiled(*rules: tuple[str, str]) -> tuple[tuple[re.Pattern[str], str], ...
 
 # Applied in this order, to text whose spaces are single.
 _WRAPPERS: Final = _compiled(
-    (r"\\\\(?=(?:[dtc]?frac|sqrt|pi|text|cdot|times|left|right|infty)(?![a-z]))", r"\\"),  # escaped twice
+    (r"(?<!\\)\\\\(?=(?:[dtc]?frac|sqrt|pi|text|cdot|times|left|right|infty)(?![a-z]))", r"\\"),  # escaped twice
     (r"\\?\$|\\[()\[\]]", ""),
     (r"\\(?:left|right|displaystyle|limits|[bB]igg?[lr]?)(?![A-Za-z])|\\!", ""),
     (r"(?<!\\)\\(?:[,;:> ]|q?quad(?![a-z]))|~", " "),
