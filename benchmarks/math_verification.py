@@ -2,9 +2,9 @@
 
     python benchmarks/math_verification.py [LABELLED.jsonl …] [--workers 2] [--repeats 3]
 
-A labelled file has a JSON object a line: `gold`, `pred` (a completion), `equal`, and perhaps `kind` and `contested`; the
-pairs that are contested are counted apart. Rates are the best of the repeats, on pairs that no cache has seen, after the
-workers have started; the batch with hangers includes their start.
+A labelled file has a JSON object a line: `gold`, `pred` (a completion), `equal`, and perhaps `kind` and `contested`;
+the pairs that are contested are counted apart. Rates are the best of the repeats, on pairs that no cache has seen,
+after the workers have started; the batch with hangers includes their start.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def symbolic_pairs(seed: int, count: int) -> Pairs:
 
 def batch_with_hangers(seed: int) -> Pairs:
     """A training batch: as many symbolic answers as others, and ten that would take for ever, spread evenly."""
-    short = [pair for both in zip(exact_pairs(seed, BATCH // 2), symbolic_pairs(seed, BATCH // 2)) for pair in both]
+    half = BATCH // 2
+    short = [pair for both in zip(exact_pairs(seed, half), symbolic_pairs(seed, half), strict=True) for pair in both]
     for n in range(HANGERS):
         hanger = (rf"f(x)+(x+y+{n})^{{3000}}", rf"f(x)+(x+y+{n + 1})^{{3000}}")
         short[n * (BATCH // HANGERS)] = hanger
@@ -99,11 +100,15 @@ def accuracy(path: Path) -> list[str]:
     assert batched == verdicts, "a batch and single calls disagree"
     lines = []
     for name, contested in (("uncontested", False), ("contested", True)):
-        pairs = [(row, v) for row, v in zip(rows, verdicts) if bool(row.get("contested")) == contested]
+        pairs = [(row, v) for row, v in zip(rows, verdicts, strict=True) if bool(row.get("contested")) == contested]
         right = sum(row["equal"] == v for row, v in pairs)
         false = sum(v and not row["equal"] for row, v in pairs)
         lines.append(f"| {path.name}, {name} | {right} of {len(pairs)} right, {false} false positives |")
-        lines += [f"|   wrong | {row.get('kind', '')}: `{row['gold'][:40]}`, accepted: {v} |" for row, v in pairs if row["equal"] != v]
+        lines += [
+            f"|   wrong | {row.get('kind', '')}: `{row['gold'][:40]}`, accepted: {v} |"
+            for row, v in pairs
+            if row["equal"] != v
+        ]
     return [*lines, f"| {path.name}, slowest pair | {slowest:.2f} s |"]
 
 
@@ -122,7 +127,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"| pairs without algebra | {exact:,.0f} a second |")
     print(f"| pairs with algebra, {options.workers} workers | {symbolic:,.0f} a second |")
     seconds = hanging_batch_seconds(options.workers, options.repeats)
-    print(f"| {BATCH:,} pairs, {HANGERS} of them hanging | {min(seconds):.1f} s at best, {max(seconds):.1f} s at worst |")
+    print(
+        f"| {BATCH:,} pairs, {HANGERS} of them hanging | {min(seconds):.1f} s at best, {max(seconds):.1f} s at worst |"
+    )
     for path in options.labelled:
         print("\n".join(accuracy(path)))
 

@@ -82,6 +82,29 @@ def test_killed_from_outside(workers: SymbolicWorkers) -> None:
     assert (workers.timeouts, workers.crashes) == (0, 1)
 
 
+def test_a_pause_changes_no_verdict(workers: SymbolicWorkers) -> None:
+    """A busy machine is one where a process stands still: only its own CPU time counts."""
+    assert workers.verify([SAME]) == [True]
+    (group,) = pids(workers)
+    os.killpg(group, signal.SIGSTOP)
+    waker = threading.Timer(2 * workers.timeout, os.killpg, (group, signal.SIGCONT))
+    waker.start()
+    assert workers.verify([(r"\sqrt{20}", r"2\sqrt{5}")]) == [True]
+    assert (workers.timeouts, workers.crashes) == (0, 0)
+    assert pids(workers) == [group]
+
+
+def test_the_loaded_process_survives_what_its_fork_does_not(workers: SymbolicWorkers) -> None:
+    assert workers.verify([SAME]) == [True]
+    before = pids(workers)
+    assert workers.verify([HANGS, OTHER]) == [False, False]
+    assert pids(workers) == before
+    (fork,) = Path(f"/proc/{before[0]}/task/{before[0]}/children").read_text().split()
+    os.kill(int(fork), signal.SIGKILL)  # not by its limit: what state is left nobody knows
+    assert workers.verify([(r"\sqrt{20}", r"2\sqrt{5}")]) == [True]
+    assert (workers.timeouts, workers.crashes) == (1, 0)
+
+
 def test_works_outside_the_main_thread(workers: SymbolicWorkers) -> None:
     verdicts: list[bool] = []
     thread = threading.Thread(target=lambda: verdicts.extend(workers.verify([SAME, OTHER])))

@@ -73,7 +73,7 @@ def _reply(replies: int, message: bool | str) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """A busy fork must not outlive the process that was killed over it. Elsewhere than on Linux its CPU limit ends it."""
+    """A busy fork must not outlive the process it came from; elsewhere than on Linux its CPU limit ends it."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:

@@ -1,4 +1,4 @@
-r"""Unions of intervals such as `(-\infty,1]\cup\{2\}\cup(3,5)`, compared as sets of real numbers by their end points."""
+r"""Unions of intervals such as `(-\infty,1]\cup\{2\}\cup(3,5)`, compared as sets of numbers by their end points."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def _intervals(text: str) -> list[tuple[End, End]]:
     if match is None:
         raise ValueError(text)
     low, high = _real(match[2]), _real(match[3])
-    if low >= high or (mpmath.isinf(low) and match[1] == "[") or (mpmath.isinf(high) and match[4] == "]"):
+    if _same_value(low, high) and (match[1], match[4]) != ("[", "]"):
+        return []
+    if low > high or (mpmath.isinf(low) and match[1] == "[") or (mpmath.isinf(high) and match[4] == "]"):
         raise ValueError(text)
     return [((low, int(match[1] == "(")), (high, -int(match[4] == ")")))]
 

@@ -17,8 +17,12 @@ from vibethinker.rewards.exact import agree, has_items, match_ordered, match_uno
 _RELATION: Final = re.compile(r"(\\leq|\\geq|\\neq|=|<|>)")
 _FLIPPED: Final = {">": "<", r"\geq": r"\leq"}
 _MATRIX: Final = re.compile(r"\(?\[?\\begin\{([pb]?matrix|array)\}(?:\{[clr|]*\})?(.*)\\end\{\1\}\]?\)?", re.DOTALL)
-_STRUCTURE: Final = re.compile(r"\\cup(?![a-z])|^\(?\[?\\begin\{([pb]?matrix|array)\}.*\\end\{\1\}\]?\)?$|^\\text\{[A-Za-z ]+\}$", re.S)
-_MARKED: Final = re.compile(r"\\(?:angle|triangle|overline|vec|hat|bar|wide[a-z]+|over[a-z]*arrow|circ)(?![a-z])|'|[0-9]\}?_")
+_STRUCTURE: Final = re.compile(
+    r"\\cup(?![a-z])|^\(?\[?\\begin\{([pb]?matrix|array)\}.*\\end\{\1\}\]?\)?$|^\\text\{[A-Za-z ]+\}$", re.S
+)
+_MARKED: Final = re.compile(
+    r"\\(?:angle|triangle|overline|vec|hat|bar|wide[a-z]+|over[a-z]*arrow|circ)(?![a-z])|'|[0-9]\}?_"
+)
 _CLOSED_INFINITY: Final = re.compile(r"\[-\\infty|\\infty\]")
 _MEMBER: Final = re.compile(r"[A-Za-z](?:\\in(?![a-z]))(.*)")
 
@@ -196,6 +200,7 @@ def math_verify(given: str, wanted: str) -> bool:
 
 
 def warm_up() -> None:
-    """Load now, before any clock runs, what would load lazily."""
-    if not judge(r"\sqrt{12}", r"2\sqrt{3}") or not math_verify(r"\sqrt{12}", r"2\sqrt{3}"):
-        raise RuntimeError(r"\sqrt{12} is not 2\sqrt{3}")
+    """Load now, before any clock runs, what would be loaded with the first answers."""
+    for given, wanted in ((r"\sqrt{12}", r"2\sqrt{3}"), (r"f(x+1)-\frac{1}{2}", r"f(1+x)-\frac{2}{4}")):
+        if not math_verify(given, wanted):
+            raise RuntimeError(f"{given} is not {wanted}")

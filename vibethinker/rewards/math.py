@@ -34,8 +34,8 @@ class MathReward:
 
     Only what follows the last `</think>` counts. A completion that boxes several different answers earns nothing, and
     so does one without a box, unless `fallbacks` are on. A reward per completion comes out in order, the same in every
-    run; an answer that takes longer than `timeout` counts as wrong and is counted in `timeouts`. Constructing one starts
-    nothing: the processes start with the first answer that needs them.
+    run; an answer that takes longer than `timeout` counts as wrong and is counted in `timeouts`. Constructing one
+    starts nothing: the processes start with the first answer that needs them.
 
     Args:
         workers: processes, at most, for answers that need symbolic algebra.
@@ -44,7 +44,7 @@ class MathReward:
             were not taught to box; in training it would reward numbers in passing.
     """
 
-    def __init__(self, workers: int = 2, timeout: float = 1.0, fallbacks: bool = False) -> None:
+    def __init__(self, workers: int = 2, timeout: float = 0.5, fallbacks: bool = False) -> None:
         if workers < 1:
             raise ValueError(f"MathReward: workers must be at least 1, got {workers!r}")
         if not timeout > 0:
@@ -108,7 +108,7 @@ class MathReward:
 
 
 def is_equivalent(prediction_text: str, gold: str | Sequence[str]) -> bool:
-    r"""Whether a text's final answer equals `gold`, or one of several golds. Never raises because of a text, never hangs.
+    r"""Whether a text's final answer equals `gold`, or one of several. Never raises because of a text, never hangs.
 
     The final answer is the last box; of a text that never says `\boxed`, the text itself when it is short enough to be
     a bare answer. A last box that is not closed (a truncated text) is no answer.

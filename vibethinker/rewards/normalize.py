@@ -81,7 +81,7 @@ _UNIT: Final = re.compile(
     r"(?P<body>.*(?:[0-9)}]|\\pi))(?:\\text\{(?P<text>[^{}]*)\}|(?<=[0-9}]) (?P<words>[a-z][a-z ]*[a-z])"
     r"|(?<=[0-9])(?P<short>[cmk]m|kg|mph))(?:\^\{?(?P<power>[23])\}?)?"
 )
-_NO_UNITS: Final = frozenset("or and not is isn't if than more less least most but no".split())  # `5 or more` is not 5
+_NO_UNIT: Final = re.compile(r"\b(?:or|and|not|is|isn't|if|than|more|less|least|most|but|no)\b")  # `5 or more` is not 5
 _UNITS: Final = {
     "centimeter": "cm", "centimetre": "cm", "millimeter": "mm", "millimetre": "mm", "meter": "m", "metre": "m",
     "kilometer": "km", "kilometre": "km", "inche": "in", "inch": "in", "foot": "ft", "feet": "ft", "second": "s",
@@ -151,12 +151,12 @@ def _split_unit(text: str) -> Answer:
     match = _UNIT.fullmatch(text)
     if match is None:
         return Answer(text, "")
-    words = (match["text"] or match["words"] or match["short"] or "").lower().replace("/", " per ").split()
-    if not _NO_UNITS.isdisjoint(words):
+    phrase = (match["text"] or match["words"] or match["short"] or "").lower().replace("/", " per ")
+    if _NO_UNIT.search(phrase):
         return Answer(text, "")
     power = match["power"] or ""
     names: list[str] = []
-    for word in words:
+    for word in phrase.split():
         if word in ("square", "cubic"):
             power = "2" if word == "square" else "3"
         else:
