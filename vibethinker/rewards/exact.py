@@ -21,6 +21,7 @@ MAX_DIGITS: Final = 200
 
 _WORD: Final = re.compile(r"\\text\{([A-Za-z][A-Za-z '-]*)\}|([A-Za-z][a-z]{2,}|[A-Za-z]+(?: [A-Za-z]+)+)")
 _CHOICE: Final = re.compile(r"(?:\\text\{)?\(?([A-Z])\)?\.?\}?")
+_OPTION: Final = re.compile(r"\\text\{\(([A-E])\)\}((?:(?!\\text|\([A-E]\)).)+)")
 _BASE: Final = re.compile(r"(-?\w+)_\{?(\d+)\}?")
 _VARIABLE: Final = re.compile(r"(?:[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?)?'*(?:\([^()=]*\))?")
 _HUGE_FACTORIAL: Final = re.compile(r"\d{5,}\)*!|!\)*!|\^[0-9{}()^*+-]*\)!|\\d?t?binom\{?[^{}]*(?:\d{5,}|\^)")
@@ -68,7 +69,7 @@ def agree(given: str, wanted: str, otherwise: Judge) -> bool | None:
         verdict = rule(given, wanted)
         if verdict is not None:
             return verdict
-    for part in (_equations, _collections):
+    for part in (_labelled, _equations, _collections):
         verdict = part(given, wanted, otherwise)
         if verdict is not None:
             return verdict
@@ -113,6 +114,15 @@ def _words(given: str, wanted: str) -> bool | None:
     if (c and number(wanted) is not None) or (d and number(given) is not None):
         return False
     return None
+
+
+def _labelled(given: str, wanted: str, otherwise: Judge) -> bool | None:
+    r"""`\text{(C)}12` answers with the option and what it says."""
+    match = _OPTION.fullmatch(given)
+    if match is None:
+        return None
+    choice = _CHOICE.fullmatch(wanted)
+    return match[1] == choice[1] if choice else agree(match[2], wanted, otherwise)
 
 
 def _bases(given: str, wanted: str) -> bool | None:

@@ -25,7 +25,8 @@ class Answer(NamedTuple):
 _SIGNS: Final = {
     "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "−": "-", "–": "-", "⁄": "/", "±": r"\pm ",
     "√": r"\sqrt", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∈": r"\in ", "°": r"^\circ ",
-    "€": "", "£": "", "¥": "", "。": ".", "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ", "≈": r"\approx ",
+    "€": "", "£": "", "¥": "", "。": ".", "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ",
+    "≈": r"\approx ", "º": r"^\circ ", "⩽": r"\leq ", "⩾": r"\geq ",
 }  # fmt: skip
 _RAISED: Final = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
 _LOWERED: Final = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
@@ -64,6 +65,9 @@ _SPELLINGS: Final = _compiled(
     (r"<=|\\leqslant|\\le(?![a-z])", r"\\leq"),
     (r">=|\\geqslant|\\ge(?![a-z])", r"\\geq"),
     (r"!=|\\ne(?![a-z])", r"\\neq"),
+    (r"\\langle(?![a-z])", "("),
+    (r"\\rangle(?![a-z])", ")"),
+    (r"^\\text ?\{ ?[Nn]o (?:real )?solutions? ?\}$", r"\\emptyset"),
     (r"\\lbrace(?![a-z])", r"\\{"),
     (r"\\rbrace(?![a-z])", r"\\}"),
     (r"\^ ?(?:\{ ?\\circ ?\}|\\circ(?![a-z]))|\\degrees?(?![a-z])", ""),
@@ -72,6 +76,11 @@ _SPELLINGS: Final = _compiled(
     (r"^\{+([^{}]*)\}+$", r"\1"),
     (r"[.,;:\\]+$", ""),
 )
+_BASE_NAME: Final = re.compile(r"_ ?\{ ?\\text ?\{ ?([a-z]+) ?\} ?\}")
+_BASE_NAMES: Final = {
+    "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
+    "ten": "10", "eleven": "11", "twelve": "12", "sixteen": "16",
+}  # fmt: skip
 _REPEATING: Final = re.compile(r"([0-9]{0,50})\.([0-9]{0,50}) ?\\overline ?\{ ?([0-9]{1,50}) ?\}")
 _TRIGONOMETRY: Final = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _DEGREES: Final = re.compile(r"([0-9.]+) ?(?:\^ ?\{? ?\\circ(?![a-z]) ?\}?|\\degrees?(?![a-z]))")
@@ -103,6 +112,7 @@ def normalize(text: str) -> Answer:
     text = _REPEATING.sub(_repeating, text)
     if _TRIGONOMETRY.search(text):  # where degrees are more than a unit
         text = _DEGREES.sub(r"(\1\\pi/180)", text)
+    text = _BASE_NAME.sub(lambda match: f"_{{{_BASE_NAMES.get(match[1], match[1])}}}", text)
     answer = _split_unit(_rewrite(text, _SPELLINGS).strip())
     return answer._replace(unit="dollar") if currency and not answer.unit else answer
 
