@@ -22,6 +22,7 @@ MAX_DIGITS: Final = 200
 _WORD: Final = re.compile(r"\\text\{([A-Za-z][A-Za-z '-]*)\}|([A-Za-z][a-z]{2,}|[A-Za-z]+(?: [A-Za-z]+)+)")
 _CHOICE: Final = re.compile(r"(?:\\text\{)?\(?([A-Z])\)?\.?\}?")
 _OPTION: Final = re.compile(r"\\text\{\(([A-E])\)\}((?:(?!\\text|\([A-E]\)).)+)")
+_MIXED: Final = re.compile(r"(?<![0-9.^_}])[0-9]+ ?\\frac(?:\{([0-9]+)\}\{([0-9]+)\}|([0-9])([0-9]))")
 _BASE: Final = re.compile(r"(-?\w+)_\{?(\d+)\}?")
 _VARIABLE: Final = re.compile(r"(?:[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?)?'*(?:\([^()=]*\))?")
 _HUGE_FACTORIAL: Final = re.compile(r"\d{5,}\)*!|!\)*!|\^[0-9{}()^*+-]*\)!|\\d?t?binom\{?[^{}]*(?:\d{5,}|\^)")
@@ -45,12 +46,17 @@ def decide(prediction: str, gold: str) -> bool | None:
         return False
     if given.text == wanted.text:
         return True
-    if not (is_safe(given.text) and is_safe(wanted.text)):
+    if not (is_safe(given.text) and is_safe(wanted.text)) or _is_ambiguous(given.text):
         return False
     try:
         return agree(given.text, wanted.text, _undecided)
     except UndefinedError:
         return False
+
+
+def _is_ambiguous(text: str) -> bool:
+    r"""Whether it holds a mixed number that is none, as 1\frac{9}{5}: a sum to some and a product to others."""
+    return any(int(m[1] or m[3]) >= int(m[2] or m[4]) for m in _MIXED.finditer(text))
 
 
 def _undecided(given: str, wanted: str) -> None:

@@ -17,9 +17,7 @@ from vibethinker.rewards.exact import agree, has_items, match_ordered, match_uno
 _RELATION: Final = re.compile(r"(\\leq|\\geq|\\neq|=|<|>)")
 _FLIPPED: Final = {">": "<", r"\geq": r"\leq"}
 _MATRIX: Final = re.compile(r"\(?\[?\\begin\{([pb]?matrix|array)\}(?:\{[clr|]*\})?(.*)\\end\{\1\}\]?\)?", re.DOTALL)
-_STRUCTURE: Final = re.compile(
-    r"\\cup(?![a-z])|^\(?\[?\\begin\{([pb]?matrix|array)\}.*\\end\{\1\}\]?\)?$|^\\text\{[A-Za-z ]+\}$", re.S
-)
+_WORDS: Final = re.compile(r"\\text\{[A-Za-z ]+\}")
 _MARKED: Final = re.compile(
     r"\\(?:angle|triangle|overline|vec|hat|bar|wide[a-z]+|over[a-z]*arrow|circ)(?![a-z])|'|[0-9]\}?_"
 )
@@ -51,10 +49,18 @@ def _names(given: str, wanted: str) -> bool | None:
 
 def _kinds(given: str, wanted: str) -> bool | None:
     """An interval, a union, a matrix or words are no single expression; the parser need not be asked."""
-    kinds = [bool(_STRUCTURE.search(text)) or has_items(text) for text in (given, wanted)]
+    kinds = [_kind(text) for text in (given, wanted)]
     if kinds[0] == kinds[1] or _RELATION.search(given + wanted):
         return None
-    return False if algebra.is_known(wanted if kinds[0] else given) else None
+    return False if all(kinds) or algebra.is_known(wanted if kinds[0] else given) else None
+
+
+def _kind(text: str) -> str:
+    if _WORDS.fullmatch(text):
+        return "words"
+    if _MATRIX.fullmatch(text):
+        return "matrix"
+    return "set" if r"\cup" in text or has_items(text) else ""
 
 
 def _infinities(given: str, wanted: str) -> bool | None:
