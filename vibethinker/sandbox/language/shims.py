@@ -385,7 +385,10 @@ QUIET: dict[str, dict[str, Any]] = {
         "isenabled": gc.isenabled,
     },
     "resource": {
-        **{f"RLIMIT_{n}": i for i, n in enumerate(["CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS"])},
+        **{
+            f"RLIMIT_{n}": i
+            for i, n in enumerate(["CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS"])
+        },
         "RLIM_INFINITY": -1,
         "RUSAGE_SELF": 0,
         "setrlimit": _ignored,

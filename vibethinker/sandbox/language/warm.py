@@ -14,7 +14,27 @@ from vibethinker.sandbox.language.builtin import make_namespace
 from vibethinker.sandbox.language.console import Console
 from vibethinker.sandbox.language.policy import compile_program
 
-_ENCODINGS = ["ascii", "latin-1", "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7", "cp1252", "cp437", "idna", "punycode", "rot13", "unicode_escape", "raw_unicode_escape", "iso8859-15", "cp1251", "koi8-r"]
+_ENCODINGS = [
+    "ascii",
+    "latin-1",
+    "utf-8",
+    "utf-8-sig",
+    "utf-16",
+    "utf-16-le",
+    "utf-16-be",
+    "utf-32",
+    "utf-7",
+    "cp1252",
+    "cp437",
+    "idna",
+    "punycode",
+    "rot13",
+    "unicode_escape",
+    "raw_unicode_escape",
+    "iso8859-15",
+    "cp1251",
+    "koi8-r",
+]
 _EXERCISE = r"""
 import random, decimal, fractions, statistics, datetime, time, calendar, json, re, collections, functools, itertools
 import dataclasses, enum, typing, copy, string, textwrap, pprint, heapq, hashlib, base64, uuid, secrets, csv, io, html
