@@ -36,8 +36,9 @@ class DiversityProbe(Callback):
 
     Logs for each domain, and for all problems together under `mean` where there are several domains:
     `probe/<domain>/pass@<k>`, `pass@1`, `distinct_solutions` (mean number of different correct paths of a problem,
-    every step of them checked) and `standard_error` (of pass@k, bootstrap over problems). From the second probe on also
-    `gain_low` and `gain_high`: the 95% interval of the paired difference in pass@k to the best checkpoint so far.
+    every step of them checked, or of different correct programs) and `standard_error` (of pass@k, bootstrap over
+    problems). From the second probe on also `gain_low` and `gain_high`: the 95% interval of the paired difference in
+    pass@k to the best checkpoint so far.
 
     Problems and seeds are the same every time, so checkpoints differ by their weights alone. They run after the
     optimizer step that a `ModelCheckpoint(monitor="probe/<domain>/pass@<k>", mode="max", every_n_train_steps=…)` saves
@@ -179,7 +180,8 @@ class DiversityProbe(Callback):
         counts = torch.zeros(len(self.problems), 2, dtype=torch.long)
         for place, correct in zip(places, judged.correct.tolist(), strict=True):
             texts = judged.texts(place - places.start)
-            counts[place] = torch.tensor([sum(correct), distinct_solutions(texts, correct)])
+            programs = bool(self.problems[place].tests)
+            counts[place] = torch.tensor([sum(correct), distinct_solutions(texts, correct, programs=programs)])
         return module.all_reduce_sum(counts)  # the others' rows are zero: shares need not be equal, nor be there at all
 
     def figures(self, places: Sequence[int], group: str, solved: list[int], distinct: list[int]) -> dict[str, float]:

@@ -1,10 +1,11 @@
 r"""Makes the nano base model that ships with the package: tokenizer, weights, and a first, incomplete education.
 
-    python -m vibethinker.cli.nano OUT [trainer options]
+    python -m vibethinker.cli.nano OUT [--step N] [trainer options]
 
 The tokenizer is Qwen2's, trained on the embedded generator's own text: a byte-level BPE in which every digit stands
-alone, so that arithmetic is visible to the model. The education is an ordinary `fit` of `SFTModule` on all four domains
-(`configs/nano/base.yaml`), stopped early: the demo needs something left to learn.
+alone, so that arithmetic is visible to the model. The education is an ordinary `fit` of `SFTModule` on all five domains
+(`configs/nano/base.yaml`), stopped early: the demo needs something left to learn. Its probe says at which checkpoint:
+`--step` makes that one the model, in a second call that trains nothing when the checkpoint is there.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from vibethinker.datamodules.generators import DOMAINS, generate
-from vibethinker.problems import INSTRUCTION
 from vibethinker.staging import staged_folder
 
 VOCABULARY = 1024
@@ -35,7 +35,7 @@ def corpus(problems_per_domain: int = 4000) -> Iterator[str]:
     for domain in DOMAINS:
         for index in range(problems_per_domain):
             problem = generate(domain, "train", index, difficulty=1 + index % 4)
-            yield f"user\n{problem.prompt}\n{INSTRUCTION}"
+            yield f"user\n{problem.messages()[0]['content']}"
             for solution in problem.solutions:
                 yield f"assistant\n{solution}"
 
@@ -73,24 +73,43 @@ def make_model(tokenizer: Qwen2Tokenizer, seed: int = 0) -> Qwen2ForCausalLM:
     return model
 
 
+def checkpoint_of(root: Path, step: int | None) -> Path:
+    """The Hugging Face folder of a checkpoint, the last one by default.
+
+    Raises:
+        FileNotFoundError: there is none of that step; names those that there are.
+    """
+    folders = _checkpoints(root)
+    chosen = max(folders, default=None) if step is None else step
+    if chosen is None or chosen not in folders:
+        known = ", ".join(map(str, sorted(folders))) or "none"
+        raise FileNotFoundError(f"{root}: there is no checkpoint of step {chosen}; there are {known}")
+    return folders[chosen]
+
+
+def _checkpoints(root: Path) -> dict[int, Path]:
+    return {int(path.name.split("=")[1]): path for path in (root / "checkpoints").glob("step=*/")}
+
+
 def main(argv: list[str]) -> int:
-    """Builds the untrained folder, fits it, and puts the result at OUT."""
+    """Builds the untrained folder, fits it, and puts a checkpoint at OUT."""
     from vibethinker.cli import fit
 
     parser = argparse.ArgumentParser(prog="vibethinker.cli.nano", description="Makes the nano base model.")
     parser.add_argument("out", type=Path, help="folder of the finished model")
     parser.add_argument("--config", default="configs/nano/base.yaml", help="its education")
     parser.add_argument("--root", type=Path, default=Path("runs/nano-base"), help="run folder")
+    parser.add_argument("--step", type=int, help="which checkpoint becomes the model; the last by default")
     options, overrides = parser.parse_known_args(argv)
-    untrained = options.root / "untrained"
-    tokenizer = make_tokenizer()
-    make_model(tokenizer).save_pretrained(untrained)
-    tokenizer.save_pretrained(untrained)
-    where = [f"--trainer.default_root_dir={options.root}", f"--model.model={untrained}"]
-    fit.run(["fit", f"--config={options.config}", *where, *overrides])
-    steps = sorted((options.root / "checkpoints").glob("step=*/"), key=lambda p: int(p.name.split("=")[1]))
+    if options.step is None or options.step not in _checkpoints(options.root):
+        untrained = options.root / "untrained"
+        tokenizer = make_tokenizer()
+        make_model(tokenizer).save_pretrained(untrained)
+        tokenizer.save_pretrained(untrained)
+        where = [f"--trainer.default_root_dir={options.root}", f"--model.model={untrained}"]
+        fit.run(["fit", f"--config={options.config}", *where, *overrides])
     with staged_folder(options.out) as folder:
-        shutil.copytree(steps[-1], folder, dirs_exist_ok=True)
+        shutil.copytree(checkpoint_of(options.root, options.step), folder, dirs_exist_ok=True)
     return 0
 
 

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from vibethinker.datamodules.domain import (
         AlgebraDataModule,
         CalculusDataModule,
+        CodeDataModule,
         DomainDataModule,
         GeometryDataModule,
         StatisticsDataModule,
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AlgebraDataModule",
     "CalculusDataModule",
+    "CodeDataModule",
     "DomainDataModule",
     "GeometryDataModule",
     "StatisticsDataModule",

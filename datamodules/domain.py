@@ -29,8 +29,9 @@ class DomainDataModule(ProblemSource, pl.LightningDataModule):
         data: a JSONL or Parquet file, a folder of `train`, `probe`, `val` and `test` files, or the name of a hub data
             set (`owner/name` or `owner/name:configuration`). The embedded generator when left out. Held-out sets that
             no file is named after are cut from the training rows by a hash of the prompt, a tenth for each.
-        fields: column name for each problem field (`prompt`, `answer`, `solutions`, `tests`, `domain`, `id`) whose
-            column is not found by its usual name, for example `{"solutions": "generations"}`.
+        fields: column name for each problem field (`prompt`, `answer`, `solutions`, `tests`, `domain`, `id`; for tests
+            also `hidden_tests`, `setup`, `entry_point`, `starter`) whose column is not found by its usual name, for
+            example `{"solutions": "generations"}`.
         difficulty: difficulty of embedded problems.
         batch_size: problems per global batch: all processes together, so that a configuration makes the same updates
             on any number of GPUs.
@@ -158,3 +159,17 @@ class StatisticsDataModule(DomainDataModule):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(domain="statistics", **options)
+
+
+class CodeDataModule(DomainDataModule):
+    """Programming problems; the other options are those of `DomainDataModule`.
+
+    With `data`, the columns of APPS, TACO, LiveCodeBench, MBPP and HumanEval are known by their usual names, and their
+    tests by their content (`vibethinker.datamodules.layouts`). MBPP's own file needs `fields` for two of them,
+    `{"prompt": "text", "solutions": "code"}`. A row without tests is an error.
+    """
+
+    tests_needed = True
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(domain="code", **options)

@@ -15,17 +15,23 @@ from typing import Any, Final, Literal
 
 from rich.progress import track
 
+from vibethinker.datamodules.layouts import Tests, read_tests
 from vibethinker.problems import SPLITS, Problem, Split, normalized_prompt, split_of
 from vibethinker.rewards.math import final_answer
+from vibethinker.sandbox import cases
 
 # Where a field is looked for when the field map does not say; the first column that exists is taken.
 COLUMNS: Final[dict[str, tuple[str, ...]]] = {
-    "prompt": ("prompt", "problem", "question"),
+    "prompt": ("prompt", "problem", "question", "question_content"),
     "answer": ("answer",),
-    "solutions": ("solutions", "solution"),
-    "tests": ("tests",),
+    "solutions": ("solutions", "solution", "canonical_solution"),
+    "tests": ("tests", "test_list", "input_output", "public_test_cases", "test"),
+    "hidden_tests": ("private_test_cases",),
+    "setup": ("setup", "test_setup_code"),
+    "entry_point": ("entry_point",),
+    "starter": ("starter_code",),
     "domain": ("domain",),
-    "id": ("id",),
+    "id": ("id", "task_id", "question_id", "problem_id"),
 }
 SUFFIXES: Final = (".jsonl", ".parquet")
 _SPLIT_NAMES: Final[dict[str, Split]] = {**{name: name for name in SPLITS}, "validation": "val"}
@@ -47,7 +53,9 @@ class Table:
     rows: Sequence[tuple[int, Mapping[str, Any]]]
 
 
-def load_problems(data: str, domains: Sequence[str], fields: Mapping[str, str]) -> dict[Split, list[Problem]]:
+def load_problems(
+    data: str, domains: Sequence[str], fields: Mapping[str, str], *, tests_needed: bool = False
+) -> dict[Split, list[Problem]]:
     """All problems of the given domains, by split.
 
     A folder's files and a hub set's parts say with their names which split they are. What they leave unnamed (a single
@@ -58,7 +66,8 @@ def load_problems(data: str, domains: Sequence[str], fields: Mapping[str, str]) 
         data: a `.jsonl` or `.parquet` file, a folder that holds `train`, `probe`, `val` and `test` files of these
             kinds, or the name of a hub data set (`owner/name`, or `owner/name:configuration`).
         domains: the domains to keep. Rows without a domain belong to the only one asked for.
-        fields: column name for each field of `Problem` that is not under its usual name (`COLUMNS`).
+        fields: column name for each field that is not under its usual name (`COLUMNS`).
+        tests_needed: whether a row without tests is an error, even if it has an answer.
 
     Raises:
         FileNotFoundError: if there is nothing under that name.
@@ -69,7 +78,7 @@ def load_problems(data: str, domains: Sequence[str], fields: Mapping[str, str]) 
     for split, table in _tables(data).items():
         if not table.rows:
             raise ValueError(f"{table.name}: is empty")
-        parsed[split], found = _parse(table, find_columns(table, fields), domains)
+        parsed[split], found = _parse(table, find_columns(table, fields), domains, tests_needed)
         known |= found
     for domain in domains:
         if domain not in known:
@@ -191,7 +200,9 @@ def find_columns(
     return columns
 
 
-def _parse(table: Table, columns: Mapping[str, str], domains: Sequence[str]) -> tuple[list[Problem], set[str]]:
+def _parse(
+    table: Table, columns: Mapping[str, str], domains: Sequence[str], tests_needed: bool
+) -> tuple[list[Problem], set[str]]:
     """The problems of the asked domains, and all domains that there are."""
     from lightning.pytorch.utilities import rank_zero_only  # seconds that a reader of one table should not pay
 
@@ -205,7 +216,7 @@ def _parse(table: Table, columns: Mapping[str, str], domains: Sequence[str]) -> 
             raise row.error("domain", f"missing, and more than one is asked for ({', '.join(domains)})")
         known.add(domain)
         if domain in domains:
-            problem = row.problem(domain)
+            problem = row.problem(domain, tests_needed)
             if problem.id in problems:
                 raise row.error("id", f"{problem.id!r} is the id of an earlier {table.unit} too")
             problems[problem.id] = problem
@@ -237,38 +248,75 @@ class Row:
             return value
         raise self.error(field, "empty" if isinstance(value, str) else f"expected text, found {type(value).__name__}")
 
-    def problem(self, domain: str) -> Problem:
+    def problem(self, domain: str, tests_needed: bool) -> Problem:
         """The problem, complete: with a prompt, and with something to judge an answer by."""
         problem = self.partial_problem(domain)
         if not problem.prompt:
             raise self.error("prompt", "missing")
-        if problem.answer is None and not problem.tests:
+        if problem.tests is None and (tests_needed or (problem.answer is None and "tests" in self.columns)):
+            raise self.error("tests", "missing")
+        if problem.answer is None and problem.tests is None:
             raise self.error("answer", "missing, and no solution holds a \\boxed{…} to take it from")
         return problem
 
     def partial_problem(self, domain: str) -> Problem:
         """What there is of a problem; its fields are checked, and none is required."""
-        answer, tests, solutions = self.text("answer"), self.value("tests"), self._solutions()
-        if tests is not None and not (isinstance(tests, list) and all(isinstance(test, Mapping) for test in tests)):
-            raise self.error("tests", "expected a list of objects")
-        if answer is None and not tests:
+        prompt, answer = self.text("prompt") or "", self.text("answer")
+        tests, solutions = self._tests(), self._solutions()
+        if tests:
+            solutions = tuple(self._fenced(solution, prompt) for solution in solutions)
+        elif answer is None:
             answer = next((boxed for boxed in map(final_answer, solutions) if boxed), None)
         return Problem(
             id=self.text("id") or f"{Path(self.table.name).stem}/{self.number}",
             domain=domain,
-            prompt=self.text("prompt") or "",
+            prompt=prompt,
             answer=None if answer is None else answer.strip(),
-            tests=tuple(tests) if tests else None,
+            tests=tests or None,
             solutions=solutions,
             source=self.table.name,
         )
 
+    def _tests(self) -> Tests:
+        tests: list[Mapping[str, Any]] = []
+        about = {name: self.value(name) or "" for name in ("setup", "entry_point", "starter")}  # many are empty
+        if strange := [name for name, value in about.items() if not isinstance(value, str)]:
+            raise self.error(strange[0], f"expected text, found {type(about[strange[0]]).__name__}")
+        for field in ("tests", "hidden_tests"):
+            try:
+                found = read_tests(self.value(field), **about)
+                if found:
+                    cases.read(found)  # the sandbox's own checks, now instead of in the middle of training
+            except (ValueError, RecursionError) as error:
+                raise self.error(field, str(error)) from None
+            tests += found
+        return tuple(tests)
+
     def _solutions(self) -> tuple[str, ...]:
         value = self.value("solutions")
+        if isinstance(value, str) and "tests" in self.columns and value.lstrip().startswith('["'):
+            value = _list_in_json(value)
         solutions = [value] if isinstance(value, str) else [] if value is None else value
         if not isinstance(solutions, list) or not all(isinstance(solution, str) for solution in solutions):
             raise self.error("solutions", "expected text or a list of texts")
         return tuple(solution for solution in solutions if solution.strip())
+
+    def _fenced(self, solution: str, prompt: str) -> str:
+        """A bare program as a completion would give it; HumanEval's go on where the prompt ends."""
+        if "```" in solution:
+            return solution
+        name = self.text("entry_point")
+        if name and f"def {name}(" in prompt and f"def {name}(" not in solution:
+            solution = f"{prompt.rstrip()}\n{solution}"
+        return f"```python\n{solution.strip()}\n```"
+
+
+def _list_in_json(text: str) -> Any:
+    """APPS and TACO keep their solutions in a text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _assign(data: str, parsed: Mapping[Split, Iterable[Problem]]) -> dict[Split, list[Problem]]:

@@ -54,6 +54,8 @@ class GeneratedProblems(Sequence[Problem]):
 class ProblemSource:
     """Made on the spot or read from files; the options are those of `DomainDataModule`."""
 
+    tests_needed = False
+
     def __init__(
         self,
         domain: str | list[str],
@@ -119,7 +121,7 @@ class ProblemSource:
     @cached_property
     def _loaded(self) -> dict[Split, list[Problem]]:
         assert self.data is not None
-        return load_problems(self.data, self.domains, self.fields)
+        return load_problems(self.data, self.domains, self.fields, tests_needed=self.tests_needed)
 
     @cached_property
     def _train(self) -> Sequence[Problem]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from vibethinker.programs import program_signature
 from vibethinker.steps import path_signature
 
 
@@ -110,18 +111,21 @@ def paired_difference(
     return bootstrap_interval(first - second, level=level, resamples=resamples, seed=seed)
 
 
-def distinct_solutions(completions: Sequence[str], correct: Sequence[bool]) -> int:
+def distinct_solutions(completions: Sequence[str], correct: Sequence[bool], *, programs: bool = False) -> int:
     """Number of different paths among the correct completions of one problem.
 
     A path is the normalised sequence of equations (`vibethinker.steps`); a completion with a wrong step, or without
-    any, is none: luck, not a way to solve the problem.
+    any, is none: luck, not a way to solve the problem. Of a programming problem it is the normalised program
+    (`vibethinker.programs`), which the tests have checked as a whole.
 
     Args:
         completions: [n] samples of one problem.
         correct: [n] whether the final answer of each is right.
+        programs: whether it is a programming problem.
 
     Raises:
         ValueError: the two differ in length.
     """
-    paths = {path_signature(text) for text, right in zip(completions, correct, strict=True) if right}
+    signature = program_signature if programs else path_signature
+    paths = {signature(text) for text, right in zip(completions, correct, strict=True) if right}
     return len(paths - {None, ""})

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vibethinker.estimators import bootstrap_interval, distinct_solutions, pass_at_k
 from vibethinker.policy import prompt_ids
-from vibethinker.problems import INSTRUCTION, Problem
+from vibethinker.problems import Problem
 from vibethinker.rewards import Reward
 from vibethinker.rewards.base import outcomes
 from vibethinker.rollout import RolloutEngine, Rollouts, Sampling
@@ -69,7 +69,7 @@ def judge(
     n: int,
     sampling: Sampling,
     seeds: Sequence[int],
-    instruction: str = INSTRUCTION,
+    instruction: str | None = None,
     progress: Progress | None = None,
 ) -> Judged:
     """Samples `n` completions of every problem and scores them.
@@ -108,14 +108,17 @@ def summarize(judged: Judged, ks: Sequence[int], *, distinct: bool = False, **la
     Args:
         judged: what was sampled.
         ks: of pass@K.
-        distinct: also count each problem's distinct correct solutions, every step of them checked.
+        distinct: also count each problem's distinct correct solutions: paths whose every step is checked, or programs.
         labels: further entries of every row.
     """
     n, solved = judged.rollouts.n, judged.correct.sum(1).tolist()
     metrics: dict[str, list[float]] = {f"pass@{k}": [pass_at_k(n, c, k) for c in solved] for k in ks}
     if distinct:
         correct = judged.correct.tolist()
-        metrics["distinct_solutions"] = [distinct_solutions(judged.texts(i), c) for i, c in enumerate(correct)]
+        metrics["distinct_solutions"] = [
+            distinct_solutions(judged.texts(i), c, programs=bool(judged.problems[i].tests))
+            for i, c in enumerate(correct)
+        ]
     domains = [p.domain for p in judged.problems]
     names = sorted(set(domains))
     rows = []

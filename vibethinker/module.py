@@ -24,7 +24,7 @@ from vibethinker.attention import PackedAttention, hidden_states
 from vibethinker.evaluation import Judged, judge, stable_seed
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.packing import PackedRow
-from vibethinker.problems import INSTRUCTION, Problem
+from vibethinker.problems import Problem
 from vibethinker.rewards import DispatchReward, Reward
 from vibethinker.rewards.base import check_callable
 from vibethinker.rollout import RolloutEngine, Sampling
@@ -90,7 +90,8 @@ class PolicyModule(pl.LightningModule):
         max_length: longest prompt plus completion in tokens.
         max_new_tokens: longest completion that is sampled, in training, validation and probing.
         slots: sequences sampled at one time.
-        instruction: what is appended to every problem's text.
+        instruction: what is appended to every problem's text; by default what its kind asks for, a boxed answer or a
+            fenced program.
         reward: judges completions: the short name of a class of rewards with its options, or the path of a function
             `(problems, completions) -> list of outcomes in [0, 1]`. `DispatchReward` by default: problems with tests by
             running code, all others by exact mathematical equivalence.
@@ -115,7 +116,7 @@ class PolicyModule(pl.LightningModule):
         max_length: int = 4096,
         max_new_tokens: int = 2048,
         slots: int = 256,
-        instruction: str = INSTRUCTION,
+        instruction: str | None = None,
         reward: Reward | None = None,
         seed: int = 0,
     ):

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.initialization import no_init_weights
 
 from vibethinker import attention
-from vibethinker.problems import INSTRUCTION, Problem
+from vibethinker.problems import Problem
 from vibethinker.staging import staged_folder
 
 NANO = "nano"
@@ -271,7 +271,7 @@ def export(
 
 
 def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], instruction: str = INSTRUCTION
+    tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], instruction: str | None = None
 ) -> list[list[int]]:
     """What a completion continues: the chat template's rendering of each problem, opened for the assistant."""
     render: Any = tokenizer.apply_chat_template

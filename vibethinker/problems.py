@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 INSTRUCTION: Final = "Please reason step by step, and put your final answer within \\boxed{}."
+CODE_INSTRUCTION: Final = "Write the program in a ```python block."
 
 Split = Literal["train", "probe", "val", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "probe", "val", "test")
@@ -25,8 +26,9 @@ class Problem:
         domain: `algebra`, `geometry`, `calculus`, `statistics`, `code`, or any other name.
         prompt: the question as the user asks it, without instruction or chat markup.
         answer: the exact final answer (`None` when `tests` judge instead).
-        tests: test cases of a programming problem.
-        solutions: demonstrations, different paths to the same answer, each ending in `\\boxed{answer}`.
+        tests: test cases of a programming problem, in the three forms that `vibethinker.sandbox` runs.
+        solutions: demonstrations, different paths to the same answer, each ending in `\\boxed{answer}`, or in a fenced
+            program where `tests` judge.
         source: where the problem came from (`embedded`, a file, a hub name).
     """
 
@@ -38,8 +40,18 @@ class Problem:
     solutions: tuple[str, ...] = ()
     source: str = ""
 
-    def messages(self, instruction: str = INSTRUCTION) -> list[dict[str, str]]:
-        """The conversation that a chat template renders: one user turn, the same for embedded and real data."""
+    @property
+    def instruction(self) -> str:
+        """What a problem of this kind is followed by, unless it is said otherwise."""
+        return CODE_INSTRUCTION if self.tests else INSTRUCTION
+
+    def messages(self, instruction: str | None = None) -> list[dict[str, str]]:
+        """The conversation that a chat template renders: one user turn, the same for embedded and real data.
+
+        Args:
+            instruction: what follows the prompt; the problem's own by default, nothing when empty.
+        """
+        instruction = self.instruction if instruction is None else instruction
         content = f"{self.prompt}\n{instruction}" if instruction else self.prompt
         return [{"role": "user", "content": content}]
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from vibethinker.datamodules.generators import algebra, calculus, geometry, statistics
+from vibethinker.datamodules.generators import algebra, calculus, code, geometry, statistics
 from vibethinker.datamodules.generators.base import Draft, Family
 from vibethinker.problems import SPLITS, Problem, Split, split_of
 
@@ -24,6 +24,7 @@ FAMILIES: Final[Mapping[str, tuple[Family, ...]]] = MappingProxyType(
         "geometry": geometry.FAMILIES,
         "calculus": calculus.FAMILIES,
         "statistics": statistics.FAMILIES,
+        "code": code.FAMILIES,
     }
 )
 DOMAINS: Final[tuple[str, ...]] = tuple(FAMILIES)
@@ -76,6 +77,9 @@ def unique(domain: str, split: Split, count: int, *, difficulty: int = 2, seed: 
 
 
 def _problem(domain: str, identity: str, draft: Draft) -> Problem:
+    if draft.tests:
+        programs = tuple("\n".join(("```python", *lines, "```")) for lines in draft.solutions)
+        return Problem(identity, domain, draft.prompt, None, draft.tests, programs, "embedded")
     answer = str(draft.answer)
     solutions = tuple("\n".join((*steps, f"\\boxed{{{answer}}}")) for steps in draft.solutions)
     return Problem(identity, domain, draft.prompt, answer, solutions=solutions, source="embedded")

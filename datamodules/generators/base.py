@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 Number = int | Fraction
 
@@ -22,14 +23,16 @@ class Draft:
     Attributes:
         key: canonical parameters; equal exactly when the mathematical problem is the same, however it is phrased.
         prompt: the question; it shows every parameter, so equal prompts mean equal keys.
-        answer: exact.
-        solutions: at least two different methods, each a list of steps.
+        answer: exact; `None` where `tests` judge instead.
+        solutions: at least two different methods, each a list of steps, or of lines of a program.
+        tests: calls of the program with the values that they have to return.
     """
 
     key: tuple[int, ...]
     prompt: str
-    answer: Number
+    answer: Number | None
     solutions: tuple[list[str], ...]
+    tests: tuple[Mapping[str, Any], ...] = ()
 
 
 Family = Callable[[random.Random, int], Draft]

@@ -7,9 +7,17 @@ from typing import Any
 
 import pytest
 
-import vibethinker.rewards
 from vibethinker import Problem
-from vibethinker.rewards import CompositeReward, DispatchReward, FormatReward, MathReward, Outcome, Part, examine
+from vibethinker.rewards import (
+    CodeReward,
+    CompositeReward,
+    DispatchReward,
+    FormatReward,
+    MathReward,
+    Outcome,
+    Part,
+    examine,
+)
 
 MATH = Problem(id="m", domain="algebra", prompt="2 + 2?", answer="4")
 CODE = Problem(id="c", domain="code", prompt="print 4", tests=({"input": "", "output": "4"},))
@@ -58,15 +66,11 @@ def test_problems_go_to_the_reward_of_their_kind() -> None:
     assert code.closed
 
 
-def test_what_nothing_asks_for_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vibethinker.rewards, "CodeReward", Runs, raising=False)
-    monkeypatch.setattr(Runs, "made", 0)
-    reward = DispatchReward()
-    assert reward([MATH], [RIGHT]) == [1.0]
-    assert Runs.made == 0
-    assert reward([CODE, CODE], ["a", "b"]) == [0.5, 0.5]
-    assert reward([CODE], ["a"]) == [0.5]
-    assert Runs.made == 1
+def test_what_nothing_asks_for_is_not_started() -> None:
+    with DispatchReward() as reward:
+        assert reward([MATH], [RIGHT]) == [1.0]
+        assert isinstance(reward._code, CodeReward)
+        assert reward._code._sandbox._server is None
 
 
 def test_a_weighted_mean() -> None:

@@ -6,14 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import mul
-from pkgutil import resolve_name
-from typing import Final
 
 from vibethinker.problems import Problem
 from vibethinker.rewards.base import Outcome, Reward, Verifier, check_callable, close, counted, examine, scores
+from vibethinker.rewards.code import CodeReward
 from vibethinker.rewards.math import MathReward
-
-_CODE: Final = "vibethinker.rewards:CodeReward"  # loaded when a problem with tests turns up
 
 
 @dataclass
@@ -46,7 +43,7 @@ def check_parts(parts: Mapping[str, Part], option: str) -> None:
 class DispatchReward(Verifier):
     """Judges each problem by what it brings: `tests` by running code, anything else by its answer.
 
-    So mixed data needs no configuration. What no problem asks for is neither loaded nor started.
+    So mixed data needs no configuration. What no problem asks for is not started.
 
     Args:
         math: judges problems without tests; `MathReward` by default.
@@ -58,7 +55,7 @@ class DispatchReward(Verifier):
         self, math: Reward | None = None, code: Reward | None = None, domains: dict[str, Reward] | None = None
     ) -> None:
         self._math = math or MathReward()
-        self._code = code
+        self._code = code or CodeReward()
         self._domains = dict(domains or {})
 
     def __call__(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
@@ -92,11 +89,7 @@ class DispatchReward(Verifier):
         """The reward that judges a problem."""
         if problem.domain in self._domains:
             return self._domains[problem.domain]
-        if problem.tests is None:
-            return self._math
-        if self._code is None:
-            self._code = resolve_name(_CODE)()
-        return self._code
+        return self._math if problem.tests is None else self._code
 
     def _routes(self, problems: Sequence[Problem]) -> list[tuple[Reward, list[int]]]:
         """Each reward with the places of its problems, so that it is called once and can work on them in parallel."""
@@ -107,7 +100,7 @@ class DispatchReward(Verifier):
         return list(routes.values())
 
     def _all(self) -> list[Reward]:
-        rewards = [self._math, *([] if self._code is None else [self._code]), *self._domains.values()]
+        rewards = [self._math, self._code, *self._domains.values()]
         return list({id(reward): reward for reward in rewards}.values())
 
     def _counted(self, name: str) -> int:

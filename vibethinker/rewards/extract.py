@@ -1,0 +1,68 @@
+"""The program in a completion.
+
+What follows the last `</think>` counts. There the last fenced block is the program; a last fence that is never closed
+is a truncated text and no answer. Without any fence the text itself is the program if it is one: it parses, and says
+more than a name or an expression, which many a sentence does too.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+import warnings
+from typing import Final
+
+MAX_CHARACTERS: Final = 100_000  # of a program; what is longer is no answer
+# No quantifier gives back what it took: a line of fence marks is looked at once.
+_FENCE: Final = re.compile(r"^[ \t]*+(?P<marks>`{3,}+|~{3,}+)(?P<words>[^\n`]*+)$", re.MULTILINE)
+_LANGUAGES: Final = frozenset({"", "python", "python3", "py", "py3"})
+
+
+def program_of(completion: str) -> str | None:
+    """The Python source that a completion answers with, or `None`. Takes time linear in the text; never raises.
+
+    A block in another language (```` ```text ````, ```` ```bash ````) is no program and does not hide an earlier one.
+    An indented block, as in a list, loses its common indentation.
+    """
+    text = completion.rpartition("</think>")[2].replace("\r\n", "\n")
+    blocks = _blocks(text)
+    if blocks is None:
+        return None
+    programs = [content for language, content in blocks if language in _LANGUAGES]
+    if blocks:
+        program = programs[-1] if programs else ""
+    else:
+        program = textwrap.dedent(text).strip("\n")
+        if len(program) > MAX_CHARACTERS or not _is_program(program):
+            return None
+    return program if program.strip() and len(program) <= MAX_CHARACTERS else None
+
+
+def _blocks(text: str) -> list[tuple[str, str]] | None:
+    """Language and content of the fenced blocks; `None` when the last one is not closed."""
+    blocks: list[tuple[str, str]] = []
+    opened: re.Match[str] | None = None
+    for fence in _FENCE.finditer(text):
+        if opened is None:
+            opened = fence
+        elif fence["marks"].startswith(opened["marks"]) and not fence["words"].strip():  # CommonMark 4.5
+            content = text[opened.end() + 1 : fence.start()]
+            words = opened["words"].split()
+            blocks.append((words[0].lower() if words else "", textwrap.dedent(content).rstrip("\n")))
+            opened = None
+    return blocks if opened is None else None
+
+
+def _is_program(source: str) -> bool:
+    tree = parsed(source)
+    return tree is not None and any(not isinstance(statement, ast.Expr) for statement in tree.body)
+
+
+def parsed(source: str) -> ast.Module | None:
+    """The syntax tree of a source, or `None` when it is no Python, or nested beyond what Python takes."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of escapes that Python does not know
+            return ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None

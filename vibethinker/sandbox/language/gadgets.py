@@ -1,0 +1,256 @@
+"""Library functions and classes that reach for attributes by name, make classes, or evaluate text: checked versions.
+
+None of them extends the class that it replaces: `super(Checked, x)` would lead to the unchecked one.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import enum
+import functools
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+from vibethinker.sandbox.language import guards
+from vibethinker.sandbox.language.guards import adopt, check_base, check_key, check_member, guarded_getattr
+from vibethinker.sandbox.language.names import exact, is_dunder
+
+
+def _walk(value: Any, path: str) -> Any:
+    for name in path.split("."):
+        value = guarded_getattr(value, name)
+    return value
+
+
+def attrgetter(*paths: str) -> Callable[[Any], Any]:
+    """`operator.attrgetter` over the guarded `getattr`."""
+    names = [exact(path) for path in paths]
+    if not names:
+        raise TypeError("attrgetter expected at least 1 argument, got 0")
+    if len(names) == 1:
+        return lambda value: _walk(value, names[0])
+    return lambda value: tuple(_walk(value, name) for name in names)
+
+
+def methodcaller(name: str, /, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
+    """`operator.methodcaller` over the guarded `getattr`."""
+    name = exact(name)
+    return lambda value: guarded_getattr(value, name)(*args, **kwargs)
+
+
+class SimpleNamespace:
+    """`types.SimpleNamespace`, whose keywords may not be special names."""
+
+    def __init__(self, /, **kwargs: Any) -> None:
+        for name in kwargs:
+            check_key(name)
+        self.__dict__.update(kwargs)
+
+    def __repr__(self) -> str:
+        title = "namespace" if type(self) is SimpleNamespace else type(self).__name__
+        return f"{title}({', '.join(f'{n}={v!r}' for n, v in self.__dict__.items())})"
+
+    def __eq__(self, other: object) -> bool:
+        return self.__dict__ == other.__dict__ if isinstance(other, SimpleNamespace) else NotImplemented
+
+
+def namedtuple(
+    typename: str, field_names: Any, *, rename: bool = False, defaults: Any = None, module: str | None = None
+) -> Any:
+    """`collections.namedtuple`, registered as the program's class; `module` is ignored."""
+    made: Any = collections.namedtuple(typename, field_names, rename=rename, defaults=defaults, module="__main__")  # type: ignore[misc]
+    return adopt(made)
+
+
+# dataclasses: the real machinery writes source text from the names of fields
+
+
+def _require_own(cls: Any, what: str) -> None:
+    if not (isinstance(cls, type) and guards.owns_class(cls)):
+        raise TypeError(f"{what} is for classes of the program")
+
+
+def dataclass(cls: Any = None, /, **options: Any) -> Any:
+    """`dataclasses.dataclass` on a class of the program."""
+    if cls is None:
+        return lambda cls: dataclass(cls, **options)
+    _require_own(cls, "dataclass")
+    for name in vars(cls).get("__annotations__", ()):
+        if type(name) is not str or not name.isidentifier() or is_dunder(name):
+            raise TypeError(f"{name!r} is not a valid field name")
+    return adopt(dataclasses.dataclass(cls, **options))
+
+
+def make_dataclass(
+    cls_name: str, fields: Any, *, bases: Any = (), namespace: Any = None, module: Any = None, **options: Any
+) -> Any:
+    """`dataclasses.make_dataclass` with field names and namespace checked."""
+    specs: list[Any] = []
+    for field in fields:
+        name, *rest = (field,) if isinstance(field, str) else field
+        specs.append((check_key(name), *rest) if rest else check_key(name))
+    content = {check_member(n): v for n, v in dict(namespace or {}).items()}
+    for base in bases:
+        check_base(base)
+    made = dataclasses.make_dataclass(exact(cls_name), specs, bases=tuple(bases), namespace=content, **options)
+    made.__module__ = "__main__"
+    return adopt(made)
+
+
+# enum
+
+
+class _EnumMeta(enum.EnumMeta):
+    """Checks the names that the functional form `Enum("Title", names)` turns into a class body."""
+
+    def _create_(cls, class_name: Any, names: Any, **options: Any) -> Any:
+        if isinstance(names, str):
+            names = exact(names).replace(",", " ").split()
+        members = list(names.items()) if isinstance(names, dict) else list(names)
+        if members and isinstance(members[0], str):
+            members = [exact(name) for name in members]
+        else:
+            members = [(name, value) for name, value in members]
+        for member in members:
+            name = member if isinstance(member, str) else member[0]
+            if type(name) is not str or name[:1] == "_":
+                raise ValueError(f"invalid enum member name: {name!r}")
+        options["module"] = "__main__"
+        return adopt(super()._create_(exact(class_name), members, **options))  # type: ignore[misc]
+
+    def __instancecheck__(cls, value: object) -> bool:
+        plain = _PLAIN_ENUMS.get(cls)
+        return isinstance(value, plain) if plain else type.__instancecheck__(cls, value)
+
+    def __subclasscheck__(cls, other: type) -> bool:
+        plain = _PLAIN_ENUMS.get(cls)
+        return issubclass(other, plain) if plain else type.__subclasscheck__(cls, other)
+
+
+_PLAIN_ENUMS: dict[Any, type] = {}  # so that an IntEnum is an Enum, though the checked classes are siblings
+
+
+def _enum(plain: Any) -> Any:
+    bases = (plain,)
+    content = _EnumMeta.__prepare__(plain.__name__, bases)
+    content.update({"__module__": "enum", "__doc__": None})
+    made = _EnumMeta.__new__(_EnumMeta, plain.__name__, bases, content)
+    _PLAIN_ENUMS[made] = plain
+    return made
+
+
+ENUMS = {cls.__name__: _enum(cls) for cls in (enum.Enum, enum.IntEnum, enum.StrEnum, enum.Flag, enum.IntFlag)}
+
+
+# functools
+
+
+def update_wrapper(wrapper: Any, wrapped: Any) -> Any:
+    """`functools.update_wrapper`: it writes attributes, so only on what the program made."""
+    if not guards.owns(wrapper):
+        return wrapper
+    for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+        if hasattr(wrapped, name) and guards.owns_function(wrapper):
+            setattr(wrapper, name, getattr(wrapped, name))
+    if guards.owns_function(wrapped):
+        wrapper.__dict__.update(wrapped.__dict__)
+    return wrapper
+
+
+def wraps(wrapped: Any) -> Callable[[Any], Any]:
+    return lambda wrapper: update_wrapper(wrapper, wrapped)
+
+
+def total_ordering(cls: Any) -> Any:
+    _require_own(cls, "total_ordering")
+    return functools.total_ordering(cls)
+
+
+def singledispatch(function: Any) -> Any:
+    """`functools.singledispatch`; types are given, never taken from annotations, which are evaluated as text."""
+    dispatcher = functools.singledispatch(function)
+    real = dispatcher.register
+
+    def register(cls: Any, func: Any = None) -> Any:
+        cls = guards.REAL.get(cls, cls)
+        if not isinstance(cls, type | types.UnionType):
+            raise TypeError("Invalid first argument to `register()`: a class is needed")
+        return (lambda f: real(cls, f)) if func is None else real(cls, func)
+
+    dispatcher.register = register  # type: ignore[method-assign, assignment]
+    return dispatcher
+
+
+class singledispatchmethod:  # noqa: N801 - the library's name
+    """`functools.singledispatchmethod` over the checked dispatcher."""
+
+    def __init__(self, func: Any) -> None:
+        self.dispatcher = singledispatch(func)
+
+    def register(self, cls: Any, method: Any = None) -> Any:
+        return self.dispatcher.register(cls, method)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self.dispatcher.dispatch(type(args[0])).__get__(instance, owner)(*args, **kwargs)
+
+        return call
+
+
+# abc and typing decorators
+
+
+def abstractmethod(function: Any) -> Any:
+    if isinstance(function, types.FunctionType) and not guards.owns_function(function):
+        raise TypeError("abstractmethod is for functions of the program")
+    function.__isabstractmethod__ = True
+    return function
+
+
+def same(value: Any) -> Any:
+    """Stands for decorators that only inform a type checker."""
+    return value
+
+
+def runtime_checkable(cls: Any) -> Any:
+    import typing
+
+    _require_own(cls, "runtime_checkable")
+    return typing.runtime_checkable(cls)
+
+
+def hide_type(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`typing.get_origin` and `get_args` without the real `type` in what they give."""
+
+    def hidden(value: Any) -> Any:
+        found = function(value)
+        if isinstance(found, tuple):
+            return tuple(guards.SHOWN.get(f, f) if isinstance(f, type) else f for f in found)
+        return guards.shown(found) if isinstance(found, type) else found
+
+    return hidden
+
+
+class redirect_stdout:  # noqa: N801 - the library's name
+    """`contextlib.redirect_stdout` for the program's own `sys`."""
+
+    def __init__(self, target: Any) -> None:
+        self.target = target
+
+    def __enter__(self) -> Any:
+        self._system = sys_of_caller(sys._getframe(1))
+        self._before, self._system.stdout = self._system.stdout, self.target
+        return self.target
+
+    def __exit__(self, *error: Any) -> None:
+        self._system.stdout = self._before
+
+
+def sys_of_caller(frame: Any) -> Any:
+    """The `sys` of the innermost program frame; library code may stand between."""
+    while "$sys" not in frame.f_builtins:
+        frame = frame.f_back
+    return frame.f_builtins["$sys"]
