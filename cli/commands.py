@@ -8,7 +8,7 @@ from typing import Any
 
 from vibethinker.problems import SPLITS
 
-DOMAINS = ("algebra", "geometry", "calculus", "statistics")
+DOMAINS = ("algebra", "geometry", "calculus", "statistics", "code")
 
 
 def add_to(subparsers: Any) -> None:
@@ -67,7 +67,7 @@ def _add_sampling(parser: argparse.ArgumentParser, split: str, problems: int, sa
         "--distinct",
         action=argparse.BooleanOptionalAction,
         default=distinct,
-        help="count distinct right solutions, every step checked",
+        help="count distinct right solutions, every step checked, or distinct programs",
     )
     parser.add_argument("--stage", default="", help="label of the rows")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="where rows and some samples are written")

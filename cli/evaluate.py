@@ -89,6 +89,6 @@ def _samples(judged: Judged) -> list[dict[str, Any]]:
             continue
         pairs = list(zip(judged.texts(index), judged.outcomes[index].tolist(), strict=True))
         completions = [{"text": text, "outcome": outcome} for text, outcome in pairs[:_SAMPLE_COMPLETIONS]]
-        record = {"domain": problem.domain, "prompt": problem.prompt, "answer": problem.answer}
+        record = {"domain": problem.domain, "prompt": problem.prompt, "answer": problem.expected}
         samples.append({**record, "completions": completions})
     return samples

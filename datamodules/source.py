@@ -54,7 +54,7 @@ class GeneratedProblems(Sequence[Problem]):
 class ProblemSource:
     """Made on the spot or read from files; the options are those of `DomainDataModule`."""
 
-    tests_needed = False
+    tests_needed = False  # whether a row of a file must have tests
 
     def __init__(
         self,

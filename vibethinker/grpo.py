@@ -272,9 +272,9 @@ class GRPOModule(PolicyModule):
 
     def _log_completions(self, judged: Judged) -> None:
         """The first problem with its first four completions, as TensorBoard text."""
-        lines = [f"**{judged.problems[0].prompt}** (answer: {judged.problems[0].answer})"]
+        lines = [f"**{judged.problems[0].prompt}** (answer: {judged.problems[0].expected})"]
         for text, outcome in list(zip(judged.texts(0), judged.outcomes[0].tolist(), strict=True))[:4]:
-            lines.append(f"\n`{outcome:.2f}`\n\n```\n{text}\n```")
+            lines.append(f"\n`{outcome:.2f}`\n\n````\n{text}\n````")  # a completion may hold a fence of three
         for logger in self.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("rollout/completions", "\n".join(lines), self.trainer.global_step)

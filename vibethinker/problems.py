@@ -45,6 +45,19 @@ class Problem:
         """What a problem of this kind is followed by, unless it is said otherwise."""
         return CODE_INSTRUCTION if self.tests else INSTRUCTION
 
+    @property
+    def expected(self) -> str:
+        """What is right, for people to read: the answer, or a test in one line."""
+        if not self.tests:
+            return str(self.answer)
+        match dict(self.tests[0]):
+            case {"call": name, "expected": value, **rest}:
+                return f"{name}({', '.join(map(repr, rest.get('args', ())))}) = {value!r}, …"
+            case {"input": given, "output": printed}:
+                return f"{given!r} prints {printed!r}, …"
+            case test:
+                return f"{test.get('assert')}, …"
+
     def messages(self, instruction: str | None = None) -> list[dict[str, str]]:
         """The conversation that a chat template renders: one user turn, the same for embedded and real data.
 

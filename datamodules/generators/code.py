@@ -1,8 +1,8 @@
 """Code: one small function each, judged by hidden calls whose values no program here has computed.
 
-Every family has a program that says what the prompt says, and one whose constants were worked out before (lines through
-two points have to be). The first kind takes copying alone, the second mental arithmetic: which of them to write is what
-a policy can learn from its rewards. A problem's tests depend on its key alone.
+Every family has a program that says what the prompt says, and one whose constants were worked out before; curves
+through two points have no other. The first kind takes copying alone, the second mental arithmetic: which of them to
+write is what a policy can learn from its rewards. A problem's tests depend on its key alone.
 """
 
 from __future__ import annotations
@@ -42,8 +42,19 @@ def points(rng: random.Random, difficulty: int) -> Draft:
     )
     intercept = _returning("x", polynomial(a, b).replace("x", "*x" if abs(a) > 1 else "x"))
     slope = _returning("x", f"{first}{signed(a)}*(x-{p})")
-    tests = _calls(lambda x: a * x + b, [0], [-1], [q + 1], [q + 7], [-20])
+    tests = _calls(lambda x: a * x + b, [0], [-1], [20], [31], [-20])
     return Draft((a, b), pattern.format(p, first, q, second), None, (intercept, slope), tests)
+
+
+def parabola(rng: random.Random, difficulty: int) -> Draft:
+    """The parabola through two points: in powers of x, or with x factored out."""
+    level = difficulty - 1
+    b, c = (nonzero(rng, (9, 60, 200, 900)[level]) for _ in range(2))
+    pattern = rng.choice(("f(x)=x^2+bx+c, f(1)={}, f(2)={}. Write f.", "Write f(x)=x^2+bx+c with f(1)={} and f(2)={}."))
+    powers = _returning("x", polynomial(1, b, c).replace("x^2", "x*x").replace(f"{b}x", f"{b}*x"))
+    factored = _returning("x", f"x*(x{signed(b)}){signed(c)}")
+    tests = _calls(lambda x: x**2 + b * x + c, [0], [-1], [3], [10], [-20])
+    return Draft((b, c), pattern.format(1 + b + c, 4 + 2 * b + c), None, (powers, factored), tests)
 
 
 def branch(rng: random.Random, difficulty: int) -> Draft:
@@ -157,21 +168,22 @@ def pair(rng: random.Random, difficulty: int) -> Draft:
 
 
 def text(rng: random.Random, difficulty: int) -> Draft:
-    """Letters dropped twice and the rest repeated twice: one after the other, or both at once."""
+    """Letters dropped twice and the rest repeated: one after the other, or at once."""
     level = difficulty - 1
-    i, j = (rng.randint(2, (5, 15, 30, 60)[level]) for _ in range(2))
-    k, m = (rng.randint(2, (4, 9, 20, 40)[level]) for _ in range(2))
+    i, j = (rng.randint(2, (9, 40, 45, 55)[level]) for _ in range(2))
+    k = rng.randint(2, (9, 60, 99, 400)[level])
     pattern = rng.choice(
         (
-            "Write f(s): drop {} letters of s, then {} more, repeat the rest {} times, all that {} times.",
-            "f(s) is s without {} and then {} letters in front, {} times, and {} times again. Write f.",
+            "Write f(s): drop {} letters of s, then {} more, repeat the rest {} times.",
+            "f(s) is s without {} and then {} letters in front, {} times. Write f.",
         )
     )
-    said = ["def f(s):", f"    s=s[{i}:][{j}:]*{k}", f"    return s*{m}"]
-    at_once = _returning("s", f"s[{i + j}:]*{k * m}")
-    words = "", _LETTERS[: i + j], _LETTERS[3 : 4 + i + j], _LETTERS[7 : 10 + i + j], "x" * (i + 1) + "y" * j
-    tests = _calls(lambda s: "".join(list(s[i + j :]) * k * m), *([word] for word in words))
-    return Draft((i, j, k, m), pattern.format(i, j, k, m), None, (said, at_once), tests)
+    said = ["def f(s):", f"    s=s[{i}:]", f"    return s[{j}:]*{k}"]
+    at_once = _returning("s", f"s[{i + j}:]*{k}")
+    gone = i + j
+    words = "", _LETTERS[:gone], _LETTERS[3 : 4 + gone], _LETTERS[7 : 10 + gone], _LETTERS[1 : 6 + gone]
+    tests = _calls(lambda s: "".join(list(s[gone:]) * k), *([word] for word in words))
+    return Draft((i + j, k), pattern.format(i, j, k), None, (said, at_once), tests)
 
 
 def _returning(parameters: str, expression: str) -> list[str]:
@@ -183,4 +195,4 @@ def _calls(function: Callable[..., Any], *arguments: Sequence[Any]) -> tuple[Map
     return tuple({"call": "f", "args": list(args), "expected": function(*args)} for args in arguments)
 
 
-FAMILIES: tuple[Family, ...] = (affine, points, branch, summation, within, mapped, extremes, pair, text)
+FAMILIES: tuple[Family, ...] = (affine, points, parabola, branch, summation, within, mapped, extremes, pair, text)

@@ -20,6 +20,7 @@ from recorder import Recorder, trainer, write_rows
 from vibethinker.datamodules import (
     AlgebraDataModule,
     CalculusDataModule,
+    CodeDataModule,
     DomainDataModule,
     GeometryDataModule,
     StatisticsDataModule,
@@ -42,8 +43,8 @@ def ids(batches: Any) -> list[list[str]]:
 
 
 def test_each_domain_has_its_class() -> None:
-    modules = (AlgebraDataModule, GeometryDataModule, CalculusDataModule, StatisticsDataModule)
-    for name, module in zip(("algebra", "geometry", "calculus", "statistics"), modules, strict=True):
+    modules = (AlgebraDataModule, GeometryDataModule, CalculusDataModule, StatisticsDataModule, CodeDataModule)
+    for name, module in zip(("algebra", "geometry", "calculus", "statistics", "code"), modules, strict=True):
         data = module(batch_size=4, probe_size=3)
         assert {p.domain for p in data.problems("probe")} == {name}
         assert {p.domain for p in next(iter(data.train_dataloader()))} == {name}
@@ -84,14 +85,14 @@ def test_a_bounded_embedded_set_is_shuffled_pass_by_pass() -> None:
 
 
 def test_every_batch_of_a_mix_has_every_domain_equally() -> None:
-    data = DomainDataModule(domain=list(DOMAINS), batch_size=8, probe_size=10)
+    data = DomainDataModule(domain=list(DOMAINS), batch_size=10, probe_size=12)
     for batch in islice(data.train_dataloader(), 3):
         assert sorted(p.domain for p in batch) == sorted(DOMAINS * 2)
     assert [p.domain for p in data.problems("probe")] == [*DOMAINS, *DOMAINS, *DOMAINS[:2]]
 
 
 def test_held_out_sets_are_fixed_disjoint_and_as_large_as_asked() -> None:
-    data = DomainDataModule(domain=list(DOMAINS), probe_size=20, val_size=24, test_size=28, train_size=500)
+    data = DomainDataModule(domain=list(DOMAINS), probe_size=20, val_size=24, test_size=28, train_size=600)
     sets = [{normalized_prompt(p.prompt) for p in data.problems(split)} for split in ("probe", "val", "test")]
     assert [len(prompts) for prompts in sets] == [20, 24, 28]
     sets.append({normalized_prompt(p.prompt) for p in data.problems("train")})

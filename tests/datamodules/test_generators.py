@@ -9,6 +9,7 @@ import re
 import statistics as reference
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import sympy
@@ -24,12 +25,17 @@ GOLDEN = [
     "geometry/trapezoid/23,32,8",
     "calculus/product/2,-5,3,-3,3",
     "statistics/missing/12,6,10,19",
+    "code/within/0,31,44",
 ]
-FAMILY_CASES = [
-    pytest.param(domain, place, id=f"{domain}-{family.__name__}")
-    for domain in DOMAINS
-    for place, family in enumerate(FAMILIES[domain])
-]
+MATHEMATICS = tuple(domain for domain in DOMAINS if domain != "code")
+
+
+def cases(*domains: str) -> list[Any]:
+    return [
+        pytest.param(domain, place, id=f"{domain}-{family.__name__}")
+        for domain in domains
+        for place, family in enumerate(FAMILIES[domain])
+    ]
 
 
 def drawn(domain: str, place: int, difficulty: int, count: int) -> list[Problem]:
@@ -100,7 +106,7 @@ def solution_of(problem: Problem) -> dict[str, Fraction]:
     return {"x": answer}
 
 
-@pytest.mark.parametrize(("domain", "place"), FAMILY_CASES)
+@pytest.mark.parametrize(("domain", "place"), cases(*MATHEMATICS))
 def test_answer_agrees_with_an_independent_method(domain: str, place: int) -> None:
     oracle = ORACLES[FAMILIES[domain][place].__name__]
     for difficulty in DIFFICULTIES:
@@ -114,7 +120,7 @@ def test_answer_agrees_with_an_independent_method(domain: str, place: int) -> No
                 assert expected == sympy.Rational(answer), problem
 
 
-@pytest.mark.parametrize(("domain", "place"), FAMILY_CASES)
+@pytest.mark.parametrize(("domain", "place"), cases(*MATHEMATICS))
 def test_every_step_is_true_and_ends_in_the_answer(domain: str, place: int) -> None:
     for difficulty in DIFFICULTIES:
         for problem in drawn(domain, place, difficulty, 100):
@@ -164,7 +170,7 @@ def test_named_functions_are_what_the_steps_say(family: str) -> None:
                     assert sympy.expand(sympy.diff(function, x) - parsed(said)) == 0, problem
 
 
-@pytest.mark.parametrize(("domain", "place"), FAMILY_CASES)
+@pytest.mark.parametrize(("domain", "place"), cases(*DOMAINS))
 def test_solutions_are_different_methods(domain: str, place: int) -> None:
     for difficulty in DIFFICULTIES:
         for problem in drawn(domain, place, difficulty, 300):
@@ -173,18 +179,18 @@ def test_solutions_are_different_methods(domain: str, place: int) -> None:
             assert second - first, problem
 
 
-@pytest.mark.parametrize(("domain", "place"), FAMILY_CASES)
+@pytest.mark.parametrize(("domain", "place"), cases(*DOMAINS))
 def test_the_demo_difficulty_fits_a_tiny_model(domain: str, place: int) -> None:
     def tokens(text: str) -> int:
         return len(re.findall(r"\\boxed\{|[A-Za-z]+|[^ A-Za-z]", text))
 
     problems = drawn(domain, place, 2, 2000)
-    assert max(tokens(problem.prompt) for problem in problems) <= 32
+    assert max(tokens(problem.prompt) for problem in problems) <= (40 if domain == "code" else 32)
     assert max(tokens(solution) for problem in problems for solution in problem.solutions) <= 76
     assert max(abs(value) for problem in problems for value in integers(problem.prompt)) < 1000
 
 
-@pytest.mark.parametrize(("domain", "place"), FAMILY_CASES)
+@pytest.mark.parametrize(("domain", "place"), cases(*DOMAINS))
 def test_each_family_has_thousands_of_problems(domain: str, place: int) -> None:
     family: Family = FAMILIES[domain][place]
     rng = random.Random(1)
@@ -273,7 +279,7 @@ def test_a_held_out_set_is_distinct_balanced_and_a_prefix_of_a_larger_one() -> N
         assert len({problem.id for problem in problems}) == 200
         assert problems[:50] == unique(domain, "probe", 50)
         shares = [sum(f"/{family.__name__}/" in problem.id for problem in problems) for family in FAMILIES[domain]]
-        assert min(shares) > 30
+        assert min(shares) > 150 / len(shares)
 
 
 def test_asking_for_more_problems_than_there_are() -> None:

@@ -38,7 +38,7 @@ GUARDED_DUNDERS = DESCRIPTOR | {
 # What Enum, NamedTuple and dataclass add to a class by themselves.
 LIBRARY_MADE = frozenset(
     f"__{name}__"
-    for name in ["module", "dict", "weakref", "annotations", "orig_bases", "parameters", "abstractmethods", "dataclass_fields", "dataclass_params", "new_member", "reduce_ex", "getnewargs", "getstate", "setstate", "total", "required_keys", "optional_keys", "static_attributes", "firstlineno", "set_name", "final", "subclasshook"]
+    for name in ["module", "dict", "weakref", "annotations", "orig_bases", "parameters", "abstractmethods", "dataclass_fields", "dataclass_params", "new_member", "reduce_ex", "getnewargs", "getstate", "setstate", "total", "required_keys", "readonly_keys", "mutable_keys", "closed", "extra_items", "optional_keys", "static_attributes", "firstlineno", "protocol_attrs", "non_callable_proto_members", "type_params", "classdictcell", "callable_proto_members_only", "replace", "annotate", "annotate_func", "annotations_cache", "set_name", "final", "subclasshook"]
 )
 NAMED_TUPLE = frozenset({"_make", "_replace", "_asdict", "_fields", "_field_defaults"})
 FORMATS = frozenset({"format", "format_map"})
