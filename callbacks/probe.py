@@ -15,9 +15,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from vibethinker.callbacks.progress import Progress
 from vibethinker.datamodules.sampling import share
+from vibethinker.estimators import bootstrap_interval, distinct_solutions, paired_difference, pass_at_k
 from vibethinker.evaluation import stable_seed
 from vibethinker.files import write_atomic
-from vibethinker.metrics import bootstrap_interval, distinct_solutions, paired_difference, pass_at_k
 from vibethinker.module import PolicyModule
 from vibethinker.policy import prompt_ids
 from vibethinker.problems import Problem

@@ -9,16 +9,15 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ProgressBar
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
 from torch import Tensor
+
+from vibethinker.callbacks.meter import Meter
 
 _PROBE = re.compile(r"probe/(.+)/pass@(?!1$)\d+")
 _REFRESH_SECONDS = 0.5  # reading a figure waits for the device
 
 
-class Progress(ProgressBar):
+class Progress(Meter, ProgressBar):
     """Counts optimizer steps and shows the figures that matter.
 
     On a terminal there are rich bars. Anywhere else there is a plain line every few seconds and at each probe:
@@ -29,39 +28,8 @@ class Progress(ProgressBar):
     """
 
     def __init__(self, interval: float = 5.0):
-        super().__init__()
-        self.interval = interval
-        self._console = Console()
-        self._enabled = True
-        self._bar: RichProgress | None = None
-        self._tasks: dict[str, TaskID] = {}
-        self._start = self._shown = time.monotonic()
+        super().__init__(interval)
         self._seen = 0  # the optimizer step that was shown last; micro-batches share one
-
-    def disable(self) -> None:
-        self._enabled = False
-
-    def enable(self) -> None:
-        self._enabled = True
-
-    def print(self, *args: Any, **kwargs: Any) -> None:
-        if not self._enabled:
-            return
-        if self._bar is not None:
-            self._console.print(*args, **kwargs, highlight=False, markup=False)
-        else:
-            print(*args, **kwargs, flush=True)
-
-    # What is shown
-
-    def show(self, task: str, done: int, total: int, figures: str = "") -> None:
-        """Moves a task's bar, or prints a line for it if the last line is `interval` seconds old."""
-        if not self._enabled:
-            return
-        if self._console.is_terminal:
-            self._move(task, done, total, figures)
-        elif time.monotonic() - self._shown >= self.interval:
-            self._line(task, done, total, figures)
 
     def announce(self, trainer: pl.Trainer) -> None:
         """Prints the figures of this step now, those of the probe with all its domains."""
@@ -72,29 +40,6 @@ class Progress(ProgressBar):
         if self._bar is not None:
             self._move("step", trainer.global_step, trainer.max_steps, figures)
         self._line("step", trainer.global_step, trainer.max_steps, figures)
-
-    def _line(self, task: str, done: int, total: int, figures: str) -> None:
-        self._shown = time.monotonic()
-        seconds = int(self._shown - self._start)
-        self.print("  ".join(filter(None, [f"{task} {done}/{total}", figures, f"{clock(seconds)} elapsed"])))
-
-    def _move(self, task: str, done: int, total: int, figures: str) -> None:
-        if self._bar is None:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            figure_column = TextColumn("{task.fields[figures]}", style="italic")
-            self._bar = RichProgress(*columns, TimeRemainingColumn(), figure_column, console=self._console)
-            self._bar.start()
-        if task not in self._tasks:
-            self._tasks[task] = self._bar.add_task(task, total=total, figures=figures)
-        self._bar.update(self._tasks[task], completed=done, figures=figures)
-        if task != "step" and done >= total:
-            self._bar.remove_task(self._tasks.pop(task))
-
-    def close(self) -> None:
-        """Takes the bars away."""
-        if self._bar is not None:
-            self._bar.stop()
-        self._bar, self._tasks = None, {}
 
     # When
 
@@ -157,10 +102,3 @@ def probe_figures(metrics: Mapping[str, Tensor]) -> list[str]:
         for key, value in metrics.items()
         if _PROBE.fullmatch(key)
     ]
-
-
-def clock(seconds: int) -> str:
-    """`0:31`, `1:02:03`."""
-    minutes, rest = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -10,6 +10,7 @@ from typing import Final
 BUGS: Final = (AssertionError, AttributeError, LookupError, NameError, NotImplementedError, SyntaxError, TypeError)
 _PADDING: Final = re.compile(
     r"Does not validate against any|Subtypes: |Errors:|Given value|Expected a <class 'NoneType'>|Expected a path but"
+    r"|Type collections\.abc\.Callable"
 )
 
 
@@ -21,6 +22,9 @@ def one_line(error: BaseException) -> str:
         return f"{error.filename}: {error.strerror}"
     text = str(error)
     if isinstance(error, argparse.ArgumentError) or _PADDING.search(text):
+        for depth in set(re.findall(r"(?m)^( *)- Problem with given class_path", text)):
+            # Of several things that a value may be, the one that knows the class says best what is wrong with it.
+            text = re.sub(rf"(?m)^{depth}- (?!Problem with).*\n(?:{depth} +.*\n)*", "", text)
         lines = [line.strip().removeprefix("- ") for line in text.splitlines()]
         text = " ".join(dict.fromkeys(line for line in lines if not _PADDING.match(line)))
         text = re.sub(r'Parser key "([\w.]+)":', r"\1:", text)

@@ -10,14 +10,14 @@ import torch
 from rich.console import Console
 
 from vibethinker import policy as policies
-from vibethinker.callbacks import Progress
+from vibethinker.callbacks.meter import Meter
 from vibethinker.cli.noise import hush
 from vibethinker.cli.table import results_table
-from vibethinker.datamodules import DomainDataModule
+from vibethinker.datamodules.source import ProblemSource
 from vibethinker.evaluation import Judged, judge, stable_seed, summarize
 from vibethinker.files import write_atomic
 from vibethinker.problems import Problem
-from vibethinker.rewards import MathReward
+from vibethinker.rewards import DispatchReward
 from vibethinker.rollout import RolloutEngine, Sampling
 
 _SAMPLE_PROBLEMS, _SAMPLE_COMPLETIONS = 4, 2  # kept of each domain for people to read
@@ -44,7 +44,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def _problems(options: argparse.Namespace) -> list[Problem]:
     size = {f"{options.split}_size": options.problems * len(options.domains)}
-    data = DomainDataModule(options.domains, options.data, difficulty=options.difficulty, **size)
+    data = ProblemSource(options.domains, options.data, difficulty=options.difficulty, **size)
     return list(data.problems(options.split))
 
 
@@ -62,9 +62,9 @@ def _judge(options: argparse.Namespace, problems: list[Problem]) -> Judged:
     policy = policies.load_policy(options.model).to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
     engine = RolloutEngine(policy, max_length=longest + new_tokens, slots=options.slots)
     del policy
-    bar = Progress()
+    bar = Meter()
     try:
-        with MathReward() as reward:
+        with DispatchReward() as reward:
             return judge(
                 engine,
                 tokenizer,

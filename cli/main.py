@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from vibethinker.cli import commands
 from vibethinker.cli.errors import BUGS, one_line
@@ -38,10 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # for rewards and other classes of one's own in the current folder
     if arguments and arguments[0] in LIGHTNING:
         from vibethinker.cli import fit
 
         fit.run(arguments)
+        return 0
+    if arguments and arguments[0] == "verify":
+        from vibethinker.cli import verify
+
+        verify.run(arguments[1:])
         return 0
     options = _parser().parse_args(arguments)
     return options.command(options) or 0
@@ -56,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, does in zip(LIGHTNING, ("train", "validate", "test", "predict"), strict=True):
         subparsers.add_parser(name, help=f"{does} with LightningCLI; see vibethinker {name} --help", add_help=False)
+    subparsers.add_parser("verify", help="score a file of completions with a reward", add_help=False)
     commands.add_to(subparsers)
     return parser
 

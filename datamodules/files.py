@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from rich.progress import track
 
 from vibethinker.datamodules.layouts import Tests, read_tests
@@ -80,7 +79,7 @@ def load_problems(
     for split, table in _tables(data).items():
         if not table.rows:
             raise ValueError(f"{table.name}: is empty")
-        parsed[split], found = _parse(table, _columns(table, fields), domains, tests_needed)
+        parsed[split], found = _parse(table, find_columns(table, fields), domains, tests_needed)
         known |= found
     for domain in domains:
         if domain not in known:
@@ -110,7 +109,7 @@ def source_kind(data: str) -> Literal["file", "folder", "hub"]:
 def _tables(data: str) -> dict[Split, Table]:
     kind = source_kind(data)
     if kind == "file":
-        return {"train": _read_file(Path(data))}
+        return {"train": read_table(Path(data))}
     if kind == "hub":
         return _read_hub(data)
     tables: dict[Split, Table] = {}
@@ -120,7 +119,7 @@ def _tables(data: str) -> dict[Split, Table]:
             continue
         if split in tables:
             raise ValueError(f"{data}: {tables[split].name} and {path} are both the {split} split")
-        tables[split] = _read_file(path)
+        tables[split] = read_table(path)
     if not tables:
         raise FileNotFoundError(
             f"data: {data} holds none of {', '.join(f'{name}.jsonl' for name in SPLITS)}, nor .parquet"
@@ -128,7 +127,8 @@ def _tables(data: str) -> dict[Split, Table]:
     return tables
 
 
-def _read_file(path: Path) -> Table:
+def read_table(path: Path) -> Table:
+    """The rows of a `.jsonl` or `.parquet` file."""
     if path.suffix == ".jsonl":
         return Table(str(path), "line", _read_jsonl(path))
     from datasets import load_dataset  # takes seconds to import
@@ -177,18 +177,25 @@ def _read_hub(data: str) -> dict[Split, Table]:
     }
 
 
-def _columns(table: Table, fields: Mapping[str, str]) -> dict[str, str]:
+def find_columns(
+    table: Table, fields: Mapping[str, str], usual: Mapping[str, tuple[str, ...]] = COLUMNS, required: str = "prompt"
+) -> dict[str, str]:
+    """The column of each field that has one: the one that `fields` names, else the first of its usual names.
+
+    Raises:
+        ValueError: a column in `fields` that there is not, or none for the required field.
+    """
     present = list(dict.fromkeys(column for _, row in table.rows for column in row))
     for field, column in fields.items():
         if column not in present:
             raise ValueError(
                 f"{table.name}: fields maps {field!r} to {column!r}, which is none of its columns: {', '.join(present)}"
             )
-    found = {field: next((c for c in usual if c in present), None) for field, usual in COLUMNS.items()}
+    found = {field: next((c for c in names if c in present), None) for field, names in usual.items()}
     columns = {field: column for field, column in found.items() if column is not None} | dict(fields)
-    if "prompt" not in columns:
+    if required not in columns:
         raise ValueError(
-            f"{table.name}: no column for field 'prompt' (looked for {', '.join(COLUMNS['prompt'])}); "
+            f"{table.name}: no column for field {required!r} (looked for {', '.join(usual[required])}); "
             f"name it in fields; its columns are {', '.join(present)}"
         )
     return columns
@@ -198,11 +205,13 @@ def _parse(
     table: Table, columns: Mapping[str, str], domains: Sequence[str], tests_needed: bool
 ) -> tuple[list[Problem], set[str]]:
     """The problems of the asked domains, and all domains that there are."""
+    from lightning.pytorch.utilities import rank_zero_only  # seconds that a reader of one table should not pay
+
     problems: dict[str, Problem] = {}
     known: set[str] = set()
     quick = len(table.rows) < _QUICK or getattr(rank_zero_only, "rank", 0) != 0
     for number, raw in track(table.rows, f"Reading {table.name}", transient=True, disable=quick):
-        row = _Row(table, columns, number, raw)
+        row = Row(table, columns, number, raw)
         domain = row.text("domain") or (domains[0] if len(domains) == 1 else None)
         if domain is None:
             raise row.error("domain", f"missing, and more than one is asked for ({', '.join(domains)})")
@@ -216,7 +225,9 @@ def _parse(
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
+    """One row and where it stands: its fields with their types, or an error that names file, line and field."""
+
     table: Table
     columns: Mapping[str, str]
     number: int
@@ -239,18 +250,24 @@ class _Row:
         raise self.error(field, "empty" if isinstance(value, str) else f"expected text, found {type(value).__name__}")
 
     def problem(self, domain: str, tests_needed: bool) -> Problem:
-        prompt, answer, tests = self.text("prompt"), self.text("answer"), self._tests()
-        if prompt is None:
+        """The problem, complete: with a prompt, and with something to judge an answer by."""
+        problem = self.partial_problem(domain)
+        if not problem.prompt:
             raise self.error("prompt", "missing")
-        if not tests and (tests_needed or (answer is None and "tests" in self.columns)):
+        if problem.tests is None and (tests_needed or (problem.answer is None and "tests" in self.columns)):
             raise self.error("tests", "missing")
-        solutions = self._solutions()
+        if problem.answer is None and problem.tests is None:
+            raise self.error("answer", "missing, and no solution holds a \\boxed{…} to take it from")
+        return problem
+
+    def partial_problem(self, domain: str) -> Problem:
+        """What there is of a problem; its fields are checked, and none is required."""
+        prompt, answer = self.text("prompt") or "", self.text("answer")
+        tests, solutions = self._tests(), self._solutions()
         if tests:
             solutions = tuple(self._fenced(solution, prompt) for solution in solutions)
         elif answer is None:
             answer = next((boxed for boxed in map(final_answer, solutions) if boxed), None)
-            if answer is None:
-                raise self.error("answer", "missing, and no solution holds a \\boxed{…} to take it from")
         return Problem(
             id=self.text("id") or f"{Path(self.table.name).stem}/{self.number}",
             domain=domain,
@@ -315,5 +332,7 @@ def _assign(data: str, parsed: Mapping[Split, Iterable[Problem]]) -> dict[Split,
         left_out += len(splits[split]) - len(kept)
         splits[split] = kept
     if left_out:
+        from lightning.pytorch.utilities import rank_zero_warn
+
         rank_zero_warn(f"{data}: {left_out} problems are left out because their prompt is also in a later split")
     return splits

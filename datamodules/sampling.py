@@ -14,8 +14,6 @@ import numpy as np
 
 from vibethinker.problems import Problem
 
-ENDLESS = 10**9  # problems in an unbounded train set; finite because a loader without a length is prefetched
-
 
 def share(count: int, part: int, parts: int) -> range:
     """The contiguous part number `part` of `count` things cut into `parts` whose sizes differ by one at most."""

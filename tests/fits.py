@@ -21,6 +21,7 @@ from vibethinker import GRPOModule, Problem, SFTModule
 from vibethinker.datamodules.sampling import HeldOutLoader, TrainLoader
 from vibethinker.evaluation import Judged
 from vibethinker.module import PolicyModule
+from vibethinker.rewards import Part
 
 PROBLEMS = [
     Problem(
@@ -42,11 +43,17 @@ def odd_in_front(problems: Sequence[Problem], completions: Sequence[str]) -> lis
     return [r * (int(p.id[1:]) % 4 < 2) for p, r in zip(problems, odd(problems, completions), strict=True)]
 
 
+def length(problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
+    """A shaping term; not an outcome."""
+    return [float(len(text)) for text in completions]
+
+
 def hopeless(problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
     return [0.0] * len(completions)
 
 
 GROUPS: dict[str, Any] = {"group_size": 6, "micro_batches": 2, "reward": odd, "kl_coefficient": 0.1}
+SHAPED: dict[str, Any] = {"shaping": {"length": Part(length, 0.1)}, "overlong_buffer": 6, "long2short": 0.2}
 
 
 class _PlainDescent:
@@ -164,6 +171,7 @@ CASES = {
     "grpo": lambda model: plain_grpo(model, updates_per_rollout=2),
     "grpo-dead-rank": lambda model: plain_grpo(model, reward=odd_in_front),
     "grpo-all-dead": lambda model: plain_grpo(model, reward=hopeless),
+    "grpo-shaped": lambda model: plain_grpo(model, **SHAPED),
     "grpo-more-rows-than-rollouts": lambda model: plain_grpo(model, micro_batches=16),
 }
 

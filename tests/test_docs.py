@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from vibethinker.cli import commands
+from vibethinker.cli import commands, verify
 from vibethinker.cli.fit import parse
 from vibethinker.cli.main import LIGHTNING, main
 
@@ -51,6 +51,8 @@ def test_a_command_of_the_readme_parses(command: str, tmp_path: Path, monkeypatc
     assert program == "vibethinker"
     if arguments[0] in LIGHTNING:
         assert parse(arguments)["model"]["class_path"]
+    elif arguments[0] == "verify":
+        assert verify.parser().parse_args(arguments[1:]).file
     elif arguments[0] == "run":
         assert main([*arguments, "--dry-run", "--output", str(tmp_path)]) == 0
     else:
@@ -61,7 +63,7 @@ def test_a_command_of_the_readme_parses(command: str, tmp_path: Path, monkeypatc
 
 def test_every_command_is_shown() -> None:
     shown = {shlex.split(command)[1] for command in commands_shown()}
-    assert shown == {"fit", "run", "fuse", "probe", "evaluate", "report", "doctor"}
+    assert shown == {"fit", "run", "fuse", "probe", "evaluate", "report", "doctor", "verify"}
 
 
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

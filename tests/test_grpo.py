@@ -8,7 +8,20 @@ from typing import Any
 
 import pytest
 import torch
-from fits import PROBLEMS, PlainGRPO, assert_same_weights, fit, grpo, hopeless, odd, odd_in_front, plain_grpo, weights
+from fits import (
+    PROBLEMS,
+    SHAPED,
+    PlainGRPO,
+    assert_same_weights,
+    fit,
+    grpo,
+    hopeless,
+    length,
+    odd,
+    odd_in_front,
+    plain_grpo,
+    weights,
+)
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
@@ -17,10 +30,13 @@ from transformers import AutoModelForCausalLM
 
 from vibethinker.evaluation import Judged
 from vibethinker.policy import AdapterOff, FrozenCopy, Lora
+from vibethinker.rewards import CompositeReward, MathReward, Part
 
+NOT_A_REWARD: Any = len
 LOGGED = {
     *("train/loss", "train/kl", "train/reward", "train/pass_rate", "train/entropy", "train/entropy_weight"),
     *("train/ratio_mean", "train/clip_fraction", "train/tokens_per_second"),
+    *("train/reward/outcome", "train/reward/kl", "reward/timeouts", "reward/crashes", "reward/seconds"),
     *("rollout/length", "rollout/truncated", "rollout/dead_groups", "rollout/tokens_per_second", "rollout/seconds"),
 }
 
@@ -191,6 +207,75 @@ def test_long2short_prefers_the_short(tiny_model: str) -> None:
     assert any(not torch.equal(w, weights(short)[n]) for n, w in weights(plain).items())
 
 
+# Shaping
+
+
+def test_terms_by_hand(tiny_model: str) -> None:
+    """What is optimised is their sum; what the weights and the pass rate are made of is the outcome."""
+    module = plain_grpo(tiny_model, **SHAPED, overlong_penalty=0.5, kl_coefficient=2.0, sharpness=3.0)
+    figures = fit(module, steps=1).steps[0]
+    (judged,) = module.judged
+    outcome, size = judged.outcomes, module.group_size
+    each = {"outcome": outcome, "length": 0.1 * torch.tensor([float(len(t)) for t in judged.completions]).view(4, size)}
+    each["overlong"] = -0.5 * ((judged.lengths - 4) / 6).clamp(0, 1)  # of 10 tokens the last 6
+    for name, term in each.items():
+        assert figures[f"train/reward/{name}"] == pytest.approx(term.mean().item(), abs=1e-6)
+    assert figures["train/reward/long2short"] == pytest.approx(0.0, abs=1e-6)
+    assert figures["train/reward/kl"] == pytest.approx(-2.0 * figures["train/kl"])
+    parts = [value for name, value in figures.items() if name.startswith("train/reward/")]
+    assert len(parts) == 5
+    assert figures["train/reward"] == pytest.approx(sum(parts), abs=1e-6)
+    assert figures["train/pass_rate"] == pytest.approx(outcome.mean().item())
+    p = outcome.mean(-1).tolist()
+    weight = [math.exp(-3 * (math.log(2) + sum(x * math.log(x) for x in (q, 1 - q) if x))) for q in p]
+    assert figures["train/entropy_weight"] == pytest.approx(sum(weight) / 4, abs=1e-6)
+
+
+def test_shaping_moves_advantages_within_a_group(tiny_model: str) -> None:
+    plain, shaped = plain_grpo(tiny_model), plain_grpo(tiny_model, shaping={"length": Part(length, 0.1)})
+    for module in (plain, shaped):
+        fit(module, steps=1)
+    assert torch.equal(plain.judged[0].outcomes, shaped.judged[0].outcomes)
+    assert any(not torch.equal(w, weights(shaped)[n]) for n, w in weights(plain).items())
+
+
+def test_no_shaping_wakes_a_dead_group(tiny_model: str) -> None:
+    module = plain_grpo(tiny_model, reward=hopeless, learning_rate=1e3, kl_coefficient=1.0, **SHAPED)
+    before = weights(module)
+    steps = fit(module).steps
+    assert_same_weights(weights(module), before)
+    assert steps[-1]["rollout/dead_groups"] == 4
+    assert steps[-1]["train/loss"] == 0.0
+    assert steps[-1]["train/reward/length"] > 0
+
+
+class GivesUp(MathReward):
+    """Counts one answer more at every call."""
+
+    given_up = 0
+
+    @property
+    def timeouts(self) -> int:
+        return self.given_up
+
+    def __call__(self, problems: Any, completions: Any) -> list[float]:
+        self.given_up += 1
+        return odd(problems, completions)
+
+
+def test_what_a_reward_counts_is_logged_by_step(tiny_model: str) -> None:
+    steps = fit(grpo(tiny_model, reward=GivesUp())).steps
+    assert [step["reward/timeouts"] for step in steps] == [1.0, 1.0]
+    assert [step["reward/crashes"] for step in steps] == [0.0, 0.0]
+    assert steps[0]["reward/seconds"] < steps[0]["rollout/seconds"]
+    composite = CompositeReward({"odd": Part(odd, 3.0), "none": Part(hopeless)})
+    module = plain_grpo(tiny_model, reward=composite)
+    figures = fit(module, steps=1).steps[0]
+    assert set(module.judged[0].outcomes.unique().tolist()) <= {0.0, 0.75}
+    assert figures["train/reward/outcome"] == pytest.approx(0.75 * figures["train/reward/outcome/odd"])
+    assert figures["train/reward/outcome/none"] == 0.0
+
+
 # Figures
 
 
@@ -265,6 +350,12 @@ def test_a_quantized_policy(tiny_model: str, bits: str, reference: str) -> None:
         ({"sharpness": -1.0}, "sharpness"),
         ({"lora": Lora(dropout=0.1)}, "dropout"),
         ({"reference": "adapter_off"}, "adapter_off"),
+        ({"overlong_buffer": 11}, "overlong_buffer must be 0 to max_new_tokens=10, got 11"),
+        ({"overlong_penalty": -1.0}, "overlong_penalty"),
+        ({"shaping": {"kl": Part(length)}}, "shaping: 'kl'"),
+        ({"shaping": {"length": Part(length, math.nan)}}, r"shaping\.length\.weight"),
+        ({"shaping": {"length": Part(NOT_A_REWARD)}}, r"shaping\.length\.reward: len is not called"),
+        ({"reward": len}, "reward: len is not called"),
     ],
 )
 def test_options_that_cannot_be(tiny_model: str, options: dict[str, Any], message: str) -> None:
@@ -275,3 +366,12 @@ def test_options_that_cannot_be(tiny_model: str, options: dict[str, Any], messag
 def test_a_prompt_that_leaves_no_room_names_its_problem(tiny_model: str) -> None:
     with pytest.raises(ValueError, match=r"problem 'p\d' .* max_length=12 less max_new_tokens=8 leaves 4"):
         fit(grpo(tiny_model, max_length=12, max_new_tokens=8))
+
+
+def test_a_reward_that_is_no_outcome_is_refused(tiny_model: str) -> None:
+    with pytest.raises(ValueError, match=r"reward: length gave \d+ for problem 'p\d', an outcome lies in \[0, 1\]"):
+        fit(grpo(tiny_model, reward=length))
+    with pytest.raises(ValueError, match=r"shaping\.nan: <lambda> gave nan for problem"):
+        fit(grpo(tiny_model, shaping={"nan": Part(lambda problems, completions: [math.nan] * len(completions))}))
+    with pytest.raises(ValueError, match=r"shaping\.short: <lambda> gave 1 values for 24 completions"):
+        fit(grpo(tiny_model, shaping={"short": Part(lambda problems, completions: [1.0])}))

@@ -16,6 +16,7 @@ from vibethinker.objectives import (
     kl_penalty,
     long2short,
     max_entropy_weight,
+    overlong,
     sequence_weights,
     truncated_surrogate,
 )
@@ -227,3 +228,16 @@ def test_long2short_sees_close_long_lengths() -> None:
     correct = torch.ones(2)
     result = long2short(correct, correct, torch.tensor([60_000, 60_003]))
     torch.testing.assert_close(result, torch.tensor([1.2, 0.8]))
+
+
+def test_overlong_by_hand() -> None:
+    # limit 10, buffer 4: nothing up to 6, then a quarter per token, and never more than 1
+    lengths = torch.tensor([[1, 6, 7], [8, 10, 12]])
+    torch.testing.assert_close(overlong(lengths, 10, 4), torch.tensor([[0.0, 0.0, -0.25], [-0.5, -1.0, -1.0]]))
+    torch.testing.assert_close(overlong(torch.tensor([9, 10]), 10, 1), torch.tensor([0.0, -1.0]))
+
+
+@pytest.mark.parametrize("buffer", [0, -1, 11])
+def test_overlong_refuses_a_buffer_that_cannot_be(buffer: int) -> None:
+    with pytest.raises(ValueError, match="overlong buffer"):
+        overlong(torch.ones(1), 10, buffer)

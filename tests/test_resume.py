@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from fits import SaveAt, assert_same_weights, fit, grpo, sft, weights
+from fits import SHAPED, SaveAt, assert_same_weights, fit, grpo, sft, weights
 
 from vibethinker.module import PolicyModule
 from vibethinker.policy import Lora
@@ -18,6 +18,7 @@ RUNS: dict[str, Callable[[str], PolicyModule]] = {
     "sft-lora-dropout": lambda model: sft(model, lora=Lora(rank=4, dropout=0.3)),
     "grpo": lambda model: grpo(model, min_learning_rate=1e-3),
     "grpo-lora": lambda model: grpo(model, lora=Lora(rank=4)),
+    "grpo-shaped": lambda model: grpo(model, **SHAPED),
     "grpo-two-updates": lambda model: grpo(model, updates_per_rollout=2),
 }
 

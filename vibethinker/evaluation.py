@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from vibethinker.metrics import bootstrap_interval, distinct_solutions, pass_at_k
+from vibethinker.estimators import bootstrap_interval, distinct_solutions, pass_at_k
 from vibethinker.policy import prompt_ids
 from vibethinker.problems import Problem
 from vibethinker.rewards import Reward
+from vibethinker.rewards.base import outcomes
 from vibethinker.rollout import RolloutEngine, Rollouts, Sampling
 from vibethinker.rollout.engine import Progress
 
@@ -28,12 +30,14 @@ class Judged:
         rollouts: tokens and log-probs, group-major.
         completions: P·n texts.
         outcomes: float32 [P, n] in [0, 1].
+        reward_seconds: time it took to judge them.
     """
 
     problems: list[Problem]
     rollouts: Rollouts
     completions: list[str]
     outcomes: Tensor
+    reward_seconds: float = 0.0
 
     @property
     def correct(self) -> Tensor:
@@ -74,7 +78,7 @@ def judge(
         seeds: one for each problem, so that a problem's samples do not depend on its neighbours.
 
     Raises:
-        ValueError: a prompt leaves no room for a completion; names the problem.
+        ValueError: a prompt leaves no room for a completion, or the reward gives no outcomes; names the problem.
     """
     problems = list(problems)
     prompts = prompt_ids(tokenizer, problems, instruction)
@@ -89,9 +93,11 @@ def judge(
         sampling = replace(sampling, stop_token_ids=(*engine.stop_token_ids, tokenizer.eos_token_id))
     rollouts = engine.generate(prompts, n, sampling, seeds, progress)
     completions = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in rollouts.completion_ids]
-    outcomes = reward([p for p in problems for _ in range(n)], completions)
-    scores = torch.tensor(outcomes, dtype=torch.float32).view(len(problems), n)
-    return Judged(problems, rollouts, completions, scores)
+    start = time.perf_counter()
+    values = outcomes(reward, [p for p in problems for _ in range(n)], completions)
+    seconds = time.perf_counter() - start
+    scores = torch.tensor(values, dtype=torch.float32).view(len(problems), n)
+    return Judged(problems, rollouts, completions, scores, seconds)
 
 
 def summarize(judged: Judged, ks: Sequence[int], *, distinct: bool = False, **labels: Any) -> list[dict[str, Any]]:

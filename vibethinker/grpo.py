@@ -1,6 +1,10 @@
 r"""Group-relative policy optimization with the maximum-entropy weights of MGPO: the signal phase.
 
-    problems → rollouts → outcomes → rewards (outcome − β·KL, Long2Short) → advantages → packed slices → loss
+    problems → rollouts → outcomes → rewards (outcome + shaping − β·KL) → advantages → packed slices → loss
+
+The outcome is correctness, what `reward` says. What is optimised is the sum of named terms: the outcome, every part of
+`shaping`, the overlong penalty, Long2Short, and the KL. Terms other than the outcome move advantages within a group and
+nothing else: pass rates, maximum-entropy weights, dead groups, probes and evaluation are made of outcomes.
 
 GRPO is arXiv 2402.03300 (section 4.1), MGPO arXiv 2511.06221 (2606.16140, section 2.2.1). Departures: the KL penalty is
 part of the reward, so it is measured on the captured rollout log-probs and carries no gradient of its own; groups whose
@@ -10,8 +14,10 @@ sampling.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
+from functools import reduce
 from typing import Any, Literal
 
 import torch
@@ -25,7 +31,11 @@ from vibethinker.module import PolicyModule, Slice
 from vibethinker.packing import PackedRow, balance, pack
 from vibethinker.policy import AdapterOff, FrozenCopy
 from vibethinker.problems import Problem
+from vibethinker.rewards import Part
+from vibethinker.rewards.base import counted, scores
+from vibethinker.rewards.composite import check_parts
 
+_TERMS = {"outcome", "overlong", "long2short", "kl"}
 _TRUNCATED_WARNING = 0.1
 
 
@@ -51,6 +61,10 @@ class GRPOModule(PolicyModule):
         aggregation: mean over a rollout's tokens and then over rollouts (`sequence`), over all tokens (`token`), or a
             sum over tokens divided by the longest completion allowed (`constant`).
         long2short: coefficient of the shift from long to short correct rollouts; 0 leaves it out.
+        shaping: rewards by name that are added to the outcome, each with its weight:
+            `{format: {reward: FormatReward, weight: 0.2}}`. The mean of each is logged as `train/reward/<name>`.
+        overlong_buffer: tokens before `max_new_tokens` over which a penalty rises; 0 leaves it out.
+        overlong_penalty: what a completion as long as `max_new_tokens` loses.
         log_completions_every_n_steps: how often sample completions are written to TensorBoard.
     """
 
@@ -72,6 +86,9 @@ class GRPOModule(PolicyModule):
         importance_cap: float = 2.0,
         aggregation: objectives.Aggregation = "sequence",
         long2short: float = 0.0,
+        shaping: dict[str, Part] | None = None,
+        overlong_buffer: int = 0,
+        overlong_penalty: float = 1.0,
         log_completions_every_n_steps: int = 10,
         **kwargs: Any,
     ):
@@ -94,11 +111,24 @@ class GRPOModule(PolicyModule):
         self.surrogate, self.epsilon_low, self.epsilon_high = surrogate, epsilon_low, epsilon_high
         self.importance_cap, self.aggregation = importance_cap, aggregation
         self.long2short, self.log_completions_every_n_steps = long2short, log_completions_every_n_steps
+        self.shaping = dict(shaping or {})
+        self.overlong_buffer, self.overlong_penalty = overlong_buffer, overlong_penalty
+        self._check_shaping()
         if reference == "auto":
             reference = "copy" if lora is None else "adapter_off"
         self.reference: FrozenCopy | AdapterOff | None = None
         if kl_coefficient > 0:
             self.reference = FrozenCopy(self.policy) if reference == "copy" else AdapterOff(self.policy)
+
+    def _check_shaping(self) -> None:
+        check_parts(self.shaping, "shaping")
+        if taken := _TERMS & self.shaping.keys():
+            raise ValueError(f"shaping: {min(taken)!r} is the name of a term that is there already")
+        longest = self.sampling.max_new_tokens
+        if not 0 <= self.overlong_buffer <= longest:
+            raise ValueError(f"overlong_buffer must be 0 to max_new_tokens={longest}, got {self.overlong_buffer}")
+        if not 0 <= self.overlong_penalty < math.inf:
+            raise ValueError(f"overlong_penalty must be finite and not negative, got {self.overlong_penalty}")
 
     def on_fit_start(self) -> None:
         if isinstance(self.reference, FrozenCopy):
@@ -107,25 +137,43 @@ class GRPOModule(PolicyModule):
     def prepare(self, problems: list[Problem]) -> list[Slice]:
         judged = self.rollout(problems)
         penalty = self.kl(judged)
-        rewards = judged.outcomes
-        if self.long2short:
-            rewards = objectives.long2short(rewards, judged.outcomes, judged.lengths, self.long2short)
-        if penalty is not None:
-            rewards = rewards - self.kl_coefficient * penalty
+        terms = self.terms(judged, penalty)
+        rewards = reduce(torch.add, terms.values())
         advantages = objectives.group_advantages(rewards, judged.outcomes, self.sharpness, self.target_pass_rate)
-        self.note(judged, rewards, penalty)
+        self.note(judged, terms, penalty)
         return self.slices(judged, advantages) * self.updates
+
+    def terms(self, judged: Judged, penalty: Tensor | None) -> dict[str, Tensor]:
+        """The terms of the reward by name, each [P, G]; the outcome first, and those that are off left out."""
+        outcome = judged.outcomes
+        terms = {"outcome": outcome}
+        problems = [problem for problem in judged.problems for _ in range(self.group_size)]
+        for name, part in self.shaping.items():
+            values = scores(part.reward, problems, judged.completions, f"shaping.{name}")
+            terms[name] = part.weight * torch.tensor(values).view(outcome.shape)
+        if self.overlong_buffer:
+            penalties = objectives.overlong(judged.lengths, self.sampling.max_new_tokens, self.overlong_buffer)
+            terms["overlong"] = self.overlong_penalty * penalties
+        if self.long2short:
+            shift = objectives.long2short(torch.zeros_like(outcome), outcome, judged.lengths, self.long2short)
+            terms["long2short"] = shift
+        if penalty is not None:
+            terms["kl"] = -self.kl_coefficient * penalty
+        return terms
 
     def rollout(self, problems: list[Problem]) -> Judged:
         """Samples a group for each problem from the current weights; the seeds do not depend on ranks."""
         step, first = self.trainer.global_step, self.trainer.global_rank * len(problems)
         seeds = [stable_seed(self.seed, step, first + i, p.id) for i, p in enumerate(problems)]
-        start = time.perf_counter()
+        before, start = counted(self.reward), time.perf_counter()
         judged = self.judge(problems, self.group_size, seeds)
         seconds = time.perf_counter() - start
+        ranks = self.trainer.world_size  # means over ranks are logged: what is a count is made one again
         self._figures = {
+            **{f"reward/{name}": float((n - before[name]) * ranks) for name, n in counted(self.reward).items()},
+            "reward/seconds": judged.reward_seconds,
             "rollout/seconds": seconds,
-            "rollout/tokens_per_second": judged.lengths.sum().item() * self.trainer.world_size / seconds,
+            "rollout/tokens_per_second": judged.lengths.sum().item() * ranks / seconds,
         }
         return judged
 
@@ -195,13 +243,15 @@ class GRPOModule(PolicyModule):
 
     # Figures
 
-    def note(self, judged: Judged, rewards: Tensor, penalty: Tensor | None) -> None:
+    def note(self, judged: Judged, terms: dict[str, Tensor], penalty: Tensor | None) -> None:
         """Keeps the figures of a batch of rollouts until the first update logs them."""
         rates = judged.outcomes.mean(-1)
         weight = objectives.max_entropy_weight(rates, self.sharpness, self.target_pass_rate)
         truncated = 1.0 - judged.rollouts.finished.float().mean().item()
         self._figures |= {
-            "train/reward": rewards.mean().item(),
+            "train/reward": reduce(torch.add, terms.values()).mean().item(),
+            **{f"train/reward/{name}": term.mean().item() for name, term in terms.items()},
+            **{f"train/reward/outcome/{name}": mean for name, mean in getattr(self.reward, "figures", {}).items()},
             "train/pass_rate": rates.mean().item(),
             "train/entropy_weight": weight.mean().item(),
             "rollout/length": judged.lengths.float().mean().item(),

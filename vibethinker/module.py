@@ -25,7 +25,8 @@ from vibethinker.evaluation import Judged, judge, stable_seed
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.packing import PackedRow
 from vibethinker.problems import Problem
-from vibethinker.rewards import MathReward, Reward
+from vibethinker.rewards import DispatchReward, Reward
+from vibethinker.rewards.base import check_callable
 from vibethinker.rollout import RolloutEngine, Sampling
 
 _IN_THE_BAR = ("train/pass_rate", "train/kl", "rollout/length")
@@ -91,7 +92,9 @@ class PolicyModule(pl.LightningModule):
         slots: sequences sampled at one time.
         instruction: what is appended to every problem's text; by default what its kind asks for, a boxed answer or a
             fenced program.
-        reward: judges completions; exact mathematical equivalence by default.
+        reward: judges completions: the short name of a class of rewards with its options, or the path of a function
+            `(problems, completions) -> list of outcomes in [0, 1]`. `DispatchReward` by default: problems with tests by
+            running code, all others by exact mathematical equivalence.
         seed: of everything that is drawn.
     """
 
@@ -134,7 +137,8 @@ class PolicyModule(pl.LightningModule):
         self.micro_batches, self.max_length, self.slots = micro_batches, max_length, slots
         self.instruction, self.seed = instruction, seed
         self.sampling = Sampling(max_new_tokens=max_new_tokens)
-        self.reward: Reward = reward or MathReward()
+        self.reward: Reward = reward or DispatchReward()
+        check_callable(self.reward, "reward")
         self.tokenizer = policies.load_tokenizer(model)
         self.policy = policies.load_policy(
             model, lora=lora, quantization=quantization, gradient_checkpointing=gradient_checkpointing

@@ -4,9 +4,9 @@ Shapes: `P` prompts, `G` rollouts of each, `N` sequences, any shape of tokens.
 
 Sources: group advantages and the clipped surrogate are GRPO (arXiv 2402.03300, section 4.1); the maximum-entropy
 weight is MGPO (arXiv 2511.06221; 2606.16140, section 2.2.1); Long2Short is 2606.16140, section 2.2.2; the asymmetric
-clip and the token-level mean are DAPO (arXiv 2503.14476, section 3); the constant denominator is Dr. GRPO (arXiv
-2503.20783); the KL estimators are J. Schulman, "Approximating KL divergence" (2020); the truncated ratio is CISPO
-(arXiv 2506.13585, section 3.1).
+clip, the token-level mean and the overlong penalty are DAPO (arXiv 2503.14476, section 3; the penalty is its equation
+13); the constant denominator is Dr. GRPO (arXiv 2503.20783); the KL estimators are J. Schulman, "Approximating KL
+divergence" (2020); the truncated ratio is CISPO (arXiv 2506.13585, section 3.1).
 
 Departures from the papers: groups whose outcomes are all equal get advantage 0 and leave the denominators (with a KL
 term in the reward their advantage would be noise divided by a tiny deviation); the KL penalty sits in the reward
@@ -175,3 +175,21 @@ def long2short(rewards: Tensor, correct: Tensor, lengths: Tensor, coefficient: f
     largest = deviation.abs().amax(-1, keepdim=True)
     unit = deviation / torch.where(differ, largest, torch.ones_like(largest))
     return rewards.float() + coefficient * unit.float()
+
+
+def overlong(lengths: Tensor, limit: int, buffer: int) -> Tensor:
+    r"""Penalty of completions that come close to the limit: 0, then a straight line to -1 at the limit.
+
+    $\mathrm{clip}(\frac{(L_\mathrm{max} - B) - L}{B}, -1, 0)$, the soft overlong punishment of DAPO.
+
+    Args:
+        lengths: any shape, completion lengths in tokens.
+        limit: $L_\mathrm{max}$, the longest completion allowed.
+        buffer: $B$, how many tokens before the limit it begins.
+
+    Returns:
+        In [-1, 0], float32, the shape of `lengths`.
+    """
+    if not 1 <= buffer <= limit:
+        raise ValueError(f"the overlong buffer must be 1 to {limit} tokens, the longest completion, got {buffer}")
+    return ((limit - buffer - lengths).float() / buffer).clamp(-1.0, 0.0)

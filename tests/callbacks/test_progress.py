@@ -13,7 +13,8 @@ import torch
 from rich.console import Console
 
 from vibethinker.callbacks import DiversityProbe, Progress
-from vibethinker.callbacks.progress import clock, probe_figures
+from vibethinker.callbacks.meter import clock
+from vibethinker.callbacks.progress import probe_figures
 
 
 def fit(folder: Path, model: str, progress: Progress) -> pl.Trainer:

@@ -13,7 +13,9 @@ from vibethinker.cli.errors import one_line
 from vibethinker.cli.main import main
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["fuse"], ["evaluate"], ["probe"], ["report"], ["doctor"]])
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["fuse"], ["evaluate"], ["probe"], ["report"], ["doctor"], ["verify"]]
+)
 def test_help_imports_nothing_heavy(command: list[str]) -> None:
     program = (
         "import sys; from vibethinker.cli.main import main; code = main(sys.argv[1:]); "

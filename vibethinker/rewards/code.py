@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from vibethinker.problems import Problem
+from vibethinker.rewards.base import Outcome, Verifier
 from vibethinker.rewards.extract import program_of
 from vibethinker.sandbox import Sandbox, Verdict
 from vibethinker.sandbox.layers import Level
@@ -14,7 +14,7 @@ from vibethinker.sandbox.layers import Level
 NO_ANSWER: Final = Verdict(passed=False, score=0.0, outcome="wrong", detail="no program in the completion")
 
 
-class CodeReward:
+class CodeReward(Verifier):
     """1 for a completion whose program passes every test of the problem, else 0.
 
     The program is what `vibethinker.rewards.extract.program_of` finds; a completion without one earns nothing, and so
@@ -62,21 +62,22 @@ class CodeReward:
             return [verdict.score for verdict in verdicts]
         return [float(verdict.passed) for verdict in verdicts]
 
-    def examine(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
-        """The sandbox's verdicts with their reasons, over all tests; `NO_ANSWER` where there is no program."""
-        return self._verdicts(problems, completions, stop_early=False)
+    def examine(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Outcome]:
+        """The sandbox's verdicts with their reasons, over all tests."""
+        verdicts = self._verdicts(problems, completions, stop_early=False)
+        return [
+            Outcome(
+                verdict.score if self.partial else float(verdict.passed),
+                "no answer" if verdict is NO_ANSWER else verdict.outcome,
+                verdict.detail,
+                verdict.seconds,
+            )
+            for verdict in verdicts
+        ]
 
     def close(self) -> None:
-        """Ends the sandbox; it comes back if it is needed again."""
+        """End the sandbox; it comes back if it is needed again."""
         self._sandbox.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _verdicts(self, problems: Sequence[Problem], completions: Sequence[str], stop_early: bool) -> list[Verdict]:
         if len(problems) != len(completions):

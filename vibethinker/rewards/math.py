@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from vibethinker.problems import Problem
+from vibethinker.rewards.base import Verifier
 from vibethinker.rewards.exact import decide, symbolic_form
 from vibethinker.rewards.normalize import normalize
 from vibethinker.rewards.workers import Pair, SymbolicWorkers
@@ -28,7 +29,7 @@ _STATEMENT_END: Final = re.compile(r"\.(?:\s|$)|\n")
 _NUMBER: Final = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
 
 
-class MathReward:
+class MathReward(Verifier):
     r"""1 for a completion whose final answer equals the problem's, else 0.
 
     Only what follows the last `</think>` counts. A completion that boxes several different answers earns nothing, and
@@ -81,6 +82,12 @@ class MathReward:
             float(bool(given) and all(verdicts[answer, gold] for answer in given))
             for given, gold in zip(answers, golds, strict=True)
         ]
+
+    def fault(self, problem: Problem, completion: str) -> tuple[str, str]:
+        """Kind and detail of a completion that is not right."""
+        given = _answers(completion.rpartition("</think>")[2], self.fallbacks)
+        kind = "no answer" if not given else "several answers" if len(given) > 1 else "wrong"
+        return kind, f"{', '.join(given)} for {problem.answer}" if given else ""
 
     def compare(self, pairs: Sequence[Pair]) -> list[bool]:
         """Whether the two bare answers of each (prediction, gold) are equivalent, in order."""

@@ -160,8 +160,7 @@ def _try_namespaces() -> str:
 
 
 def _try_landlock() -> str:
-    restrict = landlock()
-    restrict()
+    restrict_files()
     _holds(_refused(lambda: os.scandir("/")), "folders can be read")
     _holds(_refused(lambda: os.open("/dev/null", os.O_RDWR)), "files can be opened")
     return "files refused"
@@ -232,8 +231,8 @@ def empty_root() -> None:
     os.chdir("/")
 
 
-def landlock() -> Callable[[], None]:
-    """Prepares a ruleset that allows nothing; the result binds the calling process to it.
+def restrict_files() -> None:
+    """Binds this process and its children to a Landlock ruleset that allows no file, no TCP port, no signal outside.
 
     Raises:
         OSError: a kernel without Landlock.
@@ -244,9 +243,6 @@ def landlock() -> Callable[[], None]:
     attributes = (ctypes.c_uint64 * 3)(files, network, scopes)
     size = 24 if abi >= 6 else 16 if abi >= 4 else 8
     ruleset = libc.syscall(_LANDLOCK_CREATE, ctypes.byref(attributes), size, 0, what="landlock")
-
-    def restrict() -> None:
-        libc.no_new_privileges()
-        libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0, what="landlock")
-
-    return restrict
+    libc.no_new_privileges()
+    libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0, what="landlock")
+    os.close(ruleset)

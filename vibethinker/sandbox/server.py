@@ -16,7 +16,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Final, NoReturn
 
@@ -31,7 +30,6 @@ _BACKSTOP: Final = 5.0  # seconds after which the server kills by itself what th
 class Cage:
     """What is prepared once and put on by every child."""
 
-    restrict_files: Callable[[], None] | None
     system_calls: bytes | None
     language: bool
 
@@ -44,8 +42,6 @@ class Cage:
             descriptors: the only ones it keeps, as `_JOB` and `_LINK`.
         """
         layers.limit(memory, seconds)
-        if self.restrict_files is not None:
-            self.restrict_files()
         saved = [os.dup(descriptor) for descriptor in descriptors]  # out of the way of the places they go to
         for place, descriptor in zip((_JOB, _LINK), saved, strict=False):
             os.dup2(descriptor, place)
@@ -98,8 +94,9 @@ def _lock_in(found: dict[str, layers.Layer]) -> Cage:
         libc.drop_capabilities()
     if found["undumpable"].ok:
         libc.dumpable(False)
-    restrict = layers.landlock() if found["landlock"].ok else None
-    return Cage(restrict, seccomp.build() if found["seccomp"].ok else None, found["language"].ok)
+    if found["landlock"].ok:
+        layers.restrict_files()
+    return Cage(seccomp.build() if found["seccomp"].ok else None, found["language"].ok)
 
 
 def _wait_for(server: int) -> NoReturn:

@@ -12,12 +12,7 @@ from vibethinker.sandbox.language.console import Console
 from vibethinker.sandbox.language.modules import importer
 from vibethinker.sandbox.language.names import READABLE, exact, is_dunder
 
-_SAME = (
-    "abs all any ascii bin bool bytearray bytes callable chr classmethod complex delattr dict divmod enumerate filter "
-    "float format frozenset hash hex id int isinstance issubclass iter len list map max memoryview min next object "
-    "oct ord pow property range repr reversed round set slice sorted staticmethod str sum super tuple zip "
-    "None True False Ellipsis NotImplemented __debug__"
-).split()
+_SAME = ["abs", "all", "any", "ascii", "bin", "bool", "bytearray", "bytes", "callable", "chr", "classmethod", "complex", "delattr", "dict", "divmod", "enumerate", "filter", "float", "format", "frozenset", "hash", "hex", "id", "int", "isinstance", "issubclass", "iter", "len", "list", "map", "max", "memoryview", "min", "next", "object", "oct", "ord", "pow", "property", "range", "repr", "reversed", "round", "set", "slice", "sorted", "staticmethod", "str", "sum", "super", "tuple", "zip", "None", "True", "False", "Ellipsis", "NotImplemented", "__debug__"]
 _ERRORS = [
     name
     for name, value in vars(builtins).items()
@@ -36,6 +31,8 @@ _FIXED: dict[str, Any] = {
     policy.WRITE_NAMED: guards.write_named,
     policy.TYPE: type,
     policy.OWN: guards.OWN,
+    policy.KINDS: guards.KINDS,
+    policy.STAND_IN: guards.TYPE_STAND_IN,
 }
 guards.BASES.update(
     value for value in _FIXED.values() if isinstance(value, type) and value not in guards.REAL and value is not type
@@ -78,7 +75,7 @@ class Globals(MutableMapping[str, Any]):
 
 
 def _hidden(name: object) -> bool:
-    return type(name) is not str or not name.isidentifier() or is_dunder(name) and name not in READABLE
+    return type(name) is not str or not name.isidentifier() or (is_dunder(name) and name not in READABLE)
 
 
 def _view(content: dict[str, Any]) -> Globals:

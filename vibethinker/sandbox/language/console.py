@@ -6,7 +6,7 @@ import codecs
 import contextlib
 import io
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 from vibethinker.sandbox.language.errors import OutputLimitError
 
@@ -23,11 +23,14 @@ class _Sink:
     def write(self, text: str) -> int:
         self.left -= len(text)
         if self.left < 0:
-            self.exceeded = True
-            raise OutputLimitError("too much output")
+            self.overflow()
         if self.keep:
             self.parts.append(text)
         return len(text)
+
+    def overflow(self) -> NoReturn:
+        self.exceeded = True
+        raise OutputLimitError("too much output")
 
 
 class Writer(io.TextIOBase):
@@ -152,14 +155,18 @@ class Console:
     def printer(self) -> Callable[..., None]:
         """`print`, one write a call."""
         sink, current, stdout = self._out, self.current, self.stdout
-        write, join, native = sink.write, " ".join, print
+        append, join, native = sink.parts.append, " ".join, print
 
         def print_(*values: Any, sep: Any = " ", end: Any = "\n", file: Any = None, flush: Any = False) -> None:
             if file is None:
                 file = current()
             if file is stdout:
                 if sep == " " and end == "\n":
-                    write(join([str(v) for v in values]) + "\n")
+                    text = join(map(str, values)) + "\n"
+                    sink.left -= len(text)
+                    if sink.left < 0:
+                        sink.overflow()
+                    append(text)
                     return
             native(*values, sep=sep, end=end, file=file)
             if flush and hasattr(file, "flush"):

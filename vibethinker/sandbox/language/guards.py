@@ -29,6 +29,7 @@ from vibethinker.sandbox.language.names import (
 )
 from vibethinker.sandbox.language.policy import FILENAME
 
+_NATIVE = Access.NATIVE
 OWN: set[type] = set()
 BASES: set[type] = set()  # library classes that a program may extend, and whose instances it may write to
 _under_construction = 0  # classes being built right now; Enum runs a program's methods before the class is registered
@@ -45,6 +46,7 @@ class Names:
     __slots__ = ("__dict__", "_title")
 
     _title: str
+    _assignable: frozenset[str] = frozenset()
 
     def __setattr__(self, name: str, value: object) -> None:
         if name not in type(self)._assignable:
@@ -94,7 +96,7 @@ def owns_function(value: object) -> bool:
 
 def owns(value: object) -> bool:
     """Whether the program made this object's class, or this class or function itself."""
-    return owns_class(type(value)) or isinstance(value, type) and owns_class(value) or owns_function(value)
+    return owns_class(type(value)) or (isinstance(value, type) and owns_class(value)) or owns_function(value)
 
 
 def _denied(value: object, name: str) -> AttributeError:
@@ -110,7 +112,7 @@ def load(value: Any, name: str) -> Any:
     special = _SPECIAL.get(name)
     if special is not None:
         return special(value)
-    if owns_class(type(value)) or owns_function(value) or isinstance(value, Names) and name in value.__dict__:
+    if owns_class(type(value)) or owns_function(value) or (isinstance(value, Names) and name in value.__dict__):
         return getattr(value, name)
     if isinstance(value, type):
         # not what the metaclass has: a metaclass can make classes and reads modules by name
@@ -166,7 +168,7 @@ def _load_setattr(name: str) -> Callable[[Any], Any]:
 
     def loader(value: Any) -> Any:
         found = getattr(value, name)
-        if owns_function(found) or isinstance(found, types.MethodType) and owns_function(found.__func__):
+        if owns_function(found) or (isinstance(found, types.MethodType) and owns_function(found.__func__)):
             return found
         if type(value) is super:
             value = _super_instance(value)
@@ -185,7 +187,7 @@ def _load_setattr(name: str) -> Callable[[Any], Any]:
 
 def _load_descriptor(name: str) -> Callable[[Any], Any]:
     def loader(value: Any) -> Any:
-        if owns(value) or type(value) is super and owns(_super_instance(value)):
+        if owns(value) or (type(value) is super and owns(_super_instance(value))):
             return getattr(value, name)
         raise _denied(value, name)
 
@@ -225,13 +227,12 @@ def shield(found: Any) -> Any:
 
 def guarded_getattr(value: Any, name: str, /, *default: Any) -> Any:
     """`getattr` under the rules of the attribute syntax."""
-    name = exact(name)
-    if len(default) > 1:
-        raise TypeError(f"getattr expected at most 3 arguments, got {2 + len(default)}")
+    if type(name) is not str:
+        name = exact(name)
+    rule = access(name)
+    if rule is _NATIVE:
+        return getattr(value, name, *default)
     try:
-        rule = access(name)
-        if rule is Access.NATIVE:
-            return getattr(value, name)
         if rule is Access.REFUSED:
             raise _denied(value, name)
         return load(value, name)
@@ -265,7 +266,7 @@ def write(value: Any) -> Any:
 def write_named(value: Any, name: str) -> Any:
     """The same for an attribute that is private, special, or sensitive."""
     if is_dunder(name):
-        if name in TEXTS and (owns_function(value) or isinstance(value, type) and owns_class(value)):
+        if name in TEXTS and (owns_function(value) or (isinstance(value, type) and owns_class(value))):
             return value
         if name in MAGIC | DESCRIPTOR and isinstance(value, type) and owns_class(value):
             return value
@@ -371,7 +372,7 @@ class _StandInMeta(type):
 class _TypeMeta(_StandInMeta):
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         if len(args) == 1 and not kwargs:
-            return shown(type(args[0]))
+            return KINDS[type(args[0])]
         if len(args) == 3 and not kwargs:
             return make_class(*args)
         raise TypeError("type() takes 1 or 3 arguments")
@@ -402,9 +403,24 @@ def shown(cls: Any) -> Any:
     found = SHOWN.get(cls)
     if found is not None:
         return found
+    if cls in OWN:
+        return cls
     if issubclass(cls, type):
         return SHOWN[enum.EnumMeta] if issubclass(cls, enum.EnumMeta) else TYPE_STAND_IN
     return SHOWN[types.ModuleType] if issubclass(cls, Names) else cls
+
+
+class _Kinds(dict[type, Any]):
+    """`shown` as a look-up."""
+
+    def __missing__(self, cls: type) -> Any:
+        found = shown(cls)
+        if found is not cls or cls in BASES:  # they stay for ever
+            self[cls] = found
+        return found
+
+
+KINDS = _Kinds()
 
 
 # making classes
@@ -453,7 +469,7 @@ def make_class(name: Any, bases: Any, content: Any) -> Any:
 
 
 def check_member(name: Any) -> str:
-    if type(name) is not str or is_dunder(name) and name not in BINDABLE:
+    if type(name) is not str or (is_dunder(name) and name not in BINDABLE):
         raise TypeError(f"a class may not define {name!r}")
     return name
 
@@ -461,8 +477,8 @@ def check_member(name: Any) -> str:
 def adopt(cls: Any) -> Any:
     """Registers a new class as the program's, after a look at what became of its body."""
     for name, value in vars(cls).items():
-        special = type(name) is not str or is_dunder(name) and name not in BINDABLE
-        if special and (name not in LIBRARY_MADE or owns_function(value)):
+        special = type(name) is not str or (is_dunder(name) and name not in BINDABLE)
+        if special and (name not in LIBRARY_MADE or (owns_function(value) and name != "__new_member__")):
             raise TypeError(f"a class may not define {name!r}")
         if name == "__match_args__" and not (type(value) is tuple and all(type(n) is str for n in value)):
             raise TypeError("__match_args__ must be a tuple of strings")

@@ -1,7 +1,6 @@
 """What can be imported: per module, the names that are pure functions, plain classes or constants."""
 
 from __future__ import annotations
-
 import __future__
 
 import _strptime  # noqa: F401 - C code asks for it by name
@@ -247,12 +246,12 @@ def importer(console: Console, system: Any) -> Callable[..., Any]:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return found
 
-    def import_(name: str, _globals: Any = None, _locals: Any = None, names: Any = (), level: int = 0, /) -> Any:
+    def import_(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
         name = exact(name)
         if level:
             raise ImportError("attempted relative import with no known parent package")
         found = find(name)
-        return found if names or "." not in name else find(name.partition(".")[0])
+        return found if fromlist or "." not in name else find(name.partition(".")[0])
 
     import_.__name__ = import_.__qualname__ = "__import__"
     return import_

@@ -26,7 +26,7 @@ DESCRIPTOR = frozenset({"__setattr__", "__delattr__", "__get__", "__set__", "__d
 TEXTS = frozenset({"__name__", "__qualname__", "__doc__", "__module__"})
 MODULE = frozenset(
     f"__{name}__"
-    for name in "name doc all author version date license copyright email status maintainer credits main".split()
+    for name in ["name", "doc", "all", "author", "version", "date", "license", "copyright", "email", "status", "maintainer", "credits", "main", "builtin"]
 )
 BINDABLE = MAGIC | DESCRIPTOR | MODULE | {"__slots__", "__match_args__", "__qualname__"}
 READABLE = BINDABLE | {"__class__", "__debug__", "__import__", "__file__", "__package__"}
@@ -38,28 +38,21 @@ GUARDED_DUNDERS = DESCRIPTOR | {
 # What Enum, NamedTuple and dataclass add to a class by themselves.
 LIBRARY_MADE = frozenset(
     f"__{name}__"
-    for name in (
-        "module dict weakref annotations orig_bases parameters abstractmethods dataclass_fields dataclass_params "
-        "new_member reduce_ex getnewargs getstate setstate total required_keys optional_keys static_attributes "
-        "firstlineno set_name final subclasshook"
-    ).split()
+    for name in ["module", "dict", "weakref", "annotations", "orig_bases", "parameters", "abstractmethods", "dataclass_fields", "dataclass_params", "new_member", "reduce_ex", "getnewargs", "getstate", "setstate", "total", "required_keys", "readonly_keys", "mutable_keys", "closed", "extra_items", "optional_keys", "static_attributes", "firstlineno", "protocol_attrs", "non_callable_proto_members", "type_params", "classdictcell", "callable_proto_members_only", "replace", "annotate", "annotate_func", "annotations_cache", "set_name", "final", "subclasshook"]
 )
 NAMED_TUPLE = frozenset({"_make", "_replace", "_asdict", "_fields", "_field_defaults"})
 FORMATS = frozenset({"format", "format_map"})
 # Public names that are harmless on a program's own objects and a way out on the library's.
 SENSITIVE = frozenset({"obj", "gen", "mro", "register"})
 FRAMES = frozenset(
-    [f"f_{n}" for n in "back builtins code globals lasti lineno locals trace trace_lines trace_opcodes".split()]
-    + [f"tb_{n}" for n in "frame lasti lineno next".split()]
-    + [f"gi_{n}" for n in "code frame running suspended yieldfrom state".split()]
-    + [f"cr_{n}" for n in "await code frame running suspended origin state".split()]
-    + [f"ag_{n}" for n in "await code frame running suspended state".split()]
+    [f"f_{n}" for n in ["back", "builtins", "code", "globals", "lasti", "lineno", "locals", "trace", "trace_lines", "trace_opcodes"]]
+    + [f"tb_{n}" for n in ["frame", "lasti", "lineno", "next"]]
+    + [f"gi_{n}" for n in ["code", "frame", "running", "suspended", "yieldfrom", "state"]]
+    + [f"cr_{n}" for n in ["await", "code", "frame", "running", "suspended", "origin", "state"]]
+    + [f"ag_{n}" for n in ["await", "code", "frame", "running", "suspended", "state"]]
     + [
         f"co_{n}"
-        for n in (
-            "argcount code cellvars consts exceptiontable filename firstlineno flags freevars kwonlyargcount lines "
-            "linetable lnotab name names nlocals positions posonlyargcount qualname stacksize varnames"
-        ).split()
+        for n in ["argcount", "code", "cellvars", "consts", "exceptiontable", "filename", "firstlineno", "flags", "freevars", "kwonlyargcount", "lines", "linetable", "lnotab", "name", "names", "nlocals", "positions", "posonlyargcount", "qualname", "stacksize", "varnames"]
     ]
 )
 

@@ -8,6 +8,7 @@ make sure that their object is the program's. The guards have names that no sour
 from __future__ import annotations
 
 import ast
+import sys
 import types
 from typing import Any, NoReturn, TypeVar
 
@@ -18,13 +19,15 @@ from vibethinker.sandbox.language.names import BINDABLE, READABLE, Access, acces
 
 FILENAME = "<program>"  # of every code object made here: it tells a program's functions from the library's
 LOAD, WRITE, WRITE_NAMED, TYPE, OWN = "$load", "$write", "$write_named", "$type", "$own"
+KINDS, STAND_IN = "$kinds", "$stand_in"
+NESTING = 3000  # recursion limit while compiling: long chains of `elif` or `+` pass, and the C stack holds
 
 _PASSIVE: tuple[type[ast.AST], ...] = (
     *(ast.Module, ast.Expression, ast.Expr, ast.AugAssign, ast.Delete, ast.withitem),
-    *(ast.If, ast.For, ast.While, ast.Try, ast.With, ast.Raise, ast.Assert, ast.Return),
-    *(ast.Yield, ast.YieldFrom, ast.Call, ast.keyword, ast.Starred, ast.Subscript, ast.Slice, ast.IfExp),
+    *(ast.If, ast.Try, ast.With, ast.Raise, ast.Assert, ast.Return),
+    *(ast.Yield, ast.YieldFrom, ast.keyword, ast.Starred, ast.Subscript, ast.Slice, ast.IfExp),
     *(ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Compare, ast.List, ast.Tuple, ast.Set, ast.Dict),
-    *(ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.JoinedStr, ast.FormattedValue, ast.NamedExpr),
+    *(ast.JoinedStr, ast.FormattedValue, ast.NamedExpr),
     *(ast.Match, ast.match_case, ast.MatchOr, ast.MatchSequence),
 )
 _LEAVES = frozenset({ast.Constant, ast.MatchSingleton, ast.Pass, ast.Break, ast.Continue})
@@ -32,6 +35,7 @@ _SKIPPED = frozenset({"ctx", "op", "ops", "type_comment", "conversion", "type_ig
 _CHILDREN: dict[type[ast.AST], tuple[str, ...]] = {
     kind: tuple(f for f in kind._fields if f not in _SKIPPED) for kind in _PASSIVE
 }
+_LOOP_FIELDS = {kind: tuple(f for f in kind._fields if f not in _SKIPPED) for kind in (ast.For, ast.While)}
 _LOADED = ast.Load()
 _Node = TypeVar("_Node", bound=ast.AST)
 
@@ -48,7 +52,9 @@ def compile_program(source: str) -> types.CodeType:
 
 def compile_source(source: str, mode: str) -> types.CodeType:
     """`compile_program` for an expression (`eval`) too."""
+    limit = sys.getrecursionlimit()
     try:
+        sys.setrecursionlimit(NESTING)
         tree = ast.parse(source.removeprefix("\ufeff"), FILENAME, mode)
         code: types.CodeType = compile(Policy().visit(tree), FILENAME, mode, dont_inherit=True)
         return code
@@ -56,6 +62,8 @@ def compile_source(source: str, mode: str) -> types.CodeType:
         raise RejectedError(f"line 1: the source is nested too deeply ({type(error).__name__})") from None
     except ValueError as error:  # NUL bytes, lone surrogates
         raise RejectedError(f"line 1: {error}") from None
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def _at(node: Any, place: Any) -> Any:
@@ -72,10 +80,26 @@ def _call(guard: str, place: ast.AST, *arguments: ast.expr) -> ast.Call:
     return _at(ast.Call(_name(guard, place), list(arguments), []), place)  # type: ignore[no-any-return]
 
 
-def _if_own(value: ast.Name, own: ast.expr, foreign: ast.expr) -> ast.IfExp:
-    """`own if type(value) in OWN else foreign`: the common case costs no call of a Python function."""
-    test = _at(ast.Compare(_call(TYPE, value, value), [ast.In()], [_name(OWN, value)]), value)
-    return _at(ast.IfExp(test, own, foreign), value)  # type: ignore[no-any-return]
+class _Scope:
+    """Parameters of the function being visited, and the ownership tests made of them."""
+
+    __slots__ = ("bound", "depth", "parameters", "tests")
+
+    def __init__(self, parameters: set[str], bound: set[str]) -> None:
+        self.parameters, self.bound, self.depth = parameters, bound, 0
+        self.tests: dict[str, list[tuple[ast.IfExp, int]]] = {}
+
+    def hoisted(self) -> list[ast.stmt]:
+        """Statements that test a never rebound parameter once, for all the places that ask."""
+        made = []
+        for name, tests in self.tests.items():
+            if name not in self.bound and (len(tests) > 1 or tests[0][1]):
+                first = tests[0][0].test
+                flag = f"${name}?"
+                made.append(_at(ast.Assign([_at(ast.Name(flag, ast.Store()), first)], first), first))
+                for conditional, _ in tests:
+                    conditional.test = _name(flag, conditional)
+        return made
 
 
 class Policy(RestrictingNodeTransformer):
@@ -85,6 +109,8 @@ class Policy(RestrictingNodeTransformer):
         super().__init__()
         self._class = ""  # name of the enclosing class as mangling uses it
         self._class_body = False  # directly in a class body, where annotations mean fields
+        self._scope = _Scope(set(), set())
+        self._rebound: set[str] = set()  # through nonlocal, in any function
 
     def error(self, node: ast.AST, info: str) -> NoReturn:
         raise RejectedError(f"line {getattr(node, 'lineno', 1)}: {info}")
@@ -113,22 +139,24 @@ class Policy(RestrictingNodeTransformer):
     # names
 
     def check_name(self, node: Any, name: str | None, allow_magic_methods: bool = False) -> None:
-        if name is not None and name[:2] == "__" and is_dunder(name) and name not in BINDABLE:
-            self.error(node, f"the name {name!r} may not be bound")
+        if name is not None:
+            self._scope.bound.add(name)
+            if name[:2] == "__" and is_dunder(name) and name not in BINDABLE:
+                self.error(node, f"the name {name!r} may not be bound")
 
     def visit_Name(self, node: ast.Name) -> ast.Name:
-        if node.id[:2] == "__":
-            if type(node.ctx) is not ast.Load:
-                self.check_name(node, node.id)
-                if node.id == "__match_args__":
-                    self.error(node, "'__match_args__' must be assigned a literal tuple of public names")
-            elif is_dunder(node.id) and node.id not in READABLE:
-                self.error(node, f"the name {node.id!r} is not available")
+        if type(node.ctx) is not ast.Load:
+            self.check_name(node, node.id)
+            if node.id == "__match_args__":
+                self.error(node, "'__match_args__' must be assigned a literal tuple of public names")
+        elif node.id[:2] == "__" and is_dunder(node.id) and node.id not in READABLE:
+            self.error(node, f"the name {node.id!r} is not available")
         return node
 
     def visit_Global(self, node: ast.Global | ast.Nonlocal) -> ast.AST:
         for name in node.names:
             self.check_name(node, name)
+            self._rebound.add(name)
         return node
 
     visit_Nonlocal = visit_Global  # type: ignore[assignment]
@@ -170,20 +198,57 @@ class Policy(RestrictingNodeTransformer):
                 pass
         guarded = _call(LOAD, node, value, _at(ast.Constant(self._mangled(node.attr)), node))
         if rule is Access.GUARDED and type(value) is ast.Name and not is_dunder(node.attr):
-            return _if_own(value, node, guarded)
+            return self._if_own(value, node, guarded)
         return guarded
+
+    def _if_own(self, value: ast.Name, own: ast.expr, foreign: ast.expr) -> ast.IfExp:
+        """`own if type(value) in OWN else foreign`: the common case costs no call of a Python function."""
+        test = _at(ast.Compare(_call(TYPE, value, value), [ast.In()], [_name(OWN, value)]), value)
+        made: ast.IfExp = _at(ast.IfExp(test, own, foreign), value)
+        if value.id in self._scope.parameters:
+            self._scope.tests.setdefault(value.id, []).append((made, self._scope.depth))
+        return made
 
     def _written(self, node: ast.Attribute, rule: Access) -> ast.Attribute:
         value, name = node.value, node.attr
         special = is_dunder(name)
-        if special and name not in BINDABLE or name in ("__match_args__", "__slots__"):
+        if (special and name not in BINDABLE) or name in ("__match_args__", "__slots__"):
             self.error(node, f"the attribute {name!r} may not be written")
         if rule is Access.NATIVE and not special and name[0] != "_":
             guarded = _call(WRITE, node, value)
         else:
             guarded = _call(WRITE_NAMED, node, value, _at(ast.Constant(self._mangled(name)), node))
-        node.value = _if_own(value, value, guarded) if type(value) is ast.Name and not special else guarded
+        node.value = self._if_own(value, value, guarded) if type(value) is ast.Name and not special else guarded
         return node
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        """`type(x)` becomes a look-up, as long as `type` is the built-in one."""
+        self._children(node, ("func", "args", "keywords"))
+        kind = node.func
+        if type(kind) is not ast.Name or kind.id != "type" or len(node.args) != 1 or node.keywords:
+            return node
+        if type(node.args[0]) is not ast.Name:  # it stands in the code twice: nested, it would grow without bound
+            return node
+        test = _at(ast.Compare(kind, [ast.Is()], [_name(STAND_IN, node)]), node)
+        found = _at(ast.Subscript(_name(KINDS, node), _call(TYPE, node, node.args[0]), _LOADED), node)
+        return _at(ast.IfExp(test, found, node), node)  # type: ignore[no-any-return]
+
+    def _loop(self, node: Any) -> ast.AST:
+        self._scope.depth += 1
+        self._children(node, _LOOP_FIELDS[type(node)])
+        self._scope.depth -= 1
+        return node  # type: ignore[no-any-return]
+
+    visit_For = visit_While = _loop  # type: ignore[assignment]
+
+    def _comprehension(self, node: Any) -> ast.AST:
+        """A function of its own, which sees the parameters as outer variables."""
+        outer, self._scope = self._scope, _Scope(set(), self._scope.bound)
+        self._children(node, node._fields)
+        self._scope = outer
+        return node  # type: ignore[no-any-return]
+
+    visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _comprehension  # type: ignore[assignment]
 
     # statements
 
@@ -229,9 +294,13 @@ class Policy(RestrictingNodeTransformer):
         node.returns = None
         self._check_arguments(node)
         self._children(node, ("decorator_list",))
-        outer, self._class_body = self._class_body, False
+        outer, self._class_body, scope = self._class_body, False, self._scope
+        self._scope = _Scope({a.arg for a in (*node.args.posonlyargs, *node.args.args)}, set())
         self._children(node, ("body",))
-        self._class_body = outer
+        self._scope.bound |= self._rebound
+        is_documented = isinstance(node.body[0], ast.Expr) and isinstance(node.body[0].value, ast.Constant)
+        node.body[is_documented:is_documented] = self._scope.hoisted()
+        self._class_body, self._scope = outer, scope
         return node  # type: ignore[no-any-return]
 
     def _keep_registered_type(self, node: Any) -> None:
@@ -252,18 +321,19 @@ class Policy(RestrictingNodeTransformer):
 
     def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
         self._check_arguments(node)
-        outer, self._class_body = self._class_body, False
+        outer, self._class_body, scope = self._class_body, False, self._scope
+        self._scope = _Scope(set(), set())
         node.body = self.visit(node.body)
-        self._class_body = outer
+        self._class_body, self._scope = outer, scope
         return node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         self.check_name(node, node.name)
         self._children(node, ("bases", "keywords", "decorator_list"))
-        outer = self._class, self._class_body
-        self._class, self._class_body = node.name.lstrip("_"), True
+        outer = self._class, self._class_body, self._scope
+        self._class, self._class_body, self._scope = node.name.lstrip("_"), True, _Scope(set(), set())
         self._children(node, ("body",))
-        self._class, self._class_body = outer
+        self._class, self._class_body, self._scope = outer
         return node
 
     def visit_comprehension(self, node: ast.comprehension) -> ast.AST:

@@ -90,9 +90,9 @@ def opener(console: Console) -> Callable[..., Any]:
 
     def open_(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
         binary, mode = "b" in exact(mode), exact(mode)
-        if type(file) is int and file == 0 or file == "/dev/stdin":
+        if (type(file) is int and file == 0) or file == "/dev/stdin":
             return console.source if binary else console.open_input()
-        if type(file) is int and file in (1, 2) or file in ("/dev/stdout", "/dev/stderr"):
+        if (type(file) is int and file in (1, 2)) or file in ("/dev/stdout", "/dev/stderr"):
             stream = console.stdout if file in (1, "/dev/stdout") else console.stderr
             return stream.buffer if binary else stream
         if type(file) is int:
@@ -385,7 +385,7 @@ QUIET: dict[str, dict[str, Any]] = {
         "isenabled": gc.isenabled,
     },
     "resource": {
-        **{f"RLIMIT_{n}": i for i, n in enumerate("CPU FSIZE DATA STACK CORE RSS NPROC NOFILE MEMLOCK AS".split())},
+        **{f"RLIMIT_{n}": i for i, n in enumerate(["CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS"])},
         "RLIM_INFINITY": -1,
         "RUSAGE_SELF": 0,
         "setrlimit": _ignored,

@@ -14,11 +14,8 @@ from vibethinker.sandbox.language.builtin import make_namespace
 from vibethinker.sandbox.language.console import Console
 from vibethinker.sandbox.language.policy import compile_program
 
-_ENCODINGS = (
-    "ascii latin-1 utf-8 utf-8-sig utf-16 utf-16-le utf-16-be utf-32 utf-7 cp1252 cp437 idna punycode rot13 "
-    "unicode_escape raw_unicode_escape iso8859-15 cp1251 koi8-r"
-).split()
-_EXERCISE = r'''
+_ENCODINGS = ["ascii", "latin-1", "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7", "cp1252", "cp437", "idna", "punycode", "rot13", "unicode_escape", "raw_unicode_escape", "iso8859-15", "cp1251", "koi8-r"]
+_EXERCISE = r"""
 import random, decimal, fractions, statistics, datetime, time, calendar, json, re, collections, functools, itertools
 import dataclasses, enum, typing, copy, string, textwrap, pprint, heapq, hashlib, base64, uuid, secrets, csv, io, html
 import difflib, queue, graphlib, shlex, zlib, unicodedata, struct, array, abc, contextlib, operator, types, os, weakref
@@ -67,7 +64,7 @@ open(0).read(); io.TextIOWrapper(io.BytesIO(b"a")).read(); eval("1 + 1"); 10 ** 
 try: [].x
 except AttributeError as error: str(error)
 print(f"{decimal.Decimal('1.5'):.3f} {1e10:,} {'{0:>{1}}'.format(1, 5)}", os.path.join("a", "b"))
-'''
+"""
 
 
 def preload() -> None:

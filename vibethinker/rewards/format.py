@@ -1,0 +1,80 @@
+r"""Does a completion look as it should, whatever it says?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final, Literal
+
+from vibethinker.problems import Problem
+from vibethinker.rewards.base import Verifier
+from vibethinker.rewards.math import final_answer
+
+Answer = Literal["box", "code", "any", "none"]
+
+_THINK: Final = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
+_BOX: Final = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
+_FENCE: Final = re.compile(r"^ {0,3}(`{3,})([^`\n]*)$", re.MULTILINE)
+
+
+class FormatReward(Verifier):
+    r"""1 for a completion of the required form, else 0. A part of `model.shaping`, not a judge of answers.
+
+    Args:
+        think: the completion begins with `<think>…</think>`, closed, once; what follows it is the answer. Without it
+            `<think>` is not looked at.
+        answer: what the answer holds: one closed `\boxed{…}` (`box`), one closed fenced code block (`code`), one of
+            the two and none of the other (`any`), or whatever it likes (`none`).
+    """
+
+    def __init__(self, think: bool = False, answer: Answer = "box") -> None:
+        if answer not in ("box", "code", "any", "none"):
+            raise ValueError(f"FormatReward: answer must be box, code, any or none, got {answer!r}")
+        if not think and answer == "none":
+            raise ValueError("FormatReward: think=false with answer=none requires nothing")
+        self.think, self.answer = think, answer
+
+    def __call__(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
+        return [float(not self._lacks(text)) for text in completions]
+
+    def fault(self, problem: Problem, completion: str) -> tuple[str, str]:
+        return "malformed", self._lacks(completion)
+
+    def _lacks(self, text: str) -> str:
+        """What is not as it should be; empty when all is."""
+        if self.think:
+            thought = _THINK.fullmatch(text)
+            if thought is None or any(tag in part for part in thought.groups() for tag in ("<think>", "</think>")):
+                return "not one closed <think> at the beginning"
+            text = thought[2]
+        boxes, blocks = _boxes(text), _blocks(text)
+        if self.answer == "box" and boxes != 1:
+            return f"{_count(boxes, 'box')} instead of one"
+        if self.answer == "code" and blocks != 1:
+            return f"{_count(blocks, 'code block')} instead of one"
+        if self.answer == "any" and sorted((boxes, blocks)) != [0, 1]:
+            return f"{_count(boxes, 'box')} and {_count(blocks, 'code block')} instead of one of either"
+        return ""
+
+
+_UNCLOSED: Final = -1
+
+
+def _boxes(text: str) -> int:
+    found = len(_BOX.findall(text))
+    return _UNCLOSED if found and final_answer(text) is None else found
+
+
+def _blocks(text: str) -> int:
+    """Fenced blocks: a fence of as many marks, or more, and no word behind it closes one (CommonMark 4.5)."""
+    closed, opening = 0, ""
+    for marks, word in _FENCE.findall(text):
+        if not opening:
+            opening = marks
+        elif len(marks) >= len(opening) and not word.strip():
+            closed, opening = closed + 1, ""
+    return _UNCLOSED if opening else closed
+
+
+def _count(number: int, what: str) -> str:
+    return f"an unclosed {what}" if number == _UNCLOSED else f"{number} {what}{'es' if what == 'box' else 's'}"
