@@ -105,7 +105,7 @@ def within(rng: random.Random, difficulty: int) -> Draft:
         kept = [value for value in values if value in range(low, high + 1)]
         return len(kept) if counted else sum(kept)
 
-    lists = (
+    lists: tuple[list[int], ...] = (
         [],
         [low, high],
         [low - 1, low + 1, high + 1],
