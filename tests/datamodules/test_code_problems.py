@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from programs import ORACLES
+from code_oracles import ORACLES
 
 from vibethinker.datamodules.generators import DIFFICULTIES, FAMILIES, generate
 from vibethinker.problems import CODE_INSTRUCTION, INSTRUCTION, Problem
