@@ -12,14 +12,16 @@ from rich.console import Console
 from rich.table import Table
 
 from vibethinker.attention import flash_serves
+from vibethinker.sandbox import Sandbox, SandboxError
+from vibethinker.sandbox.layers import LEVELS, missing
 
-_LIBRARIES = ("lightning", "transformers", "peft", "jsonargparse", "datasets", "math-verify", "torchmetrics")
+_LIBRARIES = ("lightning", "transformers", "peft", "jsonargparse", "datasets", "math-verify", "RestrictedPython")
 
 
 def examine() -> None:
     """Prints one table."""
     table = Table(show_header=False)
-    for name, value in {**_machine(), **_accelerator(), **_software()}.items():
+    for name, value in {**_machine(), **_accelerator(), **_sandbox(), **_software()}.items():
         table.add_row(name, value)
     Console().print(table)
 
@@ -45,6 +47,20 @@ def _accelerator() -> dict[str, str]:
         "compute": "bfloat16" if torch.cuda.is_bf16_supported() else "float32: no bfloat16 here",
         "attention": "PyTorch's flash kernel, packed" if flash else "PyTorch's scaled_dot_product_attention",
     }
+
+
+def _sandbox() -> dict[str, str]:
+    """The level for untrusted programs, and every layer with its evidence; docs/security.md says what they mean."""
+    try:
+        with Sandbox(1, level="none") as box:
+            layers, reached = box.layers, box.reached
+    except SandboxError as error:
+        return {"sandbox": f"none: {error}"}
+    rows = {"sandbox": f"level {reached}"}
+    rows |= {f"  {name}": f"{'yes' if layer.ok else 'no'}: {layer.evidence}" for name, layer in layers.items()}
+    if higher := LEVELS[LEVELS.index(reached) + 1 :]:
+        rows["sandbox lacks"] = f"for {higher[0]}: {'; '.join(missing(layers, higher[0]))}"
+    return rows
 
 
 def _software() -> dict[str, str]:

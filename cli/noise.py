@@ -10,7 +10,14 @@ from transformers.utils import logging as transformers_logging
 
 
 def hush() -> None:
-    """Keeps warnings, one line each; drops greetings, tips, and progress bars where nobody can see them move."""
+    """Keeps warnings, one line each; drops greetings, tips, and progress bars where nobody can see them move.
+
+    What this package itself has to say is shown.
+    """
+    ours = logging.getLogger("vibethinker")
+    ours.setLevel(logging.INFO)
+    if not ours.handlers:
+        ours.addHandler(logging.StreamHandler())
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # so it is when resuming

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from vibethinker.problems import Problem
 from vibethinker.rewards import MathReward, Reward
 from vibethinker.rewards.exact import decide
-from vibethinker.rewards.math import final_answer, is_equivalent
+from vibethinker.rewards.math import are_equivalent, final_answer, is_equivalent
 
 
 def problem(answer: str | None) -> Problem:
@@ -156,6 +156,30 @@ def test_reward(completion: str, outcome: float) -> None:
         assert reward([problem("42")], [completion]) == [outcome]
 
 
+@pytest.mark.parametrize("completion", [r"\boxed{A, B, C, D}", r"\boxed{\text{(A) 1 (B) 2}}", r"\boxed{A}\boxed{B}"])
+def test_repeating_the_options_earns_nothing(completion: str) -> None:
+    with MathReward() as reward:
+        assert reward([problem("B"), problem(r"\text{(B)}")], [completion] * 2) == [0.0, 0.0]
+
+
+def test_golds_of_several_forms() -> None:
+    assert is_equivalent(r"\boxed{0.5}", ["2", r"\frac{1}{2}"])
+    assert not is_equivalent(r"\boxed{0.6}", ["2", r"\frac{1}{2}"])
+    assert not is_equivalent(r"\boxed{0.6}", [])
+    golds = ["2", ["3", r"2\sqrt{3}"], "1/2 or 0.5", r"2 \text{ or } 3", r"2 \text{ or } 3"]
+    given = [r"\boxed{3}", r"\boxed{\sqrt{12}}", r"\boxed{0.50}", r"\boxed{2}", r"\boxed{3, 2}"]
+    assert are_equivalent(given, golds) == [False, True, True, False, True]
+
+
+def test_hangers_run_out_of_time_side_by_side() -> None:
+    hangers = [(f"f(x)+(x+y+{n + 1})^{{3000}}", f"f(x)+(x+y+{n})^{{3000}}") for n in range(4)]
+    short = [(str(n), str(n)) for n in range(200)]
+    with MathReward(workers=2, timeout=0.3) as reward:
+        assert reward.compare([*hangers, *short]) == [False] * 4 + [True] * 200
+        assert (reward.timeouts, reward.crashes) == (4, 0)
+        assert len(reward._symbolic._pool) == 2
+
+
 def test_reward_with_fallbacks() -> None:
     assert MathReward(fallbacks=True)([problem("42")] * 2, ["The answer is 42.", "it is 41"]) == [1.0, 0.0]
 
@@ -241,5 +265,8 @@ def test_a_thousand_short_pairs_a_second() -> None:
 
 def test_import_stays_light() -> None:
     heavy = "{'torch', 'lightning', 'sympy', 'math_verify'}"
-    code = f"import sys; import vibethinker.rewards; assert not {heavy} & set(sys.modules), sys.modules"
+    code = (
+        "import sys; from vibethinker.rewards import MathReward; reward = MathReward();"
+        f"assert not {heavy} & set(sys.modules), sys.modules; assert not reward._symbolic._pool"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

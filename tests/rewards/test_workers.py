@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from vibethinker.rewards.child import MEMORY_LIMIT
 from vibethinker.rewards.math import MathReward
-from vibethinker.rewards.workers import MEMORY_LIMIT, SymbolicWorkers
+from vibethinker.rewards.workers import SymbolicWorkers
 
-HANGS = ("(x+y+2)^{3000}", "(x+y+1)^{3000}")  # expands both
+HANGS = ("f(x)+(x+y+2)^{3000}", "f(x)+(x+y+1)^{3000}")  # f is unknown: Math-Verify expands both
 SAME = (r"\sqrt{12}", r"2\sqrt{3}")
 OTHER = (r"\sqrt{13}", r"2\sqrt{3}")
 
@@ -81,6 +82,29 @@ def test_killed_from_outside(workers: SymbolicWorkers) -> None:
     assert (workers.timeouts, workers.crashes) == (0, 1)
 
 
+def test_a_pause_changes_no_verdict(workers: SymbolicWorkers) -> None:
+    """A busy machine is one where a process stands still: only its own CPU time counts."""
+    assert workers.verify([SAME]) == [True]
+    (group,) = pids(workers)
+    os.killpg(group, signal.SIGSTOP)
+    waker = threading.Timer(2 * workers.timeout, os.killpg, (group, signal.SIGCONT))
+    waker.start()
+    assert workers.verify([(r"\sqrt{20}", r"2\sqrt{5}")]) == [True]
+    assert (workers.timeouts, workers.crashes) == (0, 0)
+    assert pids(workers) == [group]
+
+
+def test_the_loaded_process_survives_what_its_fork_does_not(workers: SymbolicWorkers) -> None:
+    assert workers.verify([SAME]) == [True]
+    before = pids(workers)
+    assert workers.verify([HANGS, OTHER]) == [False, False]
+    assert pids(workers) == before
+    (fork,) = Path(f"/proc/{before[0]}/task/{before[0]}/children").read_text().split()
+    os.kill(int(fork), signal.SIGKILL)  # not by its limit: what state is left nobody knows
+    assert workers.verify([(r"\sqrt{20}", r"2\sqrt{5}")]) == [True]
+    assert (workers.timeouts, workers.crashes) == (1, 0)
+
+
 def test_works_outside_the_main_thread(workers: SymbolicWorkers) -> None:
     verdicts: list[bool] = []
     thread = threading.Thread(target=lambda: verdicts.extend(workers.verify([SAME, OTHER])))
@@ -125,7 +149,7 @@ busy, idle = SymbolicWorkers(1, timeout=1.0), SymbolicWorkers(1, timeout=1.0)
 for workers in (busy, idle):
     workers.verify([(r"\sqrt{8}", r"2\sqrt{2}")])
 print(busy._pool[0].process.pid, idle._pool[0].process.pid, flush=True)
-threading.Thread(target=busy.verify, args=([("(x+y+2)^{3000}", "(x+y+1)^{3000}")],)).start()
+threading.Thread(target=busy.verify, args=([("f(x)+(x+y+2)^{3000}", "f(x)+(x+y+1)^{3000}")],)).start()
 while busy._pool[0].job is None:
     time.sleep(0.01)
 time.sleep(0.2)

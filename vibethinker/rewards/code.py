@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from vibethinker.rewards.extract import program_of
 from vibethinker.sandbox import Sandbox, Verdict
 from vibethinker.sandbox.layers import Level
 
+_log = logging.getLogger(__name__)
 NO_ANSWER: Final = Verdict(passed=False, score=0.0, outcome="wrong", detail="no program in the completion")
 
 
@@ -49,6 +51,7 @@ class CodeReward(Verifier):
             raise ValueError(f"CodeReward: {error}") from None
         self.timeout, self.partial = timeout, partial
         self.timeouts = self.crashes = 0
+        self._told = False
 
     def __call__(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
         """Outcomes of `completions[i]` as an answer to `problems[i]`.
@@ -96,6 +99,10 @@ class CodeReward(Verifier):
     def _run(self, jobs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], stop_early: bool) -> list[Verdict]:
         if not jobs:
             return []
+        if not self._told:
+            self._told = True
+            held = ", ".join(name for name, layer in self._sandbox.layers.items() if layer.ok)
+            _log.info("programs are judged at sandbox level %s: %s", self._sandbox.reached, held)
         verdicts = self._sandbox.run_many(jobs, timeout=self.timeout, stop_early=stop_early)
         self.timeouts += sum(verdict.outcome == "timeout" for verdict in verdicts)
         self.crashes += sum(verdict.outcome in ("crashed", "memory") for verdict in verdicts)

@@ -7,7 +7,7 @@ a set for an ordered pair, another kind of bracket, another number base.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Final
 
@@ -21,9 +21,14 @@ MAX_DIGITS: Final = 200
 
 _WORD: Final = re.compile(r"\\text\{([A-Za-z][A-Za-z '-]*)\}|([A-Za-z][a-z]{2,}|[A-Za-z]+(?: [A-Za-z]+)+)")
 _CHOICE: Final = re.compile(r"(?:\\text\{)?\(?([A-Z])\)?\.?\}?")
-_BASE: Final = re.compile(r"(\w+)_\{?(\d+)\}?")
+_OPTION: Final = re.compile(r"\\text\{\(([A-E])\)\}((?:(?!\\text|\([A-E]\)).)+)")
+_MIXED: Final = re.compile(r"(?<![0-9.^_}])[0-9]+ ?\\frac(?:\{([0-9]+)\}\{([0-9]+)\}|([0-9])([0-9]))")
+_BASE: Final = re.compile(r"(-?\w+)_\{?(\d+)\}?")
 _VARIABLE: Final = re.compile(r"(?:[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?)?'*(?:\([^()=]*\))?")
 _HUGE_FACTORIAL: Final = re.compile(r"\d{5,}\)*!|!\)*!|\^[0-9{}()^*+-]*\)!|\\d?t?binom\{?[^{}]*(?:\d{5,}|\^)")
+
+
+Judge = Callable[[str, str], bool | None]
 
 
 class UndefinedError(Exception):
@@ -37,24 +42,44 @@ def decide(prediction: str, gold: str) -> bool | None:
         return False
     if given.unit and wanted.unit and given.unit != wanted.unit:
         return False
+    if (given.unit and wanted.text.endswith("%")) or (wanted.unit and given.text.endswith("%")):
+        return False
     if given.text == wanted.text:
         return True
-    if not (is_safe(given.text) and is_safe(wanted.text)):
+    if not (is_safe(given.text) and is_safe(wanted.text)) or _is_ambiguous(given.text):
         return False
     try:
-        return _agree(given.text, wanted.text)
+        return agree(given.text, wanted.text, _undecided)
     except UndefinedError:
         return False
 
 
-def _agree(given: str, wanted: str) -> bool | None:
+def _is_ambiguous(text: str) -> bool:
+    r"""Whether it holds a mixed number that is none, as 1\frac{9}{5}: a sum to some and a product to others."""
+    return any(int(m[1] or m[3]) >= int(m[2] or m[4]) for m in _MIXED.finditer(text))
+
+
+def _undecided(given: str, wanted: str) -> None:
+    return None
+
+
+def agree(given: str, wanted: str, otherwise: Judge) -> bool | None:
+    """Whether two normalised answers agree; `otherwise` decides about the parts that the rules here leave open.
+
+    Raises:
+        UndefinedError: one of them has no value.
+    """
     if given == wanted:
         return True
-    for rule in (_numbers, _words, _bases, _equations, _collections):
+    for rule in (_numbers, _words, _bases):
         verdict = rule(given, wanted)
         if verdict is not None:
             return verdict
-    return None
+    for part in (_labelled, _equations, _collections):
+        verdict = part(given, wanted, otherwise)
+        if verdict is not None:
+            return verdict
+    return otherwise(given, wanted)
 
 
 def number(text: str) -> Fraction | None:
@@ -79,7 +104,7 @@ def _numbers(given: str, wanted: str) -> bool | None:
         return None
     if given.endswith("%") != wanted.endswith("%"):  # "25%" is 0.25, and 25 when the question asks for a percentage
         share, other = (a, b) if given.endswith("%") else (b, a)
-        return other in (share, 100 * share)
+        return other == share or (other == 100 * share and abs(other) >= 1)
     return a == b
 
 
@@ -97,14 +122,23 @@ def _words(given: str, wanted: str) -> bool | None:
     return None
 
 
+def _labelled(given: str, wanted: str, otherwise: Judge) -> bool | None:
+    r"""`\text{(C)}12` answers with the option and what it says."""
+    match = _OPTION.fullmatch(given)
+    if match is None:
+        return None
+    choice = _CHOICE.fullmatch(wanted)
+    return match[1] == choice[1] if choice else agree(match[2], wanted, otherwise)
+
+
 def _bases(given: str, wanted: str) -> bool | None:
     a, b = _BASE.fullmatch(given), _BASE.fullmatch(wanted)
-    if b is None or not b[1][0].isdigit():
+    if b is None or not b[1].lstrip("-")[:1].isdigit():
         return None
     return a.groups() == b.groups() if a else given == b[1]
 
 
-def _equations(given: str, wanted: str) -> bool | None:
+def _equations(given: str, wanted: str, otherwise: Judge) -> bool | None:
     """`x=5` for `5`, and `x=10/2=5`; but not `y=5` for `x=5`."""
     if "=" not in given + wanted or "," in given + wanted:
         return None
@@ -113,7 +147,7 @@ def _equations(given: str, wanted: str) -> bool | None:
         return None
     if variable and name and variable != name:
         return False if number(value) is not None and number(target) is not None else None
-    return _agree(value, target)
+    return agree(value, target, otherwise)
 
 
 def _assignment(text: str) -> tuple[str, str | None]:
@@ -133,35 +167,39 @@ def _assignment(text: str) -> tuple[str, str | None]:
     return variable, sides[-1]
 
 
-def _collections(given: str, wanted: str) -> bool | None:
+def _collections(given: str, wanted: str, otherwise: Judge) -> bool | None:
     kind, items = _shape(given)
     wanted_kind, targets = _shape(wanted)
     if not kind and not wanted_kind:
         return None
     if not kind or not wanted_kind:  # one answer for a set of one, never for several numbers
         if len(items) == len(targets):
-            return _agree(items[0], targets[0])
+            return agree(items[0], targets[0], otherwise)
         single = wanted if kind else given
         return False if number(single) is not None else None
     kinds = {kind, wanted_kind}
+    if kinds == {"{}"}:
+        items, targets = list(dict.fromkeys(items)), list(dict.fromkeys(targets))
+    if sum(item.startswith(r"\{") for item in items) != sum(item.startswith(r"\{") for item in targets):
+        return False  # a set of sets
     if kinds <= {",", "{}"}:
-        return _match_unordered(items, targets)
+        return match_unordered(items, targets, otherwise)
     if len(kinds) == 1 or kinds == {",", "()"}:
-        return _match_ordered(items, targets)
+        return match_ordered(items, targets, otherwise)
     return False  # a set for an ordered pair, an open for a closed interval
 
 
-def _match_ordered(items: Sequence[str], targets: Sequence[str]) -> bool | None:
+def match_ordered(items: Sequence[str], targets: Sequence[str], otherwise: Judge) -> bool | None:
     if len(items) != len(targets):
         return False
-    verdicts = [_agree(a, b) for a, b in zip(items, targets, strict=True)]
+    verdicts = [agree(a, b, otherwise) for a, b in zip(items, targets, strict=True)]
     return False if False in verdicts else None if None in verdicts else True
 
 
-def _match_unordered(items: Sequence[str], targets: Sequence[str]) -> bool | None:
+def match_unordered(items: Sequence[str], targets: Sequence[str], otherwise: Judge) -> bool | None:
     left = list(targets)
     for item in items:
-        verdicts = [_agree(item, target) for target in left]
+        verdicts = [agree(item, target, otherwise) for target in left]
         if True in verdicts:
             left.pop(verdicts.index(True))
         else:
@@ -177,6 +215,11 @@ def _shape(text: str) -> tuple[str, list[str]]:
         return text[0] + text[-1], inner
     items = [signed for item in _split(text) for signed in _both_signs(item)]
     return ("," if len(items) > 1 else ""), items
+
+
+def has_items(text: str) -> bool:
+    """Whether an answer is a collection of several parts."""
+    return len(_shape(text)[1]) > 1
 
 
 def _closes_at_end(text: str) -> bool:
@@ -209,12 +252,6 @@ def _both_signs(item: str) -> list[str]:
     if not sign or r"\pm" in after:
         return [item]
     return [f"{before}{mark}{after}" for mark in ("+", "-")]
-
-
-def symbolic_form(text: str) -> str:
-    """A normalised answer as the symbolic parser reads it best: a ± b written out as two answers."""
-    kind, items = _shape(text)
-    return text if kind not in ("", ",") else ",".join(items)
 
 
 def is_safe(text: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Final, Self
 
 from vibethinker.problems import Problem
 from vibethinker.rewards.base import Verifier
-from vibethinker.rewards.exact import decide, symbolic_form
+from vibethinker.rewards.exact import decide
 from vibethinker.rewards.normalize import normalize
 from vibethinker.rewards.workers import Pair, SymbolicWorkers
 
@@ -26,6 +26,7 @@ _BOX: Final = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(?:(\{)|([A-Za-z0-9]+)
 _BRACE: Final = re.compile(r"\\.|[{}]", re.DOTALL)
 _STATED: Final = re.compile(r"\banswer\s*(?:is|:)[\s:]*", re.IGNORECASE)
 _STATEMENT_END: Final = re.compile(r"\.(?:\s|$)|\n")
+_OR: Final = re.compile(r"\s*(?:\\text\s*\{\s*or\s*\}|\bor\b)\s*")
 _NUMBER: Final = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
 
 
@@ -34,16 +35,17 @@ class MathReward(Verifier):
 
     Only what follows the last `</think>` counts. A completion that boxes several different answers earns nothing, and
     so does one without a box, unless `fallbacks` are on. A reward per completion comes out in order, the same in every
-    run; an answer that takes longer than `timeout` counts as wrong and is counted in `timeouts`.
+    run; an answer that takes longer than `timeout` counts as wrong and is counted in `timeouts`. Constructing one
+    starts nothing: the processes start with the first answer that needs them.
 
     Args:
-        workers: processes for answers that need symbolic algebra.
-        timeout: seconds for one such answer.
+        workers: processes, at most, for answers that need symbolic algebra.
+        timeout: seconds of CPU time for one such answer; how busy the machine is does not change a verdict.
         fallbacks: without a box, take what follows "answer is", else the last number. For evaluation of models that
             were not taught to box; in training it would reward numbers in passing.
     """
 
-    def __init__(self, workers: int = 1, timeout: float = 5.0, fallbacks: bool = False) -> None:
+    def __init__(self, workers: int = 2, timeout: float = 0.5, fallbacks: bool = False) -> None:
         if workers < 1:
             raise ValueError(f"MathReward: workers must be at least 1, got {workers!r}")
         if not timeout > 0:
@@ -91,11 +93,11 @@ class MathReward(Verifier):
 
     def compare(self, pairs: Sequence[Pair]) -> list[bool]:
         """Whether the two bare answers of each (prediction, gold) are equivalent, in order."""
-        bare = [(_unboxed(prediction), _unboxed(gold)) for prediction, gold in pairs]
+        bare = [(_unboxed(prediction), _one_form(_unboxed(gold))) for prediction, gold in pairs]
         verdicts = [decide(prediction, gold) for prediction, gold in bare]
         undecided = [index for index, verdict in enumerate(verdicts) if verdict is None]
-        by_algebra = self._symbolic.verify([_symbolic_pair(*bare[index]) for index in undecided])
-        for index, verdict in zip(undecided, by_algebra, strict=True):
+        normalised = [(normalize(bare[index][0]).text, normalize(bare[index][1]).text) for index in undecided]
+        for index, verdict in zip(undecided, self._symbolic.verify(normalised), strict=True):
             verdicts[index] = verdict
         return [bool(verdict) for verdict in verdicts]
 
@@ -112,16 +114,32 @@ class MathReward(Verifier):
         self.close()
 
 
-def is_equivalent(prediction_text: str, gold: str) -> bool:
-    r"""Whether a text's final answer equals `gold`. Never raises because of a text, never hangs.
+def is_equivalent(prediction_text: str, gold: str | Sequence[str]) -> bool:
+    r"""Whether a text's final answer equals `gold`, or one of several. Never raises because of a text, never hangs.
 
     The final answer is the last box; of a text that never says `\boxed`, the text itself when it is short enough to be
     a bare answer. A last box that is not closed (a truncated text) is no answer.
     """
-    prediction = final_answer(prediction_text)
-    if prediction is None and not _mentions_box(prediction_text) and len(prediction_text) <= MAX_BARE_ANSWER:
-        prediction = prediction_text
-    return prediction is not None and _shared_reward().compare([(prediction, gold)])[0]
+    return are_equivalent([prediction_text], [gold])[0]
+
+
+def are_equivalent(prediction_texts: Sequence[str], golds: Sequence[str | Sequence[str]]) -> list[bool]:
+    """`is_equivalent` of many texts, in order, several at a time.
+
+    Raises:
+        ValueError: the two differ in length.
+    """
+    pairs: list[Pair] = []
+    owners: list[int] = []
+    for index, (text, gold) in enumerate(zip(prediction_texts, golds, strict=True)):
+        answer = final_answer(text)
+        if answer is None and not _mentions_box(text) and len(text) <= MAX_BARE_ANSWER:
+            answer = text
+        forms = [] if answer is None else [gold] if isinstance(gold, str) else gold
+        pairs += [(answer or "", form) for form in forms]
+        owners += [index] * len(forms)
+    right = {owner for owner, verdict in zip(owners, _shared_reward().compare(pairs), strict=True) if verdict}
+    return [index in right for index in range(len(prediction_texts))]
 
 
 @lru_cache(maxsize=1)
@@ -181,5 +199,9 @@ def _unboxed(answer: str) -> str:
     return boxes[-1] if boxes else answer
 
 
-def _symbolic_pair(prediction: str, gold: str) -> Pair:
-    return symbolic_form(normalize(prediction).text), symbolic_form(normalize(gold).text)
+def _one_form(gold: str) -> str:
+    """The first of several spellings of one value, `1/2 or 0.5`; else the gold as it is, as of `2 or 3`."""
+    if "or" not in gold:
+        return gold
+    first, *others = _OR.split(gold)
+    return first if others and all(decide(other, first) for other in others) else gold

@@ -2,7 +2,9 @@
 
 Symbolic algebra on a model's answer may take for ever, in C code that no signal interrupts, or all memory. So it runs
 in interpreters of its own: started by exec, never forked from the trainer; without torch; with limited memory and CPU
-time; killed at a deadline; ended by the closing of their pipe when the parent is gone.
+time (`vibethinker.rewards.child`); ended by the closing of their pipe when the parent is gone. A deadline by the wall
+clock stands behind the limit of CPU time, for a process that sleeps or is stopped; it is generous, because a verdict
+that depends on it would depend on how busy the machine is.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -21,10 +24,10 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Final
 
-MEMORY_LIMIT: Final = 2 * 1024**3  # bytes of address space
 START_LIMIT: Final = 60.0  # seconds for an interpreter to import sympy on a busy machine
 START_ATTEMPTS: Final = 3
-ATTEMPTS: Final = 2  # for a pair whose worker died, as opposed to ran out of time
+ATTEMPTS: Final = 2  # for a pair whose worker died or slept, as opposed to ran out of CPU time
+PATIENCE: Final = 30.0  # seconds of wall clock for a pair, beside ten times its CPU time
 CACHE_SIZE: Final = 16_384  # verdicts kept
 
 Pair = tuple[str, str]
@@ -35,7 +38,7 @@ class SymbolicWorkers:
 
     Args:
         workers: processes, at least 1.
-        timeout: seconds for one pair.
+        timeout: seconds of CPU time for one pair.
 
     Attributes:
         timeouts: pairs that ran out of time.
@@ -92,14 +95,16 @@ class SymbolicWorkers:
         losses: Counter[int] = Counter()
         while len(verdicts) < len(pairs):
             self._dispatch(queue, pairs)
-            for worker, reply, late in self._replies():
+            for worker, reply in self._replies():
                 job, worker.job = worker.job, None
                 if job is None:
                     self._greet(worker, reply)
                 elif isinstance(reply, bool):
                     verdicts[job] = reply
                 else:
-                    self._discard(worker)
+                    late = reply == "late"
+                    if not late:
+                        self._discard(worker)
                     losses[job] += 1
                     if not late and losses[job] < ATTEMPTS:
                         queue.appendleft(job)
@@ -116,24 +121,24 @@ class SymbolicWorkers:
                 try:
                     worker.send(queue[0], pairs[queue[0]], self.timeout)
                     queue.popleft()
-                except OSError:  # it died between two batches
+                except OSError:  # it died between two pairs
                     self._discard(worker)
         starting = sum(not worker.ready for worker in self._pool)
         for _ in range(min(len(queue) - starting, self.workers - len(self._pool))):
             self._pool.append(_Worker(self.timeout))
 
-    def _replies(self) -> list[tuple[_Worker, object, bool]]:
-        """(worker, what it says or `None` when it is dead or late, whether it is late), at least one worker's."""
+    def _replies(self) -> list[tuple[_Worker, object]]:
+        """(worker, what it says, or `None` when it is dead or past its deadline), of at least one worker."""
         active = [worker for worker in self._pool if worker.job is not None or not worker.ready]
         patience = max(0.0, min(worker.deadline for worker in active) - time.monotonic()) if active else 0.0
         readable = wait([worker.output.fileno() for worker in active], patience)
         now = time.monotonic()
-        heard: list[tuple[_Worker, object, bool]] = []
+        heard: list[tuple[_Worker, object]] = []
         for worker in active:
             if worker.output.fileno() in readable:
-                heard.append((worker, worker.receive(), False))
+                heard.append((worker, worker.receive()))
             elif now >= worker.deadline:
-                heard.append((worker, None, True))
+                heard.append((worker, None))
         return heard
 
     def _greet(self, worker: _Worker, reply: object) -> None:
@@ -163,7 +168,7 @@ class _Worker:
     def __init__(self, timeout: float) -> None:
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-        code = f"from vibethinker.rewards.workers import serve; serve({timeout!r})"
+        code = f"from vibethinker.rewards.child import serve; serve({timeout!r})"
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", code],
             stdin=subprocess.PIPE,
@@ -181,79 +186,19 @@ class _Worker:
         self.deadline = time.monotonic() + START_LIMIT
 
     def send(self, job: int, pair: Pair, timeout: float) -> None:
+        if wait([self.output.fileno()], 0):
+            raise BrokenPipeError("it says something that nobody asked: that its fork died")
         self.input.write(json.dumps(pair).encode() + b"\n")
-        self.job, self.deadline = job, time.monotonic() + timeout
+        self.job, self.deadline = job, time.monotonic() + PATIENCE + 10 * timeout
 
     def receive(self) -> object:
         line = self.output.read(4096)  # a reply is one write, below the size that a pipe may split
-        return json.loads(line) if line else None
+        return json.loads(line.splitlines()[0]) if line else None
 
     def kill(self) -> None:
-        self.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # with its fork
         self.process.wait()
         with contextlib.suppress(OSError):
             self.input.close()
         self.output.close()
-
-
-def serve(timeout: float) -> None:
-    """The child's side: answer pairs from standard input until it closes."""
-    answers = os.dup(1)
-    os.dup2(2, 1)  # what a library prints is no answer
-    _limit_memory()
-    try:
-        agree = _symbolic_judge()
-    except Exception as error:
-        os.write(answers, json.dumps(f"{type(error).__name__}: {error}"[:1000]).encode() + b"\n")
-        return
-    os.write(answers, b"true\n")
-    for line in sys.stdin:
-        _limit_cpu(timeout)
-        prediction, gold = json.loads(line)
-        os.write(answers, json.dumps(agree(prediction, gold)).encode() + b"\n")
-
-
-def _symbolic_judge() -> Any:
-    import logging
-
-    from math_verify import LatexExtractionConfig, parse, verify
-    from sympy import Basic, Float, I, MatrixBase, Rational, Symbol
-
-    logging.disable(logging.CRITICAL)
-    configuration = [LatexExtractionConfig()]
-
-    def read(text: str) -> list[Any]:
-        found = parse(f"${text}$", configuration, fallback_mode="no_fallback", parsing_timeout=None)
-        return [exact(item) if isinstance(item, Basic | MatrixBase) else item for item in found]
-
-    def exact(expression: Any) -> Any:
-        """Math-Verify reads `i` as a letter like any other, and rounds as soon as one side is a decimal."""
-        meant = {number: Rational(str(number)) for number in expression.atoms(Float)}
-        meant |= {letter: I for letter in expression.atoms(Symbol) if letter.name == "i"}
-        return expression.xreplace(meant) if meant else expression
-
-    def agree(prediction: str, gold: str) -> bool:
-        try:
-            return bool(verify(read(gold), read(prediction), timeout_seconds=None))
-        except BaseException:  # math-verify raises outside Exception too, and memory may run out
-            return False
-
-    agree(r"\sqrt{12}", r"2\sqrt{3}")  # whatever loads lazily loads now, before the clock runs
-    return agree
-
-
-def _limit_memory() -> None:
-    import resource
-
-    with contextlib.suppress(ValueError, OSError):  # macOS refuses
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, resource.getrlimit(resource.RLIMIT_AS)[1]))
-
-
-def _limit_cpu(timeout: float) -> None:
-    """End this process by itself should the parent be gone before it could kill it."""
-    import resource
-
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    spent = usage.ru_utime + usage.ru_stime
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_CPU, (int(spent + timeout) + 2, resource.getrlimit(resource.RLIMIT_CPU)[1]))
