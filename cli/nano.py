@@ -30,7 +30,7 @@ _CHAT_TEMPLATE = (
 )
 
 
-def corpus(problems_per_domain: int = 4000) -> Iterator[str]:
+def corpus(problems_per_domain: int) -> Iterator[str]:
     """Prompts and solutions of the train split at every difficulty."""
     for domain in DOMAINS:
         for index in range(problems_per_domain):
@@ -40,11 +40,13 @@ def corpus(problems_per_domain: int = 4000) -> Iterator[str]:
                 yield f"assistant\n{solution}"
 
 
-def make_tokenizer() -> Qwen2Tokenizer:
+def make_tokenizer(problems_per_domain: int = 4000) -> Qwen2Tokenizer:
     """Qwen2's own with a small vocabulary; transformers loads no other for a Qwen2 model, whatever its files say."""
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     untrained = Qwen2Tokenizer(vocab={}, merges=[], pad_token=special[0], unk_token=special[0], eos_token=special[2])
-    tokenizer = untrained.train_new_from_iterator(corpus(), VOCABULARY, new_special_tokens=special, show_progress=False)
+    tokenizer = untrained.train_new_from_iterator(
+        corpus(problems_per_domain), VOCABULARY, new_special_tokens=special, show_progress=False
+    )
     tokenizer.model_max_length = CONTEXT
     tokenizer.chat_template = _CHAT_TEMPLATE
     return tokenizer

@@ -191,10 +191,15 @@ def _table(rows: Sequence[Row], metric: str = "pass@1") -> dict[tuple[str, str],
 
 
 def _ladder(rows: Sequence[Row]) -> list[Row]:
-    """Pass@1 over all domains, of every stage that has one model."""
-    domains = {row["domain"] for row in rows}
-    overall = domains.pop() if len(domains) == 1 else "all"
-    return [row for (_, domain), row in _table(rows).items() if domain == overall]
+    """Pass@1 over all domains, of every stage that has one model and was evaluated on the domains of the first."""
+    table = _table(rows)
+    domains: dict[str, set[str]] = {}
+    for stage, domain in table:
+        domains.setdefault(stage, set()).add(domain)
+    every = {row["domain"] for row in rows}
+    overall = every.pop() if len(every) == 1 else "all"
+    ladder = [row for (_, domain), row in table.items() if domain == overall]
+    return [row for row in ladder if domains[row["stage"]] == domains[ladder[0]["stage"]]]
 
 
 def _bars(rows: Sequence[Row], wide: str, colours: Mapping[str, str]) -> list[Panel]:
@@ -246,10 +251,11 @@ def _results_in_words(rows: Sequence[Row]) -> Iterator[str]:
             for (s, domain), row in table.items()
             if s == stage and domain != "all" and (first["stage"], domain) in table
         }
-        own = stage not in {row["stage"] for row in ladder}
-        if gains and stage != first["stage"] and (own or stage == last["stage"]):
+        apart = stage not in {row["stage"] for row in ladder}
+        if gains and stage != first["stage"] and (apart or stage == last["stage"]):
             better, least = sum(gain > 0 for gain in gains.values()), min(gains, key=lambda domain: gains[domain])
-            who = f"the domain's own {stage} model" if own else stage
+            several = len({row["model"] for row in rows if row["stage"] == stage}) > 1
+            who = f"the domain's own {stage} model" if several else stage
             yield (
                 f"In {better} of {len(gains)} domains {who} beats {first['stage']}; "
                 f"the smallest difference is {gains[least]:+.2f}, in {least}."

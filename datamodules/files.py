@@ -17,6 +17,7 @@ from rich.progress import track
 
 from vibethinker.datamodules.layouts import Tests, read_tests
 from vibethinker.problems import SPLITS, Problem, Split, normalized_prompt, split_of
+from vibethinker.rewards.extract import parsed
 from vibethinker.rewards.math import final_answer
 from vibethinker.sandbox import cases
 
@@ -303,12 +304,11 @@ class Row:
 
     def _fenced(self, solution: str, prompt: str) -> str:
         """A bare program as a completion would give it; HumanEval's go on where the prompt ends."""
-        if "```" in solution:
-            return solution
         name = self.text("entry_point")
         if name and f"def {name}(" in prompt and f"def {name}(" not in solution:
             solution = f"{prompt.rstrip()}\n{solution}"
-        return f"```python\n{solution.strip()}\n```"
+        bare = "```" not in solution and parsed(solution.strip()) is not None
+        return f"```python\n{solution.strip()}\n```" if bare else solution
 
 
 def _list_in_json(text: str) -> Any:

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from vibethinker.cli.nano import VOCABULARY, checkpoint_of, main, make_model, make_tokenizer
 from vibethinker.datamodules import DomainDataModule
-from vibethinker.datamodules.generators import DOMAINS
+from vibethinker.datamodules.generators import DOMAINS, generate
 from vibethinker.evaluation import judge, stable_seed, summarize
-from vibethinker.policy import load_policy, load_tokenizer, locate
+from vibethinker.policy import load_policy, load_tokenizer, locate, prompt_ids
 from vibethinker.problems import Problem
-from vibethinker.rewards import MathReward
+from vibethinker.rewards import CodeReward, MathReward
 from vibethinker.rollout import RolloutEngine, Sampling
 
 
@@ -46,9 +47,50 @@ def test_transformers_loads_it_like_any_folder() -> None:
 def test_it_is_half_educated() -> None:
     """On the probe split: the test split is for results alone."""
     tokenizer = load_tokenizer("nano")
-    problems = list(DomainDataModule(list(DOMAINS), probe_size=256).problems("probe"))
     engine = RolloutEngine(load_policy("nano"), max_length=160, slots=512)
-    seeds = [stable_seed(0, p.id) for p in problems]
-    judged = judge(engine, tokenizer, problems, MathReward(), n=4, sampling=Sampling(max_new_tokens=96), seeds=seeds)
-    for row in summarize(judged, ks=[1]):
-        assert 0.2 <= row["mean"] <= 0.6, row
+    for domain in DOMAINS:
+        problems = list(DomainDataModule(domain, probe_size=64).problems("probe"))
+        seeds = [stable_seed(0, p.id) for p in problems]
+        with CodeReward() if domain == "code" else MathReward() as reward:
+            judged = judge(engine, tokenizer, problems, reward, n=4, sampling=Sampling(max_new_tokens=96), seeds=seeds)
+        for row in summarize(judged, ks=[1]):
+            assert 0.2 <= row["mean"] <= 0.6, row
+
+
+@pytest.fixture(scope="module")
+def fresh() -> Any:
+    return make_tokenizer(problems_per_domain=400)
+
+
+def test_a_new_tokenizer_knows_every_domain(fresh: Any) -> None:
+    assert len(fresh) <= VOCABULARY
+    for domain in DOMAINS:
+        problems = [generate(domain, "train", index) for index in range(300)]
+        prompts = [len(ids) for ids in prompt_ids(fresh, problems)]
+        solutions = [max(len(fresh.encode(text)) for text in problem.solutions) + 1 for problem in problems]
+        assert max(map(sum, zip(prompts, solutions, strict=True))) <= 160, domain
+        if domain == "code":
+            assert (max(prompts), max(solutions)) <= (50, 45)
+    program = "```python\ndef f(x):\n    if x>12:\n        return 3*x\n    return x-1\n```"
+    assert fresh.decode(fresh.encode(program)) == program
+    assert len(fresh.encode("```python\n")) <= 3
+
+
+def test_a_new_model_is_small(fresh: Any, tmp_path: Path) -> None:
+    model = make_model(fresh)
+    assert model.num_parameters() <= 1_000_000
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").stat().st_size <= 4_000_000
+
+
+def test_a_checkpoint_becomes_the_model_without_training(tmp_path: Path) -> None:
+    for step in (50, 500, 1000):
+        (tmp_path / "run" / "checkpoints" / f"step={step}").mkdir(parents=True)
+        (tmp_path / "run" / "checkpoints" / f"step={step}" / "config.json").write_text(str(step))
+    assert checkpoint_of(tmp_path / "run", None).name == "step=1000"
+    assert main([str(tmp_path / "out"), "--root", str(tmp_path / "run"), "--step", "500"]) == 0
+    assert (tmp_path / "out" / "config.json").read_text() == "500"
+    with pytest.raises(FileNotFoundError, match="no checkpoint of step 70; there are 50, 500, 1000"):
+        checkpoint_of(tmp_path / "run", 70)
+    with pytest.raises(FileNotFoundError, match="there are none"):
+        checkpoint_of(tmp_path, None)

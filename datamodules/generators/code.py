@@ -105,7 +105,7 @@ def within(rng: random.Random, difficulty: int) -> Draft:
         kept = [value for value in values if value in range(low, high + 1)]
         return len(kept) if counted else sum(kept)
 
-    lists = (
+    lists: tuple[list[int], ...] = (
         [],
         [low, high],
         [low - 1, low + 1, high + 1],
@@ -131,7 +131,7 @@ def mapped(rng: random.Random, difficulty: int) -> Draft:
     append = f"            w+=[x{signed(b)}]"
     choose_first = ["def f(v):", "    w=[]", "    for x in v:", f"        if x>{low}:", append, "    return w"]
     change_first = ["def f(v):", f"    w=[x{signed(b)} for x in v]", f"    return [y for y in w if y>{low + b}]"]
-    lists = [], [low, low + 1], [low - 1, 2 * low, 3], [low + 5, -low, low + 9, low + 5], [low]
+    lists: tuple[list[int], ...] = [], [low, low + 1], [low - 1, 2 * low, 3], [low + 5, -low, low + 9, low + 5], [low]
     tests = _calls(lambda v: [x + b for x in filter(low.__lt__, v)], *([values] for values in lists))
     return Draft((low, b), pattern.format(low, each), None, (choose_first, change_first), tests)
 

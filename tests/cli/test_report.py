@@ -220,6 +220,20 @@ def test_stages_nobody_foresaw(run: Path) -> None:
     assert "pass@4 / pass@8" in page.text
 
 
+def test_a_stage_of_another_set_of_domains_is_no_rung(run: Path) -> None:
+    """Its mean is of other problems; in words it is compared where it was measured."""
+    alone = [row("code", "algebra", "pass@1", 0.75, run / "code")]
+    edit(run / "results.json", lambda before: before + alone)
+    lead = Page(write_report(run)).lead
+    assert "In 1 of 1 domains code beats base; the smallest difference is +0.36, in algebra" in lead
+    assert "In 2 of 2 domains signal beats base" in lead
+    wider = [*alone, *(row("code", domain, "pass@1", 0.9, run / "code") for domain in ("calculus", "code", "all"))]
+    edit(run / "results.json", lambda before: before[:-1] + wider)
+    page = Page(write_report(run))
+    assert "0.90 [" not in page.lead
+    assert "code 0.90 (95% interval" in page.described("Pass@1, code")
+
+
 def test_what_models_and_people_write_is_text(run: Path) -> None:
     hostile = "<script>alert(1)</script><img src=x onerror='alert(2)'></pre>{{ 7 * 7 }} & $x$ \"--"
 

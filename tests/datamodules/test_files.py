@@ -82,7 +82,7 @@ def test_usual_and_mapped_columns(tmp_path: Path) -> None:
         (row(answer=True), "'answer'", "expected text, found bool"),
         (row(solution=3), r"'solutions' \(column 'solution'\)", "expected text or a list"),
         (row(solution=["a", None]), r"'solutions' \(column 'solution'\)", "expected text or a list"),
-        (row(tests="assert True"), "'tests'", "expected a list of objects"),
+        (row(tests=5), "'tests'", "expected a list of objects"),
         (row(domain=5), "'domain'", "expected text, found int"),
         (row(id=["x"]), "'id'", "expected text, found list"),
         (row(id="first"), "'id'", "is the id of an earlier line too"),

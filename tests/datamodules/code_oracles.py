@@ -1,4 +1,4 @@
-"""What the embedded code problems ask for, read from the prompt alone and computed by other means than the generator's."""
+"""What the embedded code problems ask for, read from the prompt alone and computed by other means."""
 
 from __future__ import annotations
 
