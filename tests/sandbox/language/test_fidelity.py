@@ -49,7 +49,7 @@ json.dump(results, sys.stdout)
 def plain() -> dict[str, list[str]]:
     command = [sys.executable, "-I", "-X", "utf8", "-c", PLAIN]
     done = subprocess.run(command, input=json.dumps(PROGRAMS), capture_output=True, text=True, timeout=120, check=True)
-    return json.loads(done.stdout)  # type: ignore[no-any-return]
+    return json.loads(done.stdout)
 
 
 def guarded(source: str, stdin: str = "", limit: int = 1 << 20) -> list[str]:

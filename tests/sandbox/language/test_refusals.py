@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -30,10 +31,8 @@ def secret(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def run(source: str) -> str:
     console = Console("")
-    try:
+    with contextlib.suppress(Exception, SystemExit):
         exec(compile_program(source), namespace(console))
-    except (Exception, SystemExit):
-        pass
     return console.text()
 
 

@@ -24,7 +24,7 @@ class _Sink:
         self.left -= len(text)
         if self.left < 0:
             self.overflow()
-        if self.keep:
+        if self.keep and text:
             self.parts.append(text)
         return len(text)
 
@@ -40,7 +40,7 @@ class Writer(io.TextIOBase):
     _fd: int
     name: str
     buffer: Any
-    encoding, errors, mode, newlines, line_buffering = "utf-8", "strict", "w", None, False  # type: ignore[misc,assignment]
+    encoding, errors, mode, newlines, line_buffering = "utf-8", "strict", "w", None, False
 
     def write(self, text: str, /) -> int:
         if not isinstance(text, str):
@@ -99,7 +99,7 @@ def _writer(sink: _Sink, fd: int, name: str) -> Writer:
     data = ByteWriter()
     data._sink, data._fd, data._decoder, data.name = sink, fd, codecs.getincrementaldecoder("utf-8")("replace"), name
     text = Writer()
-    text._sink, text._fd, text.buffer, text.name = sink, fd, data, name  # type: ignore[misc]
+    text._sink, text._fd, text.buffer, text.name = sink, fd, data, name
     return text
 
 
@@ -160,14 +160,13 @@ class Console:
         def print_(*values: Any, sep: Any = " ", end: Any = "\n", file: Any = None, flush: Any = False) -> None:
             if file is None:
                 file = current()
-            if file is stdout:
-                if sep == " " and end == "\n":
-                    text = join(map(str, values)) + "\n"
-                    sink.left -= len(text)
-                    if sink.left < 0:
-                        sink.overflow()
-                    append(text)
-                    return
+            if file is stdout and sep == " " and end == "\n":
+                text = join(map(str, values)) + "\n"
+                sink.left -= len(text)
+                if sink.left < 0:
+                    sink.overflow()
+                append(text)
+                return
             native(*values, sep=sep, end=end, file=file)
             if flush and hasattr(file, "flush"):
                 file.flush()
@@ -178,11 +177,11 @@ class Console:
     def finish(self) -> None:
         """What happens when a program ends: its exit hooks run, its own writers are flushed. Once."""
         while self.hooks:
-            with contextlib.suppress(Exception, SystemExit, OutputLimitError):
+            with contextlib.suppress(BaseException):
                 self.hooks.pop()()
         last = self.current()
         if last is not self.stdout and last is not None:
-            with contextlib.suppress(Exception, SystemExit, OutputLimitError):
+            with contextlib.suppress(BaseException):
                 last.flush()
 
     def text(self) -> str:

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 from vibethinker.sandbox.language import guards
-from vibethinker.sandbox.language.guards import adopt, check_base, check_key, check_member, guarded_getattr
+from vibethinker.sandbox.language.classes import REAL, SHOWN, adopt, check_base, check_member, exact_keys, shown
+from vibethinker.sandbox.language.guards import check_key, guarded_getattr
 from vibethinker.sandbox.language.names import exact, is_dunder
 
 
@@ -57,12 +58,15 @@ class SimpleNamespace:
         return self.__dict__ == other.__dict__ if isinstance(other, SimpleNamespace) else NotImplemented
 
 
+guards.WITH_DICT.add(SimpleNamespace)
+
+
 def namedtuple(
     typename: str, field_names: Any, *, rename: bool = False, defaults: Any = None, module: str | None = None
 ) -> Any:
     """`collections.namedtuple`, registered as the program's class; `module` is ignored."""
-    made: Any = collections.namedtuple(typename, field_names, rename=rename, defaults=defaults, module="__main__")  # type: ignore[misc]
-    return adopt(made)
+    factory: Any = collections.namedtuple  # typed for literals only
+    return adopt(factory(typename, field_names, rename=rename, defaults=defaults, module="__main__"))
 
 
 # dataclasses: the real machinery writes source text from the names of fields
@@ -75,6 +79,7 @@ def _require_own(cls: Any, what: str) -> None:
 
 def dataclass(cls: Any = None, /, **options: Any) -> Any:
     """`dataclasses.dataclass` on a class of the program."""
+    exact_keys(options)
     if cls is None:
         return lambda cls: dataclass(cls, **options)
     _require_own(cls, "dataclass")
@@ -93,9 +98,11 @@ def make_dataclass(
         name, *rest = (field,) if isinstance(field, str) else field
         specs.append((check_key(name), *rest) if rest else check_key(name))
     content = {check_member(n): v for n, v in dict(namespace or {}).items()}
+    exact_keys(options)
+    bases = tuple(bases)
     for base in bases:
         check_base(base)
-    made = dataclasses.make_dataclass(exact(cls_name), specs, bases=tuple(bases), namespace=content, **options)
+    made = dataclasses.make_dataclass(exact(cls_name), specs, bases=bases, namespace=content, **options)
     made.__module__ = "__main__"
     return adopt(made)
 
@@ -118,6 +125,8 @@ class _EnumMeta(enum.EnumMeta):
             name = member if isinstance(member, str) else member[0]
             if type(name) is not str or name[:1] == "_":
                 raise ValueError(f"invalid enum member name: {name!r}")
+        if options.get("type") is not None:
+            check_base(options["type"])
         options["module"] = "__main__"
         return adopt(super()._create_(exact(class_name), members, **options))  # type: ignore[misc]
 
@@ -175,12 +184,12 @@ def singledispatch(function: Any) -> Any:
     real = dispatcher.register
 
     def register(cls: Any, func: Any = None) -> Any:
-        cls = guards.REAL.get(cls, cls)
+        cls = REAL.get(cls, cls)
         if not isinstance(cls, type | types.UnionType):
             raise TypeError("Invalid first argument to `register()`: a class is needed")
         return (lambda f: real(cls, f)) if func is None else real(cls, func)
 
-    dispatcher.register = register  # type: ignore[method-assign, assignment]
+    dispatcher.register = register  # type: ignore[method-assign]
     return dispatcher
 
 
@@ -228,8 +237,8 @@ def hide_type(function: Callable[..., Any]) -> Callable[..., Any]:
     def hidden(value: Any) -> Any:
         found = function(value)
         if isinstance(found, tuple):
-            return tuple(guards.SHOWN.get(f, f) if isinstance(f, type) else f for f in found)
-        return guards.shown(found) if isinstance(found, type) else found
+            return tuple(SHOWN.get(f, f) if isinstance(f, type) else f for f in found)
+        return shown(found) if isinstance(found, type) else found
 
     return hidden
 

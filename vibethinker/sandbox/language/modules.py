@@ -53,7 +53,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from vibethinker.sandbox.language import gadgets, guards, shims
+from vibethinker.sandbox.language import classes, gadgets, guards, shims, threads
 from vibethinker.sandbox.language.console import Console
 from vibethinker.sandbox.language.guards import table
 from vibethinker.sandbox.language.names import exact
@@ -93,7 +93,7 @@ STATIC: dict[str, dict[str, Any]] = {
     "__future__": _public(__future__),
     "abc": {
         "ABC": abc.ABC,
-        "ABCMeta": guards.SHOWN[abc.ABCMeta],
+        "ABCMeta": classes.SHOWN[abc.ABCMeta],
         "abstractmethod": gadgets.abstractmethod,
         **_some(abc, "abstractproperty abstractclassmethod abstractstaticmethod"),
     },
@@ -133,7 +133,7 @@ STATIC: dict[str, dict[str, Any]] = {
     },
     "datetime": _some(datetime, "date time datetime timedelta timezone tzinfo MINYEAR MAXYEAR UTC"),
     "difflib": _some(difflib, "SequenceMatcher Differ get_close_matches ndiff unified_diff context_diff restore"),
-    "enum": {**gadgets.ENUMS, **_some(enum, "auto unique"), "EnumMeta": guards.SHOWN[enum.EnumMeta]},
+    "enum": {**gadgets.ENUMS, **_some(enum, "auto unique"), "EnumMeta": classes.SHOWN[enum.EnumMeta]},
     "fractions": {"Fraction": fractions.Fraction},
     "functools": {
         **_some(functools, "reduce partial partialmethod lru_cache cache cached_property cmp_to_key"),
@@ -167,14 +167,14 @@ STATIC: dict[str, dict[str, Any]] = {
     "struct": _public(struct),
     "textwrap": _public(textwrap),
     "time": shims.TIME,
-    "threading": shims.THREADING,
+    "threading": threads.THREADING,
     "types": {
         **_some(types, "MappingProxyType MethodType GenericAlias UnionType NoneType EllipsisType NotImplementedType"),
         "SimpleNamespace": gadgets.SimpleNamespace,
-        **{n: guards.SHOWN[getattr(types, n)] for n in ("FunctionType", "BuiltinFunctionType", "GeneratorType")},
-        "LambdaType": guards.SHOWN[types.FunctionType],
-        "BuiltinMethodType": guards.SHOWN[types.BuiltinFunctionType],
-        "ModuleType": guards.SHOWN[types.ModuleType],
+        **{n: classes.SHOWN[getattr(types, n)] for n in ("FunctionType", "BuiltinFunctionType", "GeneratorType")},
+        "LambdaType": classes.SHOWN[types.FunctionType],
+        "BuiltinMethodType": classes.SHOWN[types.BuiltinFunctionType],
+        "ModuleType": classes.SHOWN[types.ModuleType],
     },
     "typing": _TYPING,
     "typing_extensions": _TYPING,
@@ -204,9 +204,11 @@ def _collect_bases() -> None:
     contents = [*STATIC.values(), _DECIMAL, shims.STREAM_CLASSES, {"Random": random.Random}]
     for content in contents:
         for value in content.values():
-            if isinstance(value, type) and value not in _FINAL and value not in guards.REAL:
+            if not isinstance(value, type) or value in _FINAL or value in classes.REAL:
+                continue
+            if not issubclass(value, enum.Enum) or value in gadgets.ENUMS.values():
                 guards.BASES.add(value)
-    guards.BASE_FUNCTIONS += [typing.NamedTuple, typing.TypedDict]
+    classes.BASE_FUNCTIONS += [typing.NamedTuple, typing.TypedDict]
 
 
 _collect_bases()
