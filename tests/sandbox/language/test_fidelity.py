@@ -115,6 +115,9 @@ def test_buffered_output_and_descriptors_share_one_order() -> None:
     assert guarded(source) == ["1\n2\né\n4", ""]
 
 
+FORMAT = namespace(Console())["__builtins__"]["$load"](str, "format")
+
+
 @given(st.text("{}.[]_:!rsd0a%>", max_size=12))
 def test_format_strings_agree_or_are_refused(template: str) -> None:
     """Whatever reaches no private attribute formats as it does without us."""
@@ -129,7 +132,7 @@ def test_format_strings_agree_or_are_refused(template: str) -> None:
         except Exception as error:
             return type(error).__name__, None
 
-    ours = attempt(namespace(Console())["__builtins__"]["getattr"](str, "format"))
+    ours = attempt(FORMAT)
     theirs = attempt(str.format)
     if "._" not in template:
         assert ours == theirs or theirs[0]

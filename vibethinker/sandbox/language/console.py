@@ -43,9 +43,17 @@ class Writer(io.TextIOBase):
     encoding, errors, mode, newlines, line_buffering = "utf-8", "strict", "w", None, False
 
     def write(self, text: str, /) -> int:
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        return self._sink.write(str.__str__(text))
+        if type(text) is not str:
+            if not isinstance(text, str):
+                raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+            text = str.__str__(text)
+        sink, size = self._sink, len(text)
+        sink.left -= size
+        if sink.left < 0:
+            sink.overflow()
+        if sink.keep and size:
+            sink.parts.append(text)
+        return size
 
     def writelines(self, lines: Iterable[str], /) -> None:  # type: ignore[override]
         self.write("".join(lines))

@@ -26,7 +26,7 @@ from vibethinker.sandbox.language.names import (
 )
 from vibethinker.sandbox.language.policy import FILENAME
 
-_NATIVE = Access.NATIVE
+_plain: set[str] = set()  # names met that are public and need no guard
 OWN: set[type] = set()
 BASES: set[type] = set()  # library classes that a program may extend, and whose instances it may write to
 WITH_DICT: set[type] = set()  # library classes whose instances show their `__dict__`
@@ -147,7 +147,13 @@ def _load_register(value: Any) -> Any:
 
 
 def _load_format(name: str) -> Callable[[Any], Any]:
-    return lambda value: shield(getattr(value, name))
+    def loader(value: Any) -> Any:
+        if type(value) is str:
+            check_template(value)
+            return getattr(value, name)
+        return shield(getattr(value, name))
+
+    return loader
 
 
 def _load_setattr(name: str) -> Callable[[Any], Any]:
@@ -220,10 +226,13 @@ def shield(found: Any) -> Any:
 
 def guarded_getattr(value: Any, name: str, /, *default: Any) -> Any:
     """`getattr` under the rules of the attribute syntax."""
-    if type(name) is not str:
-        name = exact(name)
+    if type(name) is str and name in _plain:
+        return getattr(value, name, *default)
+    name = exact(name)
     rule = access(name)
-    if rule is _NATIVE:
+    if rule is Access.NATIVE:
+        if is_plain(name) and len(_plain) < 10_000:
+            _plain.add(name)
         return getattr(value, name, *default)
     try:
         if rule is Access.REFUSED:
@@ -249,7 +258,9 @@ def guarded_hasattr(value: Any, name: str, /) -> bool:
 def write(value: Any) -> Any:
     """`value`, if the program may write public attributes of it."""
     kind = type(value)
-    if kind in OWN or kind in BASES or owns(value) or isinstance(value, BaseException):
+    if kind in OWN or (kind is type and value in OWN):
+        return value
+    if kind in BASES or owns(value) or isinstance(value, BaseException):
         return value
     if issubclass(kind, Names) and kind._assignable:
         return value
@@ -270,6 +281,9 @@ def write_named(value: Any, name: str) -> Any:
 
 
 def guarded_setattr(value: Any, name: str, new: Any, /) -> None:
+    if type(name) is str and name in _plain and type(value) in OWN:
+        setattr(value, name, new)
+        return
     name = exact(name)
     if access(name) is Access.REFUSED:
         raise AttributeError(f"the attribute {name!r} may not be written")
@@ -310,7 +324,7 @@ class Attributes(dict[str, Any]):
         for name, value in dict(*args, **kwargs).items():
             self[name] = value
 
-    def __ior__(self, other: Any) -> Any:
+    def __ior__(self, other: Any) -> Any:  # type: ignore[misc]
         self.update(other)
         return self
 

@@ -112,6 +112,7 @@ def exact(name: object) -> str:
     return str.__str__(name)
 
 
+@lru_cache(512)
 def check_template(template: str) -> None:
     """Lets a format string pass whose fields reach public attributes only.
 

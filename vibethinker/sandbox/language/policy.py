@@ -207,6 +207,8 @@ class Policy(RestrictingNodeTransformer):
             except (AttributeError, ValueError):  # it fails when it runs
                 pass
         guarded = _call(LOAD, node, value, _at(ast.Constant(self._mangled(node.attr)), node))
+        if node.attr == "__class__" and type(value) is ast.Name:
+            return self._if_own(value, _call(TYPE, node, value), guarded)
         if rule is Access.GUARDED and type(value) is ast.Name and not is_dunder(node.attr):
             return self._if_own(value, node, guarded)
         return guarded
