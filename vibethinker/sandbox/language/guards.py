@@ -23,6 +23,7 @@ from vibethinker.sandbox.language.names import (
     check_template,
     exact,
     is_dunder,
+    is_plain,
 )
 from vibethinker.sandbox.language.policy import FILENAME
 
