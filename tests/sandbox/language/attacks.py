@@ -310,4 +310,15 @@ ATTACKS: dict[str, str] = {
     "isinstance-union": "T = type(int | str)\nx = (int | str).__args__\nprint('ESCAPED')",
     "stringio-subclass": "import io\nclass S(io.StringIO):\n    def __getstate__(s): pass\nprint('ESCAPED')",
     "module-table-copy": "import copy, math\nm = copy.copy(math)\nm2 = copy.deepcopy(math)\nprint('ESCAPED')",
+    # objects that the library would rebuild with a function of its choice
+    "copy-method": "import copy, types\ndef f(s): pass\nf.__name__ = '__self__'\nb = copy.copy(types.MethodType(f, len))\nb.open\nprint('ESCAPED')",
+    "copy-alias": "import copy, typing\nA = type(typing.List[int])\nx = copy.copy(A(list, ('exec',), name='__builtins__'))\nx('print(1)')\nprint('ESCAPED')",
+    "deepcopy-alias": "import copy, typing\nA = type(typing.List[int])\nx = copy.deepcopy([A(list, ('exec',), name='__builtins__')])[0]\nx('print(1)')\nprint('ESCAPED')",
+    "asdict-alias": "import dataclasses, typing\n@dataclasses.dataclass\nclass D:\n    x: object\nA = type(typing.List[int])\nx = dataclasses.asdict(D(A(list, ('exec',), name='__builtins__')))['x']\nx('print(1)')\nprint('ESCAPED')",
+    "copy-enum-name": "import copy, enum\nclass C(enum.Enum):\n    A = 1\nC.A._name_ = '__class__'\nM = copy.copy(C.A)\nX = M('X', (), {})\nprint('ESCAPED')",
+    "copy-weak": "import weakref\nweakref.WeakValueDictionary\nprint('ESCAPED')",
+    "namespace-init": "import types, functools\np = functools.cached_property(len)\ntypes.SimpleNamespace.__init__(p, attrname='__reduce_ex__')\nprint('ESCAPED')",
+    "namespace-repr": "import types, functools\nprint('ESCAPED', types.SimpleNamespace.__repr__(functools.cached_property(len)))",
+    "thread-init": "import threading, functools\np = functools.cached_property(len)\nthreading.Thread.__init__(p, name='x')\nprint('ESCAPED')",
+    "redirect-exit": "import contextlib, fractions\nclass R: pass\nr = R()\nr._system = fractions.Fraction\nr._before = 5\ncontextlib.redirect_stdout.__exit__(r)\nprint('ESCAPED') if hasattr(fractions.Fraction, 'stdout') else 0",
 }

@@ -126,6 +126,9 @@ def test_format_strings_agree_or_are_refused(template: str) -> None:
         a = 1.5
         d = "text"
 
+        def __repr__(self) -> str:
+            return "plain"
+
     def attempt(function: object) -> tuple[str, object]:
         try:
             return "", function(template, Plain(), a=[1, 2])  # type: ignore[operator]

@@ -42,19 +42,27 @@ def methodcaller(name: str, /, *args: Any, **kwargs: Any) -> Callable[[Any], Any
     return lambda value: guarded_getattr(value, name)(*args, **kwargs)
 
 
+def _require_instance(value: object, cls: type) -> None:
+    if cls not in type(value).__mro__:
+        raise TypeError(f"{cls.__name__!r} object needed, not {type(value).__name__!r}")
+
+
 class SimpleNamespace:
     """`types.SimpleNamespace`, whose keywords may not be special names."""
 
     def __init__(self, /, **kwargs: Any) -> None:
+        _require_instance(self, SimpleNamespace)  # a program can call it on anything
         for name in kwargs:
             check_key(name)
         self.__dict__.update(kwargs)
 
     def __repr__(self) -> str:
+        _require_instance(self, SimpleNamespace)
         title = "namespace" if type(self) is SimpleNamespace else type(self).__name__
         return f"{title}({', '.join(f'{n}={v!r}' for n, v in self.__dict__.items())})"
 
     def __eq__(self, other: object) -> bool:
+        _require_instance(self, SimpleNamespace)
         return self.__dict__ == other.__dict__ if isinstance(other, SimpleNamespace) else NotImplemented
 
 
@@ -250,12 +258,12 @@ class redirect_stdout:  # noqa: N801 - the library's name
         self.target = target
 
     def __enter__(self) -> Any:
-        self._system = sys_of_caller(sys._getframe(1))
-        self._before, self._system.stdout = self._system.stdout, self.target
+        system = sys_of_caller(sys._getframe(1))
+        self._before, system.stdout = system.stdout, self.target
         return self.target
 
     def __exit__(self, *error: Any) -> None:
-        self._system.stdout = self._before
+        sys_of_caller(sys._getframe(1)).stdout = self._before
 
 
 def sys_of_caller(frame: Any) -> Any:

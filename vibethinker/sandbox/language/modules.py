@@ -53,7 +53,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from vibethinker.sandbox.language import classes, gadgets, guards, shims, threads
+from vibethinker.sandbox.language import classes, copying, gadgets, guards, shims, threads
 from vibethinker.sandbox.language.console import Console
 from vibethinker.sandbox.language.guards import table
 from vibethinker.sandbox.language.names import exact
@@ -118,7 +118,7 @@ STATIC: dict[str, dict[str, Any]] = {
         ),
         "redirect_stdout": gadgets.redirect_stdout,
     },
-    "copy": _some(copy, "copy deepcopy Error error"),
+    "copy": {"copy": copying.copy, "deepcopy": copying.deepcopy, "Error": copy.Error, "error": copy.Error},
     "csv": _some(
         csv,
         "reader writer DictReader DictWriter Error QUOTE_ALL QUOTE_MINIMAL QUOTE_NONE QUOTE_NONNUMERIC excel",
@@ -126,9 +126,11 @@ STATIC: dict[str, dict[str, Any]] = {
     "dataclasses": {
         **_some(
             dataclasses,
-            "field fields asdict astuple replace is_dataclass FrozenInstanceError InitVar KW_ONLY MISSING",
+            "field fields replace is_dataclass FrozenInstanceError InitVar KW_ONLY MISSING",
         ),
         "dataclass": gadgets.dataclass,
+        "asdict": copying.asdict,
+        "astuple": copying.astuple,
         "make_dataclass": gadgets.make_dataclass,
     },
     "datetime": _some(datetime, "date time datetime timedelta timezone tzinfo MINYEAR MAXYEAR UTC"),
@@ -180,7 +182,7 @@ STATIC: dict[str, dict[str, Any]] = {
     "typing_extensions": _TYPING,
     "unicodedata": _public(unicodedata, "UCD ucd_3_2_0 ucnhash_CAPI"),
     "uuid": _some(uuid, "UUID uuid3 uuid4 uuid5 NAMESPACE_DNS NAMESPACE_URL NAMESPACE_OID NAMESPACE_X500"),
-    "weakref": _some(weakref, "ref proxy WeakSet WeakKeyDictionary WeakValueDictionary"),
+    "weakref": _some(weakref, "ref proxy WeakSet"),
     "zlib": _public(zlib),
     **shims.QUIET,
 }

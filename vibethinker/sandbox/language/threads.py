@@ -22,6 +22,8 @@ class Thread:
         *,
         daemon: Any = None,
     ) -> None:
+        if Thread not in type(self).__mro__:  # a program can call it on anything
+            raise TypeError("'Thread' object needed")
         self._target, self._args, self._kwargs, self._started = target, args, kwargs or {}, False
         self.name, self.daemon, self.ident = name or "Thread-1", bool(daemon), None
 
