@@ -168,6 +168,8 @@ class Console:
         def print_(*values: Any, sep: Any = " ", end: Any = "\n", file: Any = None, flush: Any = False) -> None:
             if file is None:
                 file = current()
+                if file is None:
+                    return
             if file is stdout and sep == " " and end == "\n":
                 text = join(map(str, values)) + "\n"
                 sink.left -= len(text)

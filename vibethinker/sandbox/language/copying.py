@@ -77,7 +77,8 @@ def _deep(x: Any, kind: type, memo: dict[int, Any]) -> Any:
 def _rebuild(x: Any, take: Callable[[Any], Any], memo: dict[int, Any] | None = None) -> Any:
     """A new object from what the class's `__reduce_ex__` says, if it is made by the class itself."""
     kind = type(x)
-    parts = kind.__reduce_ex__(x, 4)  # type: ignore[arg-type]
+    reduce: Any = kind.__reduce_ex__
+    parts = reduce(x, 4)
     if isinstance(parts, str):
         return x
     function, args, state, items, pairs = (*parts, None, None, None)[:5]

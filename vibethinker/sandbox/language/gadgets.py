@@ -9,6 +9,7 @@ import collections
 import dataclasses
 import enum
 import functools
+import pprint
 import sys
 import types
 from collections.abc import Callable
@@ -249,6 +250,16 @@ def hide_type(function: Callable[..., Any]) -> Callable[..., Any]:
         return shown(found) if isinstance(found, type) else found
 
     return hidden
+
+
+class PrettyPrinter(pprint.PrettyPrinter):
+    """`pprint.PrettyPrinter` that writes to the program's own `sys.stdout`."""
+
+    def pprint(self, object: Any) -> None:
+        stream: Any = self._stream  # type: ignore[attr-defined]
+        if stream is sys.stdout:
+            stream = sys_of_caller(sys._getframe(1)).stdout
+        stream.write(self.pformat(object) + "\n")
 
 
 class redirect_stdout:  # noqa: N801 - the library's name

@@ -159,7 +159,7 @@ STATIC: dict[str, dict[str, Any]] = {
         "attrgetter": gadgets.attrgetter,
         "methodcaller": gadgets.methodcaller,
     },
-    "pprint": _some(pprint, "pformat isreadable isrecursive saferepr PrettyPrinter"),
+    "pprint": {**_some(pprint, "pformat isreadable isrecursive saferepr"), "PrettyPrinter": gadgets.PrettyPrinter},
     "queue": _some(queue, "Queue LifoQueue PriorityQueue SimpleQueue Empty Full"),
     "re": _public(re, "template"),
     "secrets": _public(secrets),
@@ -236,6 +236,8 @@ def importer(console: Console, system: Any) -> Callable[..., Any]:
         if name in ("traceback", "warnings", "atexit"):
             fresh.update(shims.reporters(console))
             return fresh[name]
+        if name == "calendar":
+            return table("calendar", {**STATIC["calendar"], **_calendars(system)})
         if name == "pprint":
             return table("pprint", {**STATIC["pprint"], **_printers(system)})
         return _STANDALONE.get(name)
@@ -266,3 +268,12 @@ def _printers(system: Any) -> dict[str, Any]:
         pprint.pprint(value, system.stdout if stream is None else stream, **options)
 
     return {"pprint": show, "pp": lambda value, *args, **options: show(value, *args, sort_dicts=False, **options)}
+
+
+def _calendars(system: Any) -> dict[str, Any]:
+    names = {n: tuple(getattr(calendar, n)) for n in ("month_name", "month_abbr", "day_name", "day_abbr")}
+    return {
+        **names,
+        "prmonth": lambda year, month, *sizes: system.stdout.write(calendar.month(year, month, *sizes)) and None,
+        "prcal": lambda year, *sizes: system.stdout.write(calendar.calendar(year, *sizes)) and None,
+    }
