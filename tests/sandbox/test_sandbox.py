@@ -127,7 +127,7 @@ def test_options_are_checked_at_once() -> None:
     for options in ({"workers": 0}, {"level": "perfect"}, {"memory": 1}, {"output": 0}, {"without": ("walls",)}):
         (name,) = options
         with pytest.raises(ValueError, match=name):
-            Sandbox(**options)  # type: ignore[arg-type]
+            Sandbox(**options)
     box = Sandbox()
     with pytest.raises(ValueError, match="timeout"):
         box.run(SQUARE, RIGHT, timeout=0)

@@ -14,7 +14,7 @@ from types import ModuleType, TracebackType
 from typing import Any, Final
 
 from vibethinker.sandbox import codec, plain, remote
-from vibethinker.sandbox.errors import LostError
+from vibethinker.sandbox.errors import LostError, OutputLimitError, RejectedError
 from vibethinker.sandbox.wire import Channel
 
 BROKEN: Final = 70  # exit code of a child that could not say what went wrong
@@ -55,7 +55,7 @@ def failure(error: BaseException) -> list[str]:
         text = str(error)[:MAX_DETAIL]
     except BaseException:  # it may be the program's own class
         text = ""
-    if kind == "RejectedError":
+    if isinstance(error, RejectedError):
         return ["rejected", text]
     if isinstance(error, MemoryError):
         return ["memory", "more memory than allowed"]
@@ -79,7 +79,10 @@ def _run_inputs(channel: Channel, task: dict[str, Any], language: Any, link: Cha
         console = language.Console(text, task["limit"])
         try:
             _execute(code, language.namespace(console, "__main__"))
-            answer: dict[str, Any] = {"at": at, "value": console.text()}
+            text = console.text()
+            if console.exceeded:  # it may have swallowed the error
+                raise OutputLimitError("more output than allowed")
+            answer: dict[str, Any] = {"at": at, "value": text}
         except BaseException as error:
             answer = {"at": at, "failed": failure(error)}
         channel.send(answer)
@@ -127,6 +130,7 @@ def _serve(channel: Channel, task: dict[str, Any], language: Any, link: Channel)
 
 
 def _judge(channel: Channel, task: dict[str, Any], language: Any, link: Channel) -> None:
+    language.open_to_writes(remote.Stand)
     judge = remote.Judge(link, language)
     for at, source in enumerate(task["tests"]):
         try:

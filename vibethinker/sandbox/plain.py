@@ -26,10 +26,15 @@ def preload() -> None:
         importlib.import_module(name)
 
 
+def open_to_writes(kind: type) -> None:
+    """Instances of any class may be written to here."""
+
+
 class Console:
     """Standard streams of one run: the real ones, replaced."""
 
     def __init__(self, stdin: str = "", limit: int = 1 << 20) -> None:
+        self.exceeded = False  # never without the error here
         self.stream = io.TextIOWrapper(_Bounded(limit), "utf-8", errors="surrogatepass", newline="")
         sys.stdin = io.TextIOWrapper(io.BytesIO(stdin.encode("utf-8", "surrogatepass")), "utf-8")
         sys.stdout = sys.stderr = self.stream

@@ -138,7 +138,6 @@ for _ in range(n):
     "missing-module": ("import definitely_missing_module", ""),
     "missing-name": ("from math import definitely_missing", ""),
     "os-path": ("import os\nprint(os.path.join('a', 'b'), os.path.splitext('x.py'), os.environ.get('VIBETHINKER_NO_SUCH'), os.path.basename('/a/b'))", ""),
-    "atexit": ("import atexit\natexit.register(print, 'bye')\nprint('hi')", ""),
     "text-modules": ("import textwrap, string, pprint, io\nprint(textwrap.dedent('  a\\n  b'), textwrap.wrap('aaa bbb ccc', 7), string.ascii_lowercase[:3], string.capwords('a b'), string.Template('$x!').substitute(x=1))\npprint.pprint({'b': 1, 'a': [1, 2]})\nf = io.StringIO('a,b\\n1,2\\n')\nimport csv\nprint(list(csv.DictReader(f)), repr(io.BytesIO(b'ab').read(1)))\nw = textwrap.TextWrapper(width=20)\nw.width = 10\nprint(w.fill('hello world again'))", ""),
     "hashes": ("import hashlib, base64, binascii, zlib, uuid, html\nprint(hashlib.md5(b'a').hexdigest(), hashlib.sha256('x'.encode()).hexdigest()[:8], base64.b64encode(b'hi'), binascii.hexlify(b'a'), zlib.crc32(b'a'), uuid.uuid5(uuid.NAMESPACE_DNS, 'a'), html.escape('<a>'))", ""),
     "queue": ("from queue import Queue, PriorityQueue, LifoQueue\nq = PriorityQueue()\nq.put((2, 'b')); q.put((1, 'a'))\nprint(q.get(), q.qsize(), q.empty())\nl = LifoQueue(); l.put(1); l.put(2)\nprint(l.get())", ""),

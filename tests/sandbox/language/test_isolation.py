@@ -45,7 +45,6 @@ def run(source: str) -> str:
             "import textwrap\ntextwrap.TextWrapper.unicode_whitespace_trans[97] = 98",
             "import textwrap\nprint(textwrap.fill('a'))",
         ),
-        ("import atexit\natexit.register(print, 'late')", "print('seen')"),
         ("import json\njson.JSONEncoder.item_separator = ';'", "import json\nprint(json.dumps([1, 2]))"),
         ("import random\nrandom.Random.random = lambda s: 2", "import random\nprint(random.Random().random() < 1)"),
     ],

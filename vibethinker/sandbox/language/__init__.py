@@ -9,13 +9,28 @@ from __future__ import annotations
 
 from typing import Any
 
+from vibethinker.sandbox.errors import OutputLimitError, RejectedError
+from vibethinker.sandbox.language import guards
 from vibethinker.sandbox.language.builtin import make_namespace
 from vibethinker.sandbox.language.console import Console
-from vibethinker.sandbox.language.errors import OutputLimitError, RejectedError
 from vibethinker.sandbox.language.policy import compile_program
 from vibethinker.sandbox.language.warm import preload, reset
 
-__all__ = ["Console", "OutputLimitError", "RejectedError", "compile_program", "namespace", "preload", "reset"]
+__all__ = [
+    "Console",
+    "OutputLimitError",
+    "RejectedError",
+    "compile_program",
+    "namespace",
+    "open_to_writes",
+    "preload",
+    "reset",
+]
+
+
+def open_to_writes(kind: type) -> None:
+    """Lets programs set attributes of a class's instances, as they may of their own."""
+    guards.BASES.add(kind)
 
 
 def namespace(console: Console, name: str = "__main__") -> dict[str, Any]:

@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-from vibethinker.sandbox.language.errors import OutputLimitError
+from vibethinker.sandbox.errors import OutputLimitError
 
 
 class _Sink:
@@ -149,7 +149,6 @@ class Console:
         self.source = ByteReader(stdin.encode("utf-8", "surrogateescape"))
         self.stdin = self.open_input()
         self.stdout, self.stderr = _writer(self._out, 1, "<stdout>"), _writer(self._err, 2, "<stderr>")
-        self.hooks: list[Callable[[], Any]] = []  # run at exit, the last first
         self.current: Callable[[], Any] = lambda: self.stdout
 
     def open_input(self) -> Reader:
@@ -185,10 +184,7 @@ class Console:
         return print_
 
     def finish(self) -> None:
-        """What happens when a program ends: its exit hooks run, its own writers are flushed. Once."""
-        while self.hooks:
-            with contextlib.suppress(BaseException):
-                self.hooks.pop()()
+        """What happens when a program ends: its own writer is flushed. Nothing else runs then; there is no `atexit`."""
         last = self.current()
         if last is not self.stdout and last is not None:
             with contextlib.suppress(BaseException):

@@ -233,7 +233,7 @@ def importer(console: Console, system: Any) -> Callable[..., Any]:
             return shims.operating_system(console)
         if name == "os.path":
             return shims.PATHS
-        if name in ("traceback", "warnings", "atexit"):
+        if name in ("traceback", "warnings"):
             fresh.update(shims.reporters(console))
             return fresh[name]
         if name == "calendar":

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 from RestrictedPython.transformer import RestrictingNodeTransformer
 
-from vibethinker.sandbox.language.errors import RejectedError
+from vibethinker.sandbox.errors import RejectedError
 from vibethinker.sandbox.language.names import (
     BINDABLE,
     READABLE,

@@ -205,15 +205,9 @@ def reporters(console: Console) -> dict[str, Any]:
         "catch_warnings": lambda **options: contextlib.nullcontext([]),
     }
 
-    def register(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Callable[..., Any]:
-        console.hooks.append(lambda: function(*args, **kwargs))
-        return function
-
-    exits = {"register": register, "unregister": lambda function: None}
     return {
         "traceback": table("traceback", traceback),
         "warnings": table("warnings", warnings),
-        "atexit": table("atexit", exits),
     }
 
 
