@@ -4,8 +4,8 @@
     python benchmarks/sandbox.py --soak 10000         # many programs, a third of them hostile
     python benchmarks/sandbox.py --resident 4         # beside a process of that many GiB
 
-A file has rows of `program` and `tests` (the forms of `vibethinker.sandbox.cases`); a few programs written here are
-always run. Both sides run two programs at a time, in rounds that take turns, and each figure is a median over the
+A few programs written here are always run, then the solutions of each file of programming problems, in any layout that
+`CodeDataModule` reads (MBPP and HumanEval, say). Both sides run two programs at a time, in rounds that take turns, and each figure is a median over the
 rounds. The other side is `python -I -S -`, the fastest start there is, with program and asserts on standard input and
 no protection; the time of plain `python -`, with whatever the environment's site-packages add, is shown beside it.
 """
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import statistics
 import subprocess
@@ -26,6 +25,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from vibethinker.datamodules.files import load_problems
+from vibethinker.rewards.extract import program_of
 from vibethinker.sandbox import Sandbox
 
 Job = tuple[str, list[dict[str, Any]]]
@@ -67,8 +68,13 @@ def ordinary(split: bool) -> list[Job]:
 
 
 def read(path: Path) -> list[Job]:
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    return [(row["program"], row["tests"]) for row in rows]
+    """The first solution of each problem, with all of its tests."""
+    problems = [p for split in load_problems(str(path), ["code"], {}, tests_needed=True).values() for p in split]
+    return [
+        (program, [dict(test) for test in problem.tests])
+        for problem in problems
+        if problem.tests and problem.solutions and (program := program_of(problem.solutions[0]))
+    ]
 
 
 def in_subprocesses(jobs: Sequence[Job], *flags: str) -> int:
