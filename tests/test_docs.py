@@ -66,13 +66,15 @@ def test_every_command_is_shown() -> None:
     assert shown == {"fit", "run", "fuse", "probe", "evaluate", "report", "doctor", "verify"}
 
 
-def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    (example,) = blocks("python")
-    exec(compile(example, "README.md", "exec"), {})
+    training, sandbox = blocks("python")
+    exec(compile(training, "README.md", "exec"), {})
     best = re.search(r"(\S+)\.ckpt tensor\(", capsys.readouterr().out)
     assert best
     assert Path(best[1], "model.safetensors").is_file()
+    exec(compile(sandbox, "README.md", "exec"), {})
+    assert capsys.readouterr().out == "passed 1.0\n"
 
 
 def test_every_named_object_exists() -> None:
