@@ -99,7 +99,7 @@ def test_a_function_of_ones_own_and_what_it_raises(tmp_path: Path, capsys: pytes
 def test_tests_go_to_the_reward_that_runs_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vibethinker.rewards, "CodeReward", Runs, raising=False)
+    monkeypatch.setattr(vibethinker.rewards.composite, "CodeReward", Runs)
     code = {"tests": [{"input": "", "output": "4"}], "domain": "code", "completion": "```\nprint(4)\n```"}
     out = tmp_path / "out.jsonl"
     assert verify(write(tmp_path / "a.jsonl", [ROWS[0], *[code] * 30]), "--out", str(out)) == 0
@@ -115,7 +115,7 @@ BAD: dict[str, tuple[list[Any], str]] = {
     "a number": ([{"answer": "4", "completion": 4}], "line 1, field 'completion': expected text or a list of texts"),
     "no answer": ([{"completion": "4"}], "line 1, field 'answer': missing; MathReward compares with it"),
     "an empty answer": ([{"answer": " ", "completion": "4"}], "line 1, field 'answer': empty"),
-    "bad tests": ([{"tests": "x", "completion": "4"}], "line 1, field 'tests': expected a list of objects"),
+    "bad tests": ([{"tests": 5, "completion": "4"}], "line 1, field 'tests': expected a list of objects"),
     "no object": ([[1]], "line 1: expected a JSON object"),
     "nothing": ([], "a.jsonl: is empty"),
 }
