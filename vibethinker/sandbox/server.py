@@ -173,6 +173,8 @@ class _Server:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.setsid()
+            if sys.platform == "linux":
+                libc.die_with_parent(signal.SIGKILL)
             self.cage.put_on(memory, seconds, descriptors)
             code = child.work(_JOB, _LINK, self.cage.language)
         except BaseException:

@@ -36,11 +36,11 @@ class Server:
         self.control, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _CODE, str(theirs.fileno()), ",".join(without), *_places()],
+                [sys.executable, "-s", "-P", "-S", "-c", _CODE, str(theirs.fileno()), ",".join(without), *_places()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env={"LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0"},
+                env={"LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0"},  # the same order of a program's sets every time
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # an interrupt at the terminal is the host's to handle
             )
@@ -76,6 +76,12 @@ class Server:
         Raises:
             SandboxError: the server is gone.
         """
+        try:
+            self._carry_out(runs, workers, memory, progress)
+        except OSError as error:
+            raise SandboxError(f"the sandbox's server is gone: {error}") from error
+
+    def _carry_out(self, runs: Sequence[Run], workers: int, memory: int, progress: Progress | None) -> None:
         waiting, done = deque(runs), 0
         active: dict[int, Process] = {}
         with selectors.DefaultSelector() as selector:
@@ -105,11 +111,8 @@ class Server:
             self.jobs += 1
             request = FORK.pack(b"F", self.jobs, memory, run.seconds, run.seconds)
             descriptors = [theirs.fileno(), *(end.fileno() for end in link[place : place + 1])]
-            try:
+            with theirs:
                 socket.send_fds(self.control, [request], descriptors)
-            except OSError as error:
-                raise SandboxError(f"the sandbox's server is gone: {error}") from error
-            theirs.close()
             started[self.jobs] = process = Process(self.jobs, run, ours, frame(job), answering=place == len(jobs) - 1)
             selector.register(ours, process.events(), process)
         for end in link:
@@ -143,7 +146,7 @@ class Server:
     def _hear_of_exits(self, selector: selectors.BaseSelector, active: dict[int, Process]) -> None:
         self._exits += self.control.recv(EXIT.size * 64)
         if not self._exits:
-            raise SandboxError("the sandbox's server has died")
+            raise ConnectionResetError("it has closed its socket")
         while len(self._exits) >= EXIT.size:
             job, status, cpu = EXIT.unpack_from(self._exits)
             del self._exits[: EXIT.size]

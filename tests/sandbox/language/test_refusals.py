@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -30,10 +31,8 @@ def secret(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def run(source: str) -> str:
     console = Console("")
-    try:
+    with contextlib.suppress(Exception, SystemExit):
         exec(compile_program(source), namespace(console))
-    except (Exception, SystemExit):
-        pass
     return console.text()
 
 
@@ -45,33 +44,42 @@ def test_escape_fails(name: str, secret: str) -> None:
     assert Path(secret).read_text() == TOKEN
 
 
+# One process that loads the layer, and a fork with a deadline for each program.
 CHILD = """
-import resource, sys
+import json, os, resource, signal, sys
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 sys.path.insert(0, sys.argv[1])
 from vibethinker.sandbox.language import Console, compile_program, namespace
-console = Console("x\\n", 1 << 16)
-try:
-    exec(compile_program(sys.stdin.read()), namespace(console))
-except BaseException:
-    pass
-print(console.text())
+results = {}
+for name, source in json.load(sys.stdin).items():
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        console = Console("x\\n", 1 << 14)
+        try:
+            exec(compile_program(source), namespace(console))
+        except BaseException:
+            pass
+        os.write(writer, console.text().encode())
+        os._exit(0)
+    os.close(writer)
+    with open(reader) as output:
+        results[name] = output.read(), os.waitpid(child, 0)[1]
+print(json.dumps(results))
 """
 
 
 @pytest.mark.skipif(not SAMPLE.exists(), reason="the attack samples are not here")
 def test_sampled_attacks_show_no_marker(secret: str) -> None:
-    shown = []
-    for line in SAMPLE.read_text().splitlines():
-        attack = json.loads(line)
-        if attack["category"] not in LANGUAGE:
-            continue
-        source = attack["code"].replace("@SECRET@", secret)
-        command = [sys.executable, "-I", "-c", CHILD, str(ROOT)]
-        done = subprocess.run(command, input=source, capture_output=True, text=True, timeout=60)
-        if any(marker in done.stdout for marker in (TOKEN, "LANG-ESCAPE", "POLICY-BYPASS", "LEAK")) or done.returncode:
-            shown.append(attack["id"])
-    assert not shown
+    rows = [json.loads(line) for line in SAMPLE.read_text().splitlines()]
+    attacks = {row["id"]: row["code"].replace("@SECRET@", secret) for row in rows if row["category"] in LANGUAGE}
+    command = [sys.executable, "-I", "-c", CHILD, str(ROOT)]
+    done = subprocess.run(command, input=json.dumps(attacks), capture_output=True, text=True, timeout=240, check=True)
+    markers = (TOKEN, "LANG-ESCAPE", "POLICY-BYPASS", "LEAK")
+    results = json.loads(done.stdout)
+    assert len(results) == len(attacks) > 0
+    assert not [name for name, (out, status) in results.items() if status or any(marker in out for marker in markers)]
 
 
 @pytest.mark.parametrize(

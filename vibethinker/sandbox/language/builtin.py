@@ -7,12 +7,17 @@ import sys
 from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
-from vibethinker.sandbox.language import guards, policy, shims
+from vibethinker.sandbox.language import classes, guards, policy, shims
 from vibethinker.sandbox.language.console import Console
 from vibethinker.sandbox.language.modules import importer
-from vibethinker.sandbox.language.names import READABLE, exact, is_dunder
+from vibethinker.sandbox.language.names import READABLE, exact, is_dunder, words
 
-_SAME = ["abs", "all", "any", "ascii", "bin", "bool", "bytearray", "bytes", "callable", "chr", "classmethod", "complex", "delattr", "dict", "divmod", "enumerate", "filter", "float", "format", "frozenset", "hash", "hex", "id", "int", "isinstance", "issubclass", "iter", "len", "list", "map", "max", "memoryview", "min", "next", "object", "oct", "ord", "pow", "property", "range", "repr", "reversed", "round", "set", "slice", "sorted", "staticmethod", "str", "sum", "super", "tuple", "zip", "None", "True", "False", "Ellipsis", "NotImplemented", "__debug__"]
+_SAME = words(
+    "abs all any ascii bin bool bytearray bytes callable chr classmethod complex delattr dict divmod enumerate filter "
+    "float format frozenset hash hex id int isinstance issubclass iter len list map max memoryview min next object "
+    "oct ord pow property range repr reversed round set slice sorted staticmethod str sum super tuple zip "
+    "None True False Ellipsis NotImplemented __debug__"
+)
 _ERRORS = [
     name
     for name, value in vars(builtins).items()
@@ -24,18 +29,18 @@ _FIXED: dict[str, Any] = {
     "hasattr": guards.guarded_hasattr,
     "setattr": guards.guarded_setattr,
     "delattr": guards.guarded_delattr,
-    "type": guards.TYPE_STAND_IN,
-    "__build_class__": guards.build_class,
+    "type": classes.TYPE_STAND_IN,
+    "__build_class__": classes.build_class,
     policy.LOAD: guards.load,
     policy.WRITE: guards.write,
     policy.WRITE_NAMED: guards.write_named,
     policy.TYPE: type,
     policy.OWN: guards.OWN,
-    policy.KINDS: guards.KINDS,
-    policy.STAND_IN: guards.TYPE_STAND_IN,
+    policy.KINDS: classes.KINDS,
+    policy.STAND_IN: classes.TYPE_STAND_IN,
 }
 guards.BASES.update(
-    value for value in _FIXED.values() if isinstance(value, type) and value not in guards.REAL and value is not type
+    value for value in _FIXED.values() if isinstance(value, type) and value not in classes.REAL and value is not type
 )
 guards.BASES.difference_update({super, memoryview, bool, range, slice})
 
@@ -97,7 +102,7 @@ def make_namespace(console: Console, name: str) -> dict[str, Any]:
         line = system.stdin.readline()
         if not line:
             raise EOFError("EOF when reading a line")
-        return line[:-1] if line[-1] == "\n" else line  # type: ignore[no-any-return]
+        return line[:-1] if line[-1] == "\n" else line
 
     def leave(status: Any = None, /) -> None:
         raise SystemExit(status)
@@ -176,7 +181,14 @@ def _scope_functions(names: dict[str, Any], top: dict[str, Any]) -> dict[str, Ca
     def exec_(source: Any, given: Any = None, inner: Any = None, /) -> None:
         run(source, "exec", *caller(), given, inner)
 
-    functions = {"globals": globals_, "locals": locals_, "vars": vars_, "dir": dir_, "eval": eval_, "exec": exec_}
+    functions: dict[str, Any] = {
+        "globals": globals_,
+        "locals": locals_,
+        "vars": vars_,
+        "dir": dir_,
+        "eval": eval_,
+        "exec": exec_,
+    }
     for name, function in functions.items():
-        function.__name__ = function.__qualname__ = name  # type: ignore[attr-defined]
+        function.__name__ = function.__qualname__ = name
     return functions

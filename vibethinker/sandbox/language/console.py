@@ -24,7 +24,7 @@ class _Sink:
         self.left -= len(text)
         if self.left < 0:
             self.overflow()
-        if self.keep:
+        if self.keep and text:
             self.parts.append(text)
         return len(text)
 
@@ -40,12 +40,20 @@ class Writer(io.TextIOBase):
     _fd: int
     name: str
     buffer: Any
-    encoding, errors, mode, newlines, line_buffering = "utf-8", "strict", "w", None, False  # type: ignore[misc,assignment]
+    encoding, errors, mode, newlines, line_buffering = "utf-8", "strict", "w", None, False
 
     def write(self, text: str, /) -> int:
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        return self._sink.write(str.__str__(text))
+        if type(text) is not str:
+            if not isinstance(text, str):
+                raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+            text = str.__str__(text)
+        sink, size = self._sink, len(text)
+        sink.left -= size
+        if sink.left < 0:
+            sink.overflow()
+        if sink.keep and size:
+            sink.parts.append(text)
+        return size
 
     def writelines(self, lines: Iterable[str], /) -> None:  # type: ignore[override]
         self.write("".join(lines))
@@ -99,7 +107,7 @@ def _writer(sink: _Sink, fd: int, name: str) -> Writer:
     data = ByteWriter()
     data._sink, data._fd, data._decoder, data.name = sink, fd, codecs.getincrementaldecoder("utf-8")("replace"), name
     text = Writer()
-    text._sink, text._fd, text.buffer, text.name = sink, fd, data, name  # type: ignore[misc]
+    text._sink, text._fd, text.buffer, text.name = sink, fd, data, name
     return text
 
 
@@ -160,14 +168,15 @@ class Console:
         def print_(*values: Any, sep: Any = " ", end: Any = "\n", file: Any = None, flush: Any = False) -> None:
             if file is None:
                 file = current()
-            if file is stdout:
-                if sep == " " and end == "\n":
-                    text = join(map(str, values)) + "\n"
-                    sink.left -= len(text)
-                    if sink.left < 0:
-                        sink.overflow()
-                    append(text)
+                if file is None:
                     return
+            if file is stdout and sep == " " and end == "\n":
+                text = join(map(str, values)) + "\n"
+                sink.left -= len(text)
+                if sink.left < 0:
+                    sink.overflow()
+                append(text)
+                return
             native(*values, sep=sep, end=end, file=file)
             if flush and hasattr(file, "flush"):
                 file.flush()
@@ -178,11 +187,11 @@ class Console:
     def finish(self) -> None:
         """What happens when a program ends: its exit hooks run, its own writers are flushed. Once."""
         while self.hooks:
-            with contextlib.suppress(Exception, SystemExit, OutputLimitError):
+            with contextlib.suppress(BaseException):
                 self.hooks.pop()()
         last = self.current()
         if last is not self.stdout and last is not None:
-            with contextlib.suppress(Exception, SystemExit, OutputLimitError):
+            with contextlib.suppress(BaseException):
                 last.flush()
 
     def text(self) -> str:

@@ -9,13 +9,15 @@ import collections
 import dataclasses
 import enum
 import functools
+import pprint
 import sys
 import types
 from collections.abc import Callable
 from typing import Any
 
 from vibethinker.sandbox.language import guards
-from vibethinker.sandbox.language.guards import adopt, check_base, check_key, check_member, guarded_getattr
+from vibethinker.sandbox.language.classes import REAL, SHOWN, adopt, check_base, check_member, exact_keys, shown
+from vibethinker.sandbox.language.guards import check_key, guarded_getattr
 from vibethinker.sandbox.language.names import exact, is_dunder
 
 
@@ -41,28 +43,39 @@ def methodcaller(name: str, /, *args: Any, **kwargs: Any) -> Callable[[Any], Any
     return lambda value: guarded_getattr(value, name)(*args, **kwargs)
 
 
+def _require_instance(value: object, cls: type) -> None:
+    if cls not in type(value).__mro__:
+        raise TypeError(f"{cls.__name__!r} object needed, not {type(value).__name__!r}")
+
+
 class SimpleNamespace:
     """`types.SimpleNamespace`, whose keywords may not be special names."""
 
     def __init__(self, /, **kwargs: Any) -> None:
+        _require_instance(self, SimpleNamespace)  # a program can call it on anything
         for name in kwargs:
             check_key(name)
         self.__dict__.update(kwargs)
 
     def __repr__(self) -> str:
+        _require_instance(self, SimpleNamespace)
         title = "namespace" if type(self) is SimpleNamespace else type(self).__name__
         return f"{title}({', '.join(f'{n}={v!r}' for n, v in self.__dict__.items())})"
 
     def __eq__(self, other: object) -> bool:
+        _require_instance(self, SimpleNamespace)
         return self.__dict__ == other.__dict__ if isinstance(other, SimpleNamespace) else NotImplemented
+
+
+guards.WITH_DICT.add(SimpleNamespace)
 
 
 def namedtuple(
     typename: str, field_names: Any, *, rename: bool = False, defaults: Any = None, module: str | None = None
 ) -> Any:
     """`collections.namedtuple`, registered as the program's class; `module` is ignored."""
-    made: Any = collections.namedtuple(typename, field_names, rename=rename, defaults=defaults, module="__main__")  # type: ignore[misc]
-    return adopt(made)
+    factory: Any = collections.namedtuple  # typed for literals only
+    return adopt(factory(typename, field_names, rename=rename, defaults=defaults, module="__main__"))
 
 
 # dataclasses: the real machinery writes source text from the names of fields
@@ -75,6 +88,7 @@ def _require_own(cls: Any, what: str) -> None:
 
 def dataclass(cls: Any = None, /, **options: Any) -> Any:
     """`dataclasses.dataclass` on a class of the program."""
+    exact_keys(options)
     if cls is None:
         return lambda cls: dataclass(cls, **options)
     _require_own(cls, "dataclass")
@@ -93,9 +107,11 @@ def make_dataclass(
         name, *rest = (field,) if isinstance(field, str) else field
         specs.append((check_key(name), *rest) if rest else check_key(name))
     content = {check_member(n): v for n, v in dict(namespace or {}).items()}
+    exact_keys(options)
+    bases = tuple(bases)
     for base in bases:
         check_base(base)
-    made = dataclasses.make_dataclass(exact(cls_name), specs, bases=tuple(bases), namespace=content, **options)
+    made = dataclasses.make_dataclass(exact(cls_name), specs, bases=bases, namespace=content, **options)
     made.__module__ = "__main__"
     return adopt(made)
 
@@ -118,6 +134,8 @@ class _EnumMeta(enum.EnumMeta):
             name = member if isinstance(member, str) else member[0]
             if type(name) is not str or name[:1] == "_":
                 raise ValueError(f"invalid enum member name: {name!r}")
+        if options.get("type") is not None:
+            check_base(options["type"])
         options["module"] = "__main__"
         return adopt(super()._create_(exact(class_name), members, **options))  # type: ignore[misc]
 
@@ -175,12 +193,12 @@ def singledispatch(function: Any) -> Any:
     real = dispatcher.register
 
     def register(cls: Any, func: Any = None) -> Any:
-        cls = guards.REAL.get(cls, cls)
+        cls = REAL.get(cls, cls)
         if not isinstance(cls, type | types.UnionType):
             raise TypeError("Invalid first argument to `register()`: a class is needed")
         return (lambda f: real(cls, f)) if func is None else real(cls, func)
 
-    dispatcher.register = register  # type: ignore[method-assign, assignment]
+    dispatcher.register = register  # type: ignore[method-assign]
     return dispatcher
 
 
@@ -228,10 +246,20 @@ def hide_type(function: Callable[..., Any]) -> Callable[..., Any]:
     def hidden(value: Any) -> Any:
         found = function(value)
         if isinstance(found, tuple):
-            return tuple(guards.SHOWN.get(f, f) if isinstance(f, type) else f for f in found)
-        return guards.shown(found) if isinstance(found, type) else found
+            return tuple(SHOWN.get(f, f) if isinstance(f, type) else f for f in found)
+        return shown(found) if isinstance(found, type) else found
 
     return hidden
+
+
+class PrettyPrinter(pprint.PrettyPrinter):
+    """`pprint.PrettyPrinter` that writes to the program's own `sys.stdout`."""
+
+    def pprint(self, object: Any) -> None:
+        stream: Any = self._stream  # type: ignore[attr-defined]
+        if stream is sys.stdout:
+            stream = sys_of_caller(sys._getframe(1)).stdout
+        stream.write(self.pformat(object) + "\n")
 
 
 class redirect_stdout:  # noqa: N801 - the library's name
@@ -241,12 +269,12 @@ class redirect_stdout:  # noqa: N801 - the library's name
         self.target = target
 
     def __enter__(self) -> Any:
-        self._system = sys_of_caller(sys._getframe(1))
-        self._before, self._system.stdout = self._system.stdout, self.target
+        system = sys_of_caller(sys._getframe(1))
+        self._before, system.stdout = system.stdout, self.target
         return self.target
 
     def __exit__(self, *error: Any) -> None:
-        self._system.stdout = self._before
+        sys_of_caller(sys._getframe(1)).stdout = self._before
 
 
 def sys_of_caller(frame: Any) -> Any:

@@ -7,8 +7,6 @@ are open to the program, apart from names of the interpreter; everything else on
 from __future__ import annotations
 
 import abc
-import builtins
-import enum
 import types
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +15,8 @@ from vibethinker.sandbox.language.names import (
     BINDABLE,
     DESCRIPTOR,
     FORMATS,
-    LIBRARY_MADE,
     MAGIC,
+    SENSITIVE,
     TEXTS,
     Access,
     access,
@@ -29,11 +27,13 @@ from vibethinker.sandbox.language.names import (
 )
 from vibethinker.sandbox.language.policy import FILENAME
 
-_NATIVE = Access.NATIVE
+_plain: set[str] = set()  # names met that are public and need no guard
 OWN: set[type] = set()
 BASES: set[type] = set()  # library classes that a program may extend, and whose instances it may write to
-_under_construction = 0  # classes being built right now; Enum runs a program's methods before the class is registered
+WITH_DICT: set[type] = set()  # library classes whose instances show their `__dict__`
+under_construction = 0  # classes being built right now; Enum runs a program's methods before the class is registered
 
+_FORMAT, _FORMAT_MAP = str.format, str.format_map
 _super_instance = super.__dict__["__self__"].__get__
 
 
@@ -67,10 +67,13 @@ Names.__name__ = Names.__qualname__ = "module"
 
 
 def table(title: str, content: dict[str, Any], kind: type[Names] = Names) -> Any:
-    """A new table. Programs can call any `__init__`, so classes of this layer have none that does something."""
+    """A new table. Programs can call any `__init__`, so classes of this layer have none that does something.
+
+    `__all__` is a tuple: a star import fetches what it names, unguarded.
+    """
     names = object.__new__(kind)
     object.__setattr__(names, "_title", title)
-    names.__dict__.update(content, __all__=[n for n in content if n[0] != "_"])
+    names.__dict__.update(content, __all__=tuple(n for n in content if n[0] != "_"))
     return names
 
 
@@ -80,7 +83,7 @@ def table(title: str, content: dict[str, Any], kind: type[Names] = Names) -> Any
 def owns_class(cls: type) -> bool:
     if cls in OWN:
         return True
-    if _under_construction and any(c in OWN or _has_program_function(c) for c in cls.__mro__):
+    if under_construction and any(c in OWN or _has_program_function(c) for c in cls.__mro__):
         OWN.add(cls)
         return True
     return False
@@ -99,7 +102,7 @@ def owns(value: object) -> bool:
     return owns_class(type(value)) or (isinstance(value, type) and owns_class(value)) or owns_function(value)
 
 
-def _denied(value: object, name: str) -> AttributeError:
+def denied(value: object, name: str) -> AttributeError:
     kind = f"type object {value.__name__!r}" if isinstance(value, type) else f"{type(value).__name__!r} object"
     return AttributeError(f"{kind} has no attribute {name!r}")
 
@@ -109,7 +112,7 @@ def _denied(value: object, name: str) -> AttributeError:
 
 def load(value: Any, name: str) -> Any:
     """Attribute whose name is `GUARDED` or `FORMAT`."""
-    special = _SPECIAL.get(name)
+    special = SPECIAL.get(name)
     if special is not None:
         return special(value)
     if owns_class(type(value)) or owns_function(value) or (isinstance(value, Names) and name in value.__dict__):
@@ -120,23 +123,15 @@ def load(value: Any, name: str) -> Any:
             return getattr(value, name)
     elif type(value) is super and owns(_super_instance(value)):
         return getattr(value, name)
-    raise _denied(value, name)
-
-
-def _load_class(value: Any) -> Any:
-    if owns(value) or isinstance(value, BaseException):
-        return shown(type(value))
-    raise _denied(value, "__class__")
+    raise denied(value, name)
 
 
 def _load_dict(value: Any) -> Any:
-    from vibethinker.sandbox.language.gadgets import SimpleNamespace
-
     if isinstance(value, type) and owns_class(value):
         return types.MappingProxyType({n: v for n, v in vars(value).items() if not is_dunder(n) or n in BINDABLE})
-    if owns_class(type(value)) or type(value) is SimpleNamespace:
+    if owns_class(type(value)) or type(value) in WITH_DICT:
         return attributes(value)
-    raise _denied(value, "__dict__")
+    raise denied(value, "__dict__")
 
 
 def _load_register(value: Any) -> Any:
@@ -147,13 +142,19 @@ def _load_register(value: Any) -> Any:
     def register(cls: type) -> type:
         if not owns_class(cls):
             raise TypeError("only a class of the program can be registered")
-        return found(cls)  # type: ignore[no-any-return]
+        return found(cls)
 
     return register
 
 
 def _load_format(name: str) -> Callable[[Any], Any]:
-    return lambda value: shield(getattr(value, name))
+    def loader(value: Any) -> Any:
+        if type(value) is str:
+            check_template(value)
+            return getattr(value, name)
+        return shield(getattr(value, name))
+
+    return loader
 
 
 def _load_setattr(name: str) -> Callable[[Any], Any]:
@@ -189,13 +190,12 @@ def _load_descriptor(name: str) -> Callable[[Any], Any]:
     def loader(value: Any) -> Any:
         if owns(value) or (type(value) is super and owns(_super_instance(value))):
             return getattr(value, name)
-        raise _denied(value, name)
+        raise denied(value, name)
 
     return loader
 
 
-_SPECIAL: dict[str, Callable[[Any], Any]] = {
-    "__class__": _load_class,
+SPECIAL: dict[str, Callable[[Any], Any]] = {
     "__dict__": _load_dict,
     "register": _load_register,
     **{name: _load_format(name) for name in FORMATS},
@@ -211,15 +211,15 @@ def shield(found: Any) -> Any:
 
         def bound(*args: Any, **kwargs: Any) -> str:
             check_template(template)
-            return getattr(template, name)(*args, **kwargs)  # type: ignore[no-any-return]
+            return getattr(template, name)(*args, **kwargs)
 
         return bound
-    if found == str.format or found == str.format_map:
+    if found is _FORMAT or found is _FORMAT_MAP:
 
         def unbound(template: str, /, *args: Any, **kwargs: Any) -> str:
             template = exact(template)
             check_template(template)
-            return found(template, *args, **kwargs)  # type: ignore[no-any-return]
+            return found(template, *args, **kwargs)
 
         return unbound
     return found
@@ -227,14 +227,17 @@ def shield(found: Any) -> Any:
 
 def guarded_getattr(value: Any, name: str, /, *default: Any) -> Any:
     """`getattr` under the rules of the attribute syntax."""
-    if type(name) is not str:
-        name = exact(name)
+    if type(name) is str and name in _plain:
+        return getattr(value, name, *default)
+    name = exact(name)
     rule = access(name)
-    if rule is _NATIVE:
+    if rule is Access.NATIVE:
+        if is_plain(name) and len(_plain) < 10_000:
+            _plain.add(name)
         return getattr(value, name, *default)
     try:
         if rule is Access.REFUSED:
-            raise _denied(value, name)
+            raise denied(value, name)
         return load(value, name)
     except AttributeError:
         if default:
@@ -256,7 +259,9 @@ def guarded_hasattr(value: Any, name: str, /) -> bool:
 def write(value: Any) -> Any:
     """`value`, if the program may write public attributes of it."""
     kind = type(value)
-    if kind in OWN or kind in BASES or owns(value) or isinstance(value, BaseException):
+    if kind in OWN or (kind is type and value in OWN):
+        return value
+    if kind in BASES or owns(value) or isinstance(value, BaseException):
         return value
     if issubclass(kind, Names) and kind._assignable:
         return value
@@ -266,17 +271,20 @@ def write(value: Any) -> Any:
 def write_named(value: Any, name: str) -> Any:
     """The same for an attribute that is private, special, or sensitive."""
     if is_dunder(name):
-        if name in TEXTS and (owns_function(value) or (isinstance(value, type) and owns_class(value))):
+        if name in TEXTS - {"__module__"} and (owns_function(value) or (isinstance(value, type) and owns_class(value))):
             return value
         if name in MAGIC | DESCRIPTOR and isinstance(value, type) and owns_class(value):
             return value
         raise AttributeError(f"the attribute {name!r} of {type(value).__name__!r} may not be written")
-    if name[:1] == "_" and not owns(value):
+    if (name[:1] == "_" and not owns(value)) or (name in SENSITIVE and not owns_class(type(value))):
         raise AttributeError(f"{type(value).__name__!r} object attributes are read-only")
     return write(value)
 
 
 def guarded_setattr(value: Any, name: str, new: Any, /) -> None:
+    if type(name) is str and name in _plain and type(value) in OWN:
+        setattr(value, name, new)
+        return
     name = exact(name)
     if access(name) is Access.REFUSED:
         raise AttributeError(f"the attribute {name!r} may not be written")
@@ -317,7 +325,7 @@ class Attributes(dict[str, Any]):
         for name, value in dict(*args, **kwargs).items():
             self[name] = value
 
-    def __ior__(self, other: Any) -> Any:
+    def __ior__(self, other: Any) -> Any:  # type: ignore[misc]
         self.update(other)
         return self
 
@@ -348,142 +356,3 @@ def attributes(owner: Any) -> Attributes:
     snapshot = Attributes(target)
     snapshot._target = target
     return snapshot
-
-
-# types
-
-
-class _StandInMeta(type):
-    """Classes that programs compare with and test against, but that make nothing."""
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError(f"cannot create {cls.__name__!r} instances")
-
-    def __instancecheck__(cls, value: object) -> bool:
-        return isinstance(value, REAL[cls])
-
-    def __subclasscheck__(cls, other: type) -> bool:
-        return issubclass(REAL.get(other, other), REAL[cls])
-
-    def __repr__(cls) -> str:
-        return f"<class {cls.__name__!r}>"
-
-
-class _TypeMeta(_StandInMeta):
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        if len(args) == 1 and not kwargs:
-            return KINDS[type(args[0])]
-        if len(args) == 3 and not kwargs:
-            return make_class(*args)
-        raise TypeError("type() takes 1 or 3 arguments")
-
-    def __getitem__(cls, item: Any) -> Any:
-        return types.GenericAlias(cls, item)
-
-
-def _stand_in(real: type, meta: type = _StandInMeta) -> Any:
-    return meta(real.__name__, (), {"__slots__": (), "__doc__": real.__doc__, "__module__": "builtins"})
-
-
-TYPE_STAND_IN = _stand_in(type, _TypeMeta)
-SHOWN: dict[type, Any] = {type: TYPE_STAND_IN}
-for _real in (
-    *(types.FunctionType, types.BuiltinFunctionType, types.CodeType, types.ModuleType, types.GeneratorType),
-    *(types.CoroutineType, types.AsyncGeneratorType, types.FrameType, types.TracebackType, types.CellType),
-    *(types.GetSetDescriptorType, types.MemberDescriptorType, types.WrapperDescriptorType),
-    *(types.MethodWrapperType, types.MethodDescriptorType, types.ClassMethodDescriptorType),
-    *(abc.ABCMeta, enum.EnumMeta),
-):
-    SHOWN[_real] = _stand_in(_real)
-REAL: dict[Any, type] = {stand_in: real for real, stand_in in SHOWN.items()}
-
-
-def shown(cls: Any) -> Any:
-    """What a program sees of a type: a stand-in for those that make code, frames or classes."""
-    found = SHOWN.get(cls)
-    if found is not None:
-        return found
-    if cls in OWN:
-        return cls
-    if issubclass(cls, type):
-        return SHOWN[enum.EnumMeta] if issubclass(cls, enum.EnumMeta) else TYPE_STAND_IN
-    return SHOWN[types.ModuleType] if issubclass(cls, Names) else cls
-
-
-class _Kinds(dict[type, Any]):
-    """`shown` as a look-up."""
-
-    def __missing__(self, cls: type) -> Any:
-        found = shown(cls)
-        if found is not cls or cls in BASES:  # they stay for ever
-            self[cls] = found
-        return found
-
-
-KINDS = _Kinds()
-
-
-# making classes
-
-
-def check_base(base: Any) -> None:
-    origin = getattr(base, "__origin__", base) if type(base).__module__ in ("typing", "types") else base
-    if isinstance(origin, type):
-        if owns_class(origin) or origin in BASES:
-            return
-    elif origin in BASE_FUNCTIONS:
-        return
-    raise TypeError(f"type {getattr(base, '__name__', base)!r} is not an acceptable base type")
-
-
-BASE_FUNCTIONS: list[Any] = []  # typing.NamedTuple and TypedDict are functions that stand for a base
-
-
-def _metaclass(stand_in: Any) -> Any:
-    real = REAL.get(stand_in)
-    if real in (abc.ABCMeta, type):
-        return real
-    raise TypeError("metaclasses are not available")
-
-
-def build_class(body: Any, name: str, /, *bases: Any, **keywords: Any) -> Any:
-    """The class statement."""
-    global _under_construction
-    for base in bases:
-        check_base(base)
-    if "metaclass" in keywords:
-        keywords["metaclass"] = _metaclass(keywords["metaclass"])
-    _under_construction += 1
-    try:
-        return adopt(builtins.__build_class__(body, name, *bases, **keywords))  # type: ignore[attr-defined]
-    finally:
-        _under_construction -= 1
-
-
-def make_class(name: Any, bases: Any, content: Any) -> Any:
-    """`type(name, bases, content)`."""
-    for base in bases:
-        check_base(base)
-    content = {check_member(key): value for key, value in dict(content).items()}
-    return adopt(type(exact(name), tuple(bases), {"__module__": "__main__", **content}))
-
-
-def check_member(name: Any) -> str:
-    if type(name) is not str or (is_dunder(name) and name not in BINDABLE):
-        raise TypeError(f"a class may not define {name!r}")
-    return name
-
-
-def adopt(cls: Any) -> Any:
-    """Registers a new class as the program's, after a look at what became of its body."""
-    for name, value in vars(cls).items():
-        special = type(name) is not str or (is_dunder(name) and name not in BINDABLE)
-        if special and (name not in LIBRARY_MADE or (owns_function(value) and name != "__new_member__")):
-            raise TypeError(f"a class may not define {name!r}")
-        if name == "__match_args__" and not (type(value) is tuple and all(type(n) is str for n in value)):
-            raise TypeError("__match_args__ must be a tuple of strings")
-    matched = vars(cls).get("__match_args__", ())
-    if not all(is_plain(name) for name in matched):
-        type.__setattr__(cls, "__match_args__", ())  # a pattern would fetch them unguarded
-    OWN.add(cls)
-    return cls

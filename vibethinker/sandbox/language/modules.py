@@ -53,7 +53,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from vibethinker.sandbox.language import gadgets, guards, shims
+from vibethinker.sandbox.language import classes, copying, gadgets, guards, shims, threads
 from vibethinker.sandbox.language.console import Console
 from vibethinker.sandbox.language.guards import table
 from vibethinker.sandbox.language.names import exact
@@ -93,7 +93,7 @@ STATIC: dict[str, dict[str, Any]] = {
     "__future__": _public(__future__),
     "abc": {
         "ABC": abc.ABC,
-        "ABCMeta": guards.SHOWN[abc.ABCMeta],
+        "ABCMeta": classes.SHOWN[abc.ABCMeta],
         "abstractmethod": gadgets.abstractmethod,
         **_some(abc, "abstractproperty abstractclassmethod abstractstaticmethod"),
     },
@@ -118,7 +118,7 @@ STATIC: dict[str, dict[str, Any]] = {
         ),
         "redirect_stdout": gadgets.redirect_stdout,
     },
-    "copy": _some(copy, "copy deepcopy Error error"),
+    "copy": {"copy": copying.copy, "deepcopy": copying.deepcopy, "Error": copy.Error, "error": copy.Error},
     "csv": _some(
         csv,
         "reader writer DictReader DictWriter Error QUOTE_ALL QUOTE_MINIMAL QUOTE_NONE QUOTE_NONNUMERIC excel",
@@ -126,14 +126,16 @@ STATIC: dict[str, dict[str, Any]] = {
     "dataclasses": {
         **_some(
             dataclasses,
-            "field fields asdict astuple replace is_dataclass FrozenInstanceError InitVar KW_ONLY MISSING",
+            "field fields replace is_dataclass FrozenInstanceError InitVar KW_ONLY MISSING",
         ),
         "dataclass": gadgets.dataclass,
+        "asdict": copying.asdict,
+        "astuple": copying.astuple,
         "make_dataclass": gadgets.make_dataclass,
     },
     "datetime": _some(datetime, "date time datetime timedelta timezone tzinfo MINYEAR MAXYEAR UTC"),
     "difflib": _some(difflib, "SequenceMatcher Differ get_close_matches ndiff unified_diff context_diff restore"),
-    "enum": {**gadgets.ENUMS, **_some(enum, "auto unique"), "EnumMeta": guards.SHOWN[enum.EnumMeta]},
+    "enum": {**gadgets.ENUMS, **_some(enum, "auto unique"), "EnumMeta": classes.SHOWN[enum.EnumMeta]},
     "fractions": {"Fraction": fractions.Fraction},
     "functools": {
         **_some(functools, "reduce partial partialmethod lru_cache cache cached_property cmp_to_key"),
@@ -157,7 +159,7 @@ STATIC: dict[str, dict[str, Any]] = {
         "attrgetter": gadgets.attrgetter,
         "methodcaller": gadgets.methodcaller,
     },
-    "pprint": _some(pprint, "pformat isreadable isrecursive saferepr PrettyPrinter"),
+    "pprint": {**_some(pprint, "pformat isreadable isrecursive saferepr"), "PrettyPrinter": gadgets.PrettyPrinter},
     "queue": _some(queue, "Queue LifoQueue PriorityQueue SimpleQueue Empty Full"),
     "re": _public(re, "template"),
     "secrets": _public(secrets),
@@ -167,20 +169,20 @@ STATIC: dict[str, dict[str, Any]] = {
     "struct": _public(struct),
     "textwrap": _public(textwrap),
     "time": shims.TIME,
-    "threading": shims.THREADING,
+    "threading": threads.THREADING,
     "types": {
         **_some(types, "MappingProxyType MethodType GenericAlias UnionType NoneType EllipsisType NotImplementedType"),
         "SimpleNamespace": gadgets.SimpleNamespace,
-        **{n: guards.SHOWN[getattr(types, n)] for n in ("FunctionType", "BuiltinFunctionType", "GeneratorType")},
-        "LambdaType": guards.SHOWN[types.FunctionType],
-        "BuiltinMethodType": guards.SHOWN[types.BuiltinFunctionType],
-        "ModuleType": guards.SHOWN[types.ModuleType],
+        **{n: classes.SHOWN[getattr(types, n)] for n in ("FunctionType", "BuiltinFunctionType", "GeneratorType")},
+        "LambdaType": classes.SHOWN[types.FunctionType],
+        "BuiltinMethodType": classes.SHOWN[types.BuiltinFunctionType],
+        "ModuleType": classes.SHOWN[types.ModuleType],
     },
     "typing": _TYPING,
     "typing_extensions": _TYPING,
     "unicodedata": _public(unicodedata, "UCD ucd_3_2_0 ucnhash_CAPI"),
     "uuid": _some(uuid, "UUID uuid3 uuid4 uuid5 NAMESPACE_DNS NAMESPACE_URL NAMESPACE_OID NAMESPACE_X500"),
-    "weakref": _some(weakref, "ref proxy WeakSet WeakKeyDictionary WeakValueDictionary"),
+    "weakref": _some(weakref, "ref proxy WeakSet"),
     "zlib": _public(zlib),
     **shims.QUIET,
 }
@@ -204,9 +206,11 @@ def _collect_bases() -> None:
     contents = [*STATIC.values(), _DECIMAL, shims.STREAM_CLASSES, {"Random": random.Random}]
     for content in contents:
         for value in content.values():
-            if isinstance(value, type) and value not in _FINAL and value not in guards.REAL:
+            if not isinstance(value, type) or value in _FINAL or value in classes.REAL:
+                continue
+            if not issubclass(value, enum.Enum) or value in gadgets.ENUMS.values():
                 guards.BASES.add(value)
-    guards.BASE_FUNCTIONS += [typing.NamedTuple, typing.TypedDict]
+    classes.BASE_FUNCTIONS += [typing.NamedTuple, typing.TypedDict]
 
 
 _collect_bases()
@@ -232,6 +236,8 @@ def importer(console: Console, system: Any) -> Callable[..., Any]:
         if name in ("traceback", "warnings", "atexit"):
             fresh.update(shims.reporters(console))
             return fresh[name]
+        if name == "calendar":
+            return table("calendar", {**STATIC["calendar"], **_calendars(system)})
         if name == "pprint":
             return table("pprint", {**STATIC["pprint"], **_printers(system)})
         return _STANDALONE.get(name)
@@ -262,3 +268,12 @@ def _printers(system: Any) -> dict[str, Any]:
         pprint.pprint(value, system.stdout if stream is None else stream, **options)
 
     return {"pprint": show, "pp": lambda value, *args, **options: show(value, *args, sort_dicts=False, **options)}
+
+
+def _calendars(system: Any) -> dict[str, Any]:
+    names = {n: tuple(getattr(calendar, n)) for n in ("month_name", "month_abbr", "day_name", "day_abbr")}
+    return {
+        **names,
+        "prmonth": lambda year, month, *sizes: system.stdout.write(calendar.month(year, month, *sizes)) and None,
+        "prcal": lambda year, *sizes: system.stdout.write(calendar.calendar(year, *sizes)) and None,
+    }

@@ -1,4 +1,4 @@
-"""Which names a program may spell, as variables and as attributes. Both the compiler and the run-time guards ask here."""
+"""Which names a program may spell, as variables and as attributes: for the compiler and for the run-time guards."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import _string
 from enum import Enum
 from functools import lru_cache
 
+
+def words(text: str) -> list[str]:
+    return text.split()
+
+
 # Special methods that a program may define, and call by name on anything: each is what an operator or a built-in
 # function would do anyway.
 MAGIC = frozenset(
     f"__{name}__"
-    for name in (
+    for name in words(
         "init new del repr str bytes format lt le eq ne gt ge hash bool call post_init "
         "len length_hint getitem setitem delitem missing iter next reversed contains enter exit "
         "add sub mul matmul truediv floordiv mod divmod pow lshift rshift and xor or "
@@ -19,14 +24,14 @@ MAGIC = frozenset(
         "neg pos abs invert complex int float index round trunc floor ceil copy deepcopy sizeof fspath "
         # Python 2 names, harmless and still seen
         "div rdiv idiv cmp nonzero unicode long"
-    ).split()
+    )
 )
 # Definable, but fetched through a guard: on foreign objects they write or read what the guards protect.
 DESCRIPTOR = frozenset({"__setattr__", "__delattr__", "__get__", "__set__", "__delete__"})
 TEXTS = frozenset({"__name__", "__qualname__", "__doc__", "__module__"})
 MODULE = frozenset(
     f"__{name}__"
-    for name in ["name", "doc", "all", "author", "version", "date", "license", "copyright", "email", "status", "maintainer", "credits", "main", "builtin"]
+    for name in words("name doc all author version date license copyright email status maintainer credits main builtin")
 )
 BINDABLE = MAGIC | DESCRIPTOR | MODULE | {"__slots__", "__match_args__", "__qualname__"}
 READABLE = BINDABLE | {"__class__", "__debug__", "__import__", "__file__", "__package__"}
@@ -38,21 +43,30 @@ GUARDED_DUNDERS = DESCRIPTOR | {
 # What Enum, NamedTuple and dataclass add to a class by themselves.
 LIBRARY_MADE = frozenset(
     f"__{name}__"
-    for name in ["module", "dict", "weakref", "annotations", "orig_bases", "parameters", "abstractmethods", "dataclass_fields", "dataclass_params", "new_member", "reduce_ex", "getnewargs", "getstate", "setstate", "total", "required_keys", "readonly_keys", "mutable_keys", "closed", "extra_items", "optional_keys", "static_attributes", "firstlineno", "protocol_attrs", "non_callable_proto_members", "type_params", "classdictcell", "callable_proto_members_only", "replace", "annotate", "annotate_func", "annotations_cache", "set_name", "final", "subclasshook"]
+    for name in words(
+        "module dict weakref annotations orig_bases parameters abstractmethods dataclass_fields dataclass_params "
+        "new_member reduce_ex getnewargs getstate setstate total required_keys optional_keys static_attributes "
+        "firstlineno set_name final subclasshook readonly_keys mutable_keys closed extra_items protocol_attrs "
+        "non_callable_proto_members callable_proto_members_only type_params classdictcell replace annotate "
+        "annotate_func annotations_cache"
+    )
 )
 NAMED_TUPLE = frozenset({"_make", "_replace", "_asdict", "_fields", "_field_defaults"})
 FORMATS = frozenset({"format", "format_map"})
 # Public names that are harmless on a program's own objects and a way out on the library's.
 SENSITIVE = frozenset({"obj", "gen", "mro", "register"})
 FRAMES = frozenset(
-    [f"f_{n}" for n in ["back", "builtins", "code", "globals", "lasti", "lineno", "locals", "trace", "trace_lines", "trace_opcodes"]]
-    + [f"tb_{n}" for n in ["frame", "lasti", "lineno", "next"]]
-    + [f"gi_{n}" for n in ["code", "frame", "running", "suspended", "yieldfrom", "state"]]
-    + [f"cr_{n}" for n in ["await", "code", "frame", "running", "suspended", "origin", "state"]]
-    + [f"ag_{n}" for n in ["await", "code", "frame", "running", "suspended", "state"]]
+    [f"f_{n}" for n in words("back builtins code globals lasti lineno locals trace trace_lines trace_opcodes")]
+    + [f"tb_{n}" for n in words("frame lasti lineno next")]
+    + [f"gi_{n}" for n in words("code frame running suspended yieldfrom state")]
+    + [f"cr_{n}" for n in words("await code frame running suspended origin state")]
+    + [f"ag_{n}" for n in words("await code frame running suspended state")]
     + [
         f"co_{n}"
-        for n in ["argcount", "code", "cellvars", "consts", "exceptiontable", "filename", "firstlineno", "flags", "freevars", "kwonlyargcount", "lines", "linetable", "lnotab", "name", "names", "nlocals", "positions", "posonlyargcount", "qualname", "stacksize", "varnames"]
+        for n in words(
+            "argcount code cellvars consts exceptiontable filename firstlineno flags freevars kwonlyargcount lines "
+            "linetable lnotab name names nlocals positions posonlyargcount qualname stacksize varnames"
+        )
     ]
 )
 
@@ -100,6 +114,7 @@ def exact(name: object) -> str:
     return str.__str__(name)
 
 
+@lru_cache(512)
 def check_template(template: str) -> None:
     """Lets a format string pass whose fields reach public attributes only.
 

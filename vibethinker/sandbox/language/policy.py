@@ -5,6 +5,7 @@ they are; only attributes that could lead out of the program's own objects go th
 make sure that their object is the program's. The guards have names that no source can spell, so nothing shadows them.
 """
 
+# ruff: noqa: N802, N815 - visitors are named after the nodes
 from __future__ import annotations
 
 import ast
@@ -15,7 +16,16 @@ from typing import Any, NoReturn, TypeVar
 from RestrictedPython.transformer import RestrictingNodeTransformer
 
 from vibethinker.sandbox.language.errors import RejectedError
-from vibethinker.sandbox.language.names import BINDABLE, READABLE, Access, access, check_template, is_dunder, is_plain
+from vibethinker.sandbox.language.names import (
+    BINDABLE,
+    READABLE,
+    TEXTS,
+    Access,
+    access,
+    check_template,
+    is_dunder,
+    is_plain,
+)
 
 FILENAME = "<program>"  # of every code object made here: it tells a program's functions from the library's
 LOAD, WRITE, WRITE_NAMED, TYPE, OWN = "$load", "$write", "$write_named", "$type", "$own"
@@ -23,7 +33,7 @@ KINDS, STAND_IN = "$kinds", "$stand_in"
 NESTING = 3000  # recursion limit while compiling: long chains of `elif` or `+` pass, and the C stack holds
 
 _PASSIVE: tuple[type[ast.AST], ...] = (
-    *(ast.Module, ast.Expression, ast.Expr, ast.AugAssign, ast.Delete, ast.withitem),
+    *(ast.Module, ast.Expression, ast.Expr, ast.Delete, ast.withitem),
     *(ast.If, ast.Try, ast.With, ast.Raise, ast.Assert, ast.Return),
     *(ast.Yield, ast.YieldFrom, ast.keyword, ast.Starred, ast.Subscript, ast.Slice, ast.IfExp),
     *(ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Compare, ast.List, ast.Tuple, ast.Set, ast.Dict),
@@ -73,11 +83,11 @@ def _at(node: Any, place: Any) -> Any:
 
 
 def _name(name: str, place: ast.AST) -> ast.Name:
-    return _at(ast.Name(name, _LOADED), place)  # type: ignore[no-any-return]
+    return _at(ast.Name(name, _LOADED), place)
 
 
 def _call(guard: str, place: ast.AST, *arguments: ast.expr) -> ast.Call:
-    return _at(ast.Call(_name(guard, place), list(arguments), []), place)  # type: ignore[no-any-return]
+    return _at(ast.Call(_name(guard, place), list(arguments), []), place)
 
 
 class _Scope:
@@ -159,7 +169,7 @@ class Policy(RestrictingNodeTransformer):
             self._rebound.add(name)
         return node
 
-    visit_Nonlocal = visit_Global  # type: ignore[assignment]
+    visit_Nonlocal = visit_Global
 
     def visit_Import(self, node: ast.Import | ast.ImportFrom) -> ast.AST:
         for alias in node.names:
@@ -168,7 +178,7 @@ class Policy(RestrictingNodeTransformer):
                 self.error(node, f"the name {alias.name!r} may not be imported")
         return node
 
-    visit_ImportFrom = visit_Import  # type: ignore[assignment]
+    visit_ImportFrom = visit_Import
 
     def visit_ExceptHandler(self, node: ast.ExceptHandler) -> ast.AST:
         self.check_name(node, node.name)
@@ -197,6 +207,8 @@ class Policy(RestrictingNodeTransformer):
             except (AttributeError, ValueError):  # it fails when it runs
                 pass
         guarded = _call(LOAD, node, value, _at(ast.Constant(self._mangled(node.attr)), node))
+        if node.attr == "__class__" and type(value) is ast.Name:
+            return self._if_own(value, _call(TYPE, node, value), guarded)
         if rule is Access.GUARDED and type(value) is ast.Name and not is_dunder(node.attr):
             return self._if_own(value, node, guarded)
         return guarded
@@ -221,6 +233,14 @@ class Policy(RestrictingNodeTransformer):
         node.value = self._if_own(value, value, guarded) if type(value) is ast.Name and not special else guarded
         return node
 
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST:
+        """It reads the attribute natively, and the right operand's `__radd__` would see what was read."""
+        target = node.target
+        name = target.attr if type(target) is ast.Attribute else ""
+        if name not in TEXTS and (is_dunder(name) or access(name) is Access.FORMAT):
+            self.error(node, f"the attribute {name!r} may not be augmented")
+        return self._children(node, ("target", "value"))
+
     def visit_Call(self, node: ast.Call) -> ast.expr:
         """`type(x)` becomes a look-up, as long as `type` is the built-in one."""
         self._children(node, ("func", "args", "keywords"))
@@ -231,24 +251,24 @@ class Policy(RestrictingNodeTransformer):
             return node
         test = _at(ast.Compare(kind, [ast.Is()], [_name(STAND_IN, node)]), node)
         found = _at(ast.Subscript(_name(KINDS, node), _call(TYPE, node, node.args[0]), _LOADED), node)
-        return _at(ast.IfExp(test, found, node), node)  # type: ignore[no-any-return]
+        return _at(ast.IfExp(test, found, node), node)
 
     def _loop(self, node: Any) -> ast.AST:
         self._scope.depth += 1
         self._children(node, _LOOP_FIELDS[type(node)])
         self._scope.depth -= 1
-        return node  # type: ignore[no-any-return]
+        return node
 
-    visit_For = visit_While = _loop  # type: ignore[assignment]
+    visit_For = visit_While = _loop
 
     def _comprehension(self, node: Any) -> ast.AST:
         """A function of its own, which sees the parameters as outer variables."""
         outer, self._scope = self._scope, _Scope(set(), self._scope.bound)
         self._children(node, node._fields)
         self._scope = outer
-        return node  # type: ignore[no-any-return]
+        return node
 
-    visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _comprehension  # type: ignore[assignment]
+    visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _comprehension
 
     # statements
 
@@ -272,7 +292,7 @@ class Policy(RestrictingNodeTransformer):
         target = node.target
         if not self._class_body or not isinstance(target, ast.Name):
             if node.value is None:
-                return _at(ast.Pass(), node)  # type: ignore[no-any-return]
+                return _at(ast.Pass(), node)
             return self.visit(_at(ast.Assign([target], node.value), node))
         if is_dunder(target.id) and target.id not in ("__slots__", "__hash__", "__doc__"):
             self.error(node, f"{target.id!r} may not be a field")
@@ -301,7 +321,7 @@ class Policy(RestrictingNodeTransformer):
         is_documented = isinstance(node.body[0], ast.Expr) and isinstance(node.body[0].value, ast.Constant)
         node.body[is_documented:is_documented] = self._scope.hoisted()
         self._class_body, self._scope = outer, scope
-        return node  # type: ignore[no-any-return]
+        return node
 
     def _keep_registered_type(self, node: Any) -> None:
         """`@f.register` of a single-dispatch function takes its type from the annotation: make it an argument."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import io
 import os
 import posixpath
 import sys
-import threading
 import time
 import timeit
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from typing import Any
 
 from vibethinker.sandbox.language.console import Console
 from vibethinker.sandbox.language.guards import Names, table
-from vibethinker.sandbox.language.names import exact
+from vibethinker.sandbox.language.names import exact, words
 
 RECURSION_LIMIT = 500_000  # Python frames live on the heap; what recurses in C ends in a crash, as it does without us
 
@@ -43,7 +43,7 @@ def system(console: Console, name: str) -> System:
         kind, value, _ = sys.exc_info()
         return kind, value, None
 
-    base = _depth()
+    base = depth()
 
     def set_limit(limit: int, /) -> None:
         if limit < 1:
@@ -77,12 +77,12 @@ def system(console: Console, name: str) -> System:
     return made
 
 
-def _depth() -> int:
+def depth() -> int:
     """Frames of the host below the program: they do not count against its recursion limit."""
-    frame, depth = sys._getframe(), 8
+    frame, count = sys._getframe(), 8
     while frame.f_back is not None:
-        frame, depth = frame.f_back, depth + 1
-    return depth
+        frame, count = frame.f_back, count + 1
+    return count
 
 
 def opener(console: Console) -> Callable[..., Any]:
@@ -168,163 +168,6 @@ PATHS = table(
 )
 
 
-class Thread:
-    """A thread that runs to its end when it starts."""
-
-    def __init__(
-        self,
-        group: Any = None,
-        target: Any = None,
-        name: str | None = None,
-        args: Any = (),
-        kwargs: Any = None,
-        *,
-        daemon: Any = None,
-    ) -> None:
-        self._target, self._args, self._kwargs, self._started = target, args, kwargs or {}, False
-        self.name, self.daemon, self.ident = name or "Thread-1", bool(daemon), None
-
-    def run(self) -> None:
-        if self._target is not None:
-            self._target(*self._args, **self._kwargs)
-
-    def start(self) -> None:
-        if self._started:
-            raise RuntimeError("threads can only be started once")
-        self._started, self.ident = True, 2  # type: ignore[assignment]
-        try:
-            self.run()
-        except MemoryError:
-            raise
-        except (Exception, SystemExit):  # a thread's error is told on stderr and ends only the thread
-            pass
-
-    def join(self, timeout: Any = None) -> None:
-        if not self._started:
-            raise RuntimeError("cannot join thread before it is started")
-
-    def is_alive(self) -> bool:
-        return False
-
-    def setDaemon(self, daemon: Any) -> None:  # noqa: N802
-        self.daemon = daemon
-
-    def getName(self) -> str:  # noqa: N802
-        return self.name
-
-
-class Timer(Thread):
-    """Runs at once."""
-
-    def __init__(self, interval: float, function: Any, args: Any = (), kwargs: Any = None) -> None:
-        Thread.__init__(self, None, function, None, args or (), kwargs)
-
-    def cancel(self) -> None:
-        pass
-
-
-class Lock:
-    """A lock that one thread takes; what would wait for ever is an error."""
-
-    _free = 1
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        if self._free > 0:
-            self._free -= 1
-            return True
-        if blocking and timeout < 0:
-            raise RuntimeError("deadlock: there is only one thread")
-        return False
-
-    def release(self, n: int = 1) -> None:
-        self._free += n
-
-    def locked(self) -> bool:
-        return self._free <= 0
-
-    def __enter__(self) -> bool:
-        return self.acquire()
-
-    def __exit__(self, *error: Any) -> None:
-        self.release()
-
-
-class RLock(Lock):
-    """A lock that its owner takes again; there is one thread, so always."""
-
-    _free = 1 << 60
-
-
-class Semaphore(Lock):
-    """A counter."""
-
-    def __init__(self, value: int = 1) -> None:
-        self._free = value
-
-
-class Event:
-    """A flag."""
-
-    _flag = False
-
-    def is_set(self) -> bool:
-        return self._flag
-
-    def set(self) -> None:
-        self._flag = True
-
-    def clear(self) -> None:
-        self._flag = False
-
-    def wait(self, timeout: float | None = None) -> bool:
-        if not self._flag and timeout is None:
-            raise RuntimeError("deadlock: there is only one thread")
-        return self._flag
-
-
-class Condition(RLock):
-    """A condition that nobody else can make true."""
-
-    def __init__(self, lock: Any = None) -> None:
-        pass
-
-    def wait(self, timeout: float | None = None) -> bool:
-        if timeout is None:
-            raise RuntimeError("deadlock: there is only one thread")
-        return False
-
-    def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
-        return predicate() or self.wait(timeout)
-
-    def notify(self, n: int = 1) -> None:
-        pass
-
-    def notify_all(self) -> None:
-        pass
-
-
-class Local:
-    """`threading.local` of the one thread."""
-
-
-_MAIN_THREAD = table("main thread", {"name": "MainThread", "ident": 1, "is_alive": lambda: True, "daemon": False})
-THREADING: dict[str, Any] = {
-    "Thread": Thread,
-    "Timer": Timer,
-    "Lock": Lock,
-    "RLock": RLock,
-    "Semaphore": Semaphore,
-    "BoundedSemaphore": Semaphore,
-    "Event": Event,
-    "Condition": Condition,
-    "local": Local,
-    "current_thread": lambda: _MAIN_THREAD,
-    "main_thread": lambda: _MAIN_THREAD,
-    "active_count": lambda: 1,
-    "get_ident": threading.get_ident,
-    "stack_size": lambda size=0: 0,
-}
-
 TIME: dict[str, Any] = {
     name: getattr(time, name)
     for name in (
@@ -359,6 +202,7 @@ def reporters(console: Console) -> dict[str, Any]:
         "filterwarnings": lambda *args, **kwargs: None,
         "simplefilter": lambda *args, **kwargs: None,
         "resetwarnings": lambda: None,
+        "catch_warnings": lambda **options: contextlib.nullcontext([]),
     }
 
     def register(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Callable[..., Any]:
@@ -385,7 +229,7 @@ QUIET: dict[str, dict[str, Any]] = {
         "isenabled": gc.isenabled,
     },
     "resource": {
-        **{f"RLIMIT_{n}": i for i, n in enumerate(["CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS"])},
+        **{f"RLIMIT_{n}": i for i, n in enumerate(words("CPU FSIZE DATA STACK CORE RSS NPROC NOFILE MEMLOCK AS"))},
         "RLIM_INFINITY": -1,
         "RUSAGE_SELF": 0,
         "setrlimit": _ignored,
@@ -405,7 +249,7 @@ STREAM_CLASSES = {
     name: getattr(io, name)
     for name in (
         *("StringIO", "BytesIO", "IOBase", "RawIOBase", "BufferedIOBase", "TextIOBase", "TextIOWrapper"),
-        *("BufferedReader", "BufferedWriter", "BufferedRandom", "UnsupportedOperation"),
+        "UnsupportedOperation",  # no buffered readers: they lend their memory to a raw stream, beyond its life
         *("SEEK_SET", "SEEK_CUR", "SEEK_END", "DEFAULT_BUFFER_SIZE"),
     )
 }

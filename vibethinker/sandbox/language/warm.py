@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import decimal
-import random
-import re
 import sys
 import types
 import warnings
+from pprint import PrettyPrinter
 from textwrap import TextWrapper
 
 from vibethinker.sandbox.language.builtin import make_namespace
 from vibethinker.sandbox.language.console import Console
+from vibethinker.sandbox.language.names import words
 from vibethinker.sandbox.language.policy import compile_program
+from vibethinker.sandbox.language.shims import depth
 
-_ENCODINGS = ["ascii", "latin-1", "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7", "cp1252", "cp437", "idna", "punycode", "rot13", "unicode_escape", "raw_unicode_escape", "iso8859-15", "cp1251", "koi8-r"]
+_ENCODINGS = words(
+    "ascii latin-1 utf-8 utf-8-sig utf-16 utf-16-le utf-16-be utf-32 utf-7 cp1252 cp437 idna punycode rot13 "
+    "unicode_escape raw_unicode_escape iso8859-15 cp1251 koi8-r"
+)
 _EXERCISE = r"""
 import random, decimal, fractions, statistics, datetime, time, calendar, json, re, collections, functools, itertools
 import dataclasses, enum, typing, copy, string, textwrap, pprint, heapq, hashlib, base64, uuid, secrets, csv, io, html
 import difflib, queue, graphlib, shlex, zlib, unicodedata, struct, array, abc, contextlib, operator, types, os, weakref
 datetime.datetime.strptime("2024-02-03 04:05", "%Y-%m-%d %H:%M").strftime("%A %j")
-time.strptime("03 Feb", "%d %b"); time.localtime(); time.strftime("%c"); datetime.datetime.now().astimezone().isoformat()
+time.strptime("03 Feb", "%d %b"); time.localtime(); time.strftime("%c")
+datetime.datetime.now().astimezone().isoformat()
 calendar.month(2024, 2); decimal.Decimal(2).sqrt(); statistics.median([1, 2]); statistics.stdev([1, 2, 4])
 statistics.NormalDist(0, 1).cdf(1); statistics.linear_regression([1, 2], [1, 2]); statistics.quantiles([1, 2, 3])
 json.loads(json.dumps({"a": [1.5, None]}, indent=1)); re.sub(r"(?P<a>\w+)\s*", r"\g<a>", "ab c", flags=re.I)
@@ -49,7 +54,8 @@ class P(typing.Protocol):
     def f(self): ...
 isinstance(G(), P), typing.Optional[typing.List["int"]]
 string.Template("$a").substitute(a=1); textwrap.fill("a b " * 30, 20); pprint.pformat({1: list(range(99))})
-for digest in "md5 sha1 sha224 sha256 sha384 sha512 blake2b blake2s sha3_256".split(): hashlib.new(digest, b"a").hexdigest()
+for digest in "md5 sha1 sha224 sha256 sha384 sha512 blake2b blake2s sha3_256".split():
+    hashlib.new(digest, b"a").hexdigest()
 hashlib.pbkdf2_hmac("sha256", b"a", b"b", 1); base64.b85encode(b"abc"); base64.b32decode(base64.b32encode(b"a"))
 uuid.uuid4(), uuid.uuid5(uuid.NAMESPACE_DNS, "a"), secrets.token_hex(4), secrets.randbelow(9)
 list(csv.DictReader(io.StringIO("a,b\n1,2"))); html.unescape("&eacute;"); "\N{BULLET}".encode("unicode_escape")
@@ -72,7 +78,7 @@ def preload() -> None:
     for encoding in _ENCODINGS:
         text = "a".encode(encoding) if encoding != "rot13" else b"a"
         text.decode(encoding) if encoding != "rot13" else None
-    _freeze_tables()
+    warnings.simplefilter("ignore")
     console = Console("x\n")
     reset()
     exec(compile_program(_EXERCISE), make_namespace(console, "__main__"))
@@ -82,22 +88,17 @@ def preload() -> None:
 
 def _freeze_tables() -> None:
     """Class attributes of the library that a program could reach and change."""
-    if isinstance(TextWrapper.unicode_whitespace_trans, dict):
-        TextWrapper.unicode_whitespace_trans = types.MappingProxyType(TextWrapper.unicode_whitespace_trans)  # type: ignore[assignment]
+    for owner, name in ((TextWrapper, "unicode_whitespace_trans"), (PrettyPrinter, "_dispatch")):
+        content = getattr(owner, name)
+        if isinstance(content, dict):
+            setattr(owner, name, types.MappingProxyType(content))
 
 
 def reset() -> None:
     """Puts interpreter-wide settings back that a program may change."""
-    sys.setrecursionlimit(1000 + _depth())
+    sys.setrecursionlimit(1000 + depth())
     sys.set_int_max_str_digits(sys.int_info.default_max_str_digits)
     decimal.setcontext(decimal.DefaultContext.copy())
-    random.seed()
-    re.purge()
-    warnings.simplefilter("ignore")
 
 
-def _depth() -> int:
-    frame, depth = sys._getframe(), 8
-    while frame.f_back is not None:
-        frame, depth = frame.f_back, depth + 1
-    return depth
+_freeze_tables()
