@@ -17,7 +17,7 @@ from rich.progress import track
 
 from vibethinker.datamodules.layouts import Tests, read_tests
 from vibethinker.problems import SPLITS, Problem, Split, normalized_prompt, split_of
-from vibethinker.rewards.extract import parsed
+from vibethinker.rewards.extract import parsed, says_something
 from vibethinker.rewards.math import final_answer
 from vibethinker.sandbox import cases
 
@@ -307,8 +307,8 @@ class Row:
         name = self.text("entry_point")
         if name and f"def {name}(" in prompt and f"def {name}(" not in solution:
             solution = f"{prompt.rstrip()}\n{solution}"
-        bare = "```" not in solution and parsed(solution.strip()) is not None
-        return f"```python\n{solution.strip()}\n```" if bare else solution
+        tree = None if "```" in solution else parsed(solution.strip())
+        return solution if tree is None or not says_something(tree) else f"```python\n{solution.strip()}\n```"
 
 
 def _list_in_json(text: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from vibethinker.problems import Problem
-from vibethinker.rewards import CodeReward, Reward
+from vibethinker.rewards import CodeReward, Outcome, Verifier
 from vibethinker.rewards import code as module
 from vibethinker.sandbox import Verdict
 
@@ -32,6 +32,8 @@ class Double:
     """Knows the programs `x = "square"` and so on by their words."""
 
     made: ClassVar[list[Double]] = []
+    layers: ClassVar[dict[str, Any]] = {}
+    reached = "none"
 
     def __init__(self, workers: int, *, level: str, memory: int) -> None:
         self.options = (workers, level, memory)
@@ -71,7 +73,7 @@ def test_all_or_nothing_or_a_share() -> None:
 
 def test_it_is_a_reward_with_counters() -> None:
     reward = CodeReward()
-    assert isinstance(reward, Reward)
+    assert isinstance(reward, Verifier)
     words = ["loop", "crash", "eat", "sneak", "half", "square", "loop"]
     reward([PROBLEM] * 7, [program(word) for word in words])
     assert (reward.timeouts, reward.crashes) == (1, 2)  # the second loop is the first one
@@ -97,10 +99,14 @@ def test_nothing_to_run_starts_nothing() -> None:
 
 
 def test_examine_says_why() -> None:
-    found = CodeReward().examine([PROBLEM] * 3, [program("half"), "none", program("square")])
-    assert found == [VERDICTS["half"], module.NO_ANSWER, VERDICTS["square"]]
-    assert "no program" in found[1].detail
-    assert Double.made[0].calls[0]["stop_early"] is False
+    problems, completions = [PROBLEM] * 3, [program("half"), "none", program("square")]
+    half, none, whole = CodeReward().examine(problems, completions)
+    assert half == Outcome(0.0, "wrong", "test 2: 1 instead of 0")
+    assert (none.score, none.kind) == (0.0, "no answer")
+    assert "no program" in none.detail
+    assert whole == Outcome(1.0, "passed")
+    assert CodeReward(partial=True).examine(problems, completions)[0].score == 0.5
+    assert [made.calls[0]["stop_early"] for made in Double.made] == [False, False]
 
 
 def test_options_reach_the_sandbox_and_it_is_closed() -> None:

@@ -59,6 +59,14 @@ def _is_program(source: str) -> bool:
     return tree is not None and any(not isinstance(statement, ast.Expr) for statement in tree.body)
 
 
+def says_something(tree: ast.Module) -> bool:
+    """Whether running a program may do anything: a word of prose parses too, as a name."""
+    return any(
+        not isinstance(statement, ast.Expr) or any(isinstance(node, ast.Call) for node in ast.walk(statement))
+        for statement in tree.body
+    )
+
+
 def parsed(source: str) -> ast.Module | None:
     """The syntax tree of a source, or `None` when it is no Python, or nested beyond what Python takes."""
     try:
