@@ -4,10 +4,11 @@
     python benchmarks/sandbox.py --soak 10000         # many programs, a third of them hostile
     python benchmarks/sandbox.py --resident 4         # beside a process of that many GiB
 
-A few programs written here are always run, then the solutions of each file of programming problems, in any layout that
-`CodeDataModule` reads (MBPP and HumanEval, say). Both sides run two programs at a time, in rounds that take turns, and each figure is a median over the
-rounds. The other side is `python -I -S -`, the fastest start there is, with program and asserts on standard input and
-no protection; the time of plain `python -`, with whatever the environment's site-packages add, is shown beside it.
+A few programs written here are always run, then the solutions of each file of programming problems, in any layout
+that `CodeDataModule` reads (MBPP and HumanEval, say). Both sides run two programs at a time, in rounds that take turns,
+and each figure is a median over the rounds. The other side is `python -I -S -`, the fastest start there is, with
+program and asserts on standard input and no protection; the time of plain `python -`, with whatever the environment's
+site-packages add, is shown beside it.
 """
 
 from __future__ import annotations

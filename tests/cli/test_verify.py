@@ -20,7 +20,7 @@ ROWS: list[dict[str, Any]] = [
     {"id": "a", "answer": "4", "domain": "algebra", "completion": r"It is \boxed{4}."},
     {"id": "b", "answer": "4", "domain": "algebra", "completion": [r"\boxed{5}", "It is 4.", r"\boxed{4} \boxed{5}"]},
     {"prompt": "Half of 3?", "answer": "3/2", "domain": "fractions", "completion": r"\boxed{1.5}"},
-    {"id": "d", "answer": "(x+y+1)^{3000}", "domain": "fractions", "completion": r"\boxed{(x+y+2)^{3000}}"},
+    {"id": "d", "answer": "f(x)+(x+y+1)^{3000}", "domain": "fractions", "completion": r"\boxed{f(x)+(x+y+2)^{3000}}"},
 ]
 
 

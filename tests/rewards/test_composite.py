@@ -114,9 +114,9 @@ def test_kinds_of_a_mathematical_answer() -> None:
 
 
 def test_an_answer_that_takes_too_long() -> None:
-    hangs = Problem(id="h", domain="algebra", prompt="?", answer="(x+y+1)^{3000}")
+    hangs = Problem(id="h", domain="algebra", prompt="?", answer="f(x)+(x+y+1)^{3000}")
     with MathReward(timeout=0.5) as reward:
-        hung, right = DispatchReward(reward).examine([hangs, MATH], [r"\boxed{(x+y+2)^{3000}}", RIGHT])
+        hung, right = DispatchReward(reward).examine([hangs, MATH], [r"\boxed{f(x)+(x+y+2)^{3000}}", RIGHT])
     assert (hung.score, hung.kind) == (0.0, "timeout")
     assert hung.seconds > 0.4
     assert right.kind == "passed"
