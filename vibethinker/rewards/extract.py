@@ -26,7 +26,7 @@ def program_of(completion: str) -> str | None:
     An indented block, as in a list, loses its common indentation.
     """
     text = completion.rpartition("</think>")[2].replace("\r\n", "\n")
-    blocks = _blocks(text)
+    blocks = fenced_blocks(text)
     if blocks is None:
         return None
     programs = [content for language, content in blocks if language in _LANGUAGES]
@@ -39,7 +39,7 @@ def program_of(completion: str) -> str | None:
     return program if program.strip() and len(program) <= MAX_CHARACTERS else None
 
 
-def _blocks(text: str) -> list[tuple[str, str]] | None:
+def fenced_blocks(text: str) -> list[tuple[str, str]] | None:
     """Language and content of the fenced blocks; `None` when the last one is not closed."""
     blocks: list[tuple[str, str]] = []
     opened: re.Match[str] | None = None

@@ -8,13 +8,13 @@ from typing import Final, Literal
 
 from vibethinker.problems import Problem
 from vibethinker.rewards.base import Verifier
+from vibethinker.rewards.extract import fenced_blocks
 from vibethinker.rewards.math import final_answer
 
 Answer = Literal["box", "code", "any", "none"]
 
 _THINK: Final = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
 _BOX: Final = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
-_FENCE: Final = re.compile(r"^ {0,3}(`{3,})([^`\n]*)$", re.MULTILINE)
 
 
 class FormatReward(Verifier):
@@ -66,14 +66,8 @@ def _boxes(text: str) -> int:
 
 
 def _blocks(text: str) -> int:
-    """Fenced blocks: a fence of as many marks, or more, and no word behind it closes one (CommonMark 4.5)."""
-    closed, opening = 0, ""
-    for marks, word in _FENCE.findall(text):
-        if not opening:
-            opening = marks
-        elif len(marks) >= len(opening) and not word.strip():
-            closed, opening = closed + 1, ""
-    return _UNCLOSED if opening else closed
+    found = fenced_blocks(text)
+    return _UNCLOSED if found is None else len(found)
 
 
 def _count(number: int, what: str) -> str:
