@@ -190,7 +190,7 @@ _CONTEXTS = ("DefaultContext", "BasicContext", "ExtendedContext")
 _DECIMAL = _public(decimal, " ".join(_CONTEXTS))
 _RANDOM = [n for n in random.__all__ if n not in ("Random", "SystemRandom")]
 # C code imports these through the program's own `__import__`, and takes the result from elsewhere
-_BY_C = ("_strptime",)
+_BY_C = ("_strptime", "_pylong")
 # Their instances hold a name that other code writes to, or a class that they would let through.
 _FINAL = {
     *(functools.cached_property, functools.partial, functools.partialmethod, gadgets.singledispatchmethod),
