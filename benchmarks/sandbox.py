@@ -116,6 +116,7 @@ def soak(count: int) -> None:
     good, bad = itertools.cycle(ordinary(False)), itertools.cycle(HOSTILE)
     with Sandbox(2) as box:
         box.run_many([next(good) for _ in range(10)])
+        time.sleep(0.5)  # until the last of them have ended
         assert box._server is not None
         server = box._server.process.pid
         before = figures(server)
