@@ -56,6 +56,16 @@ READ: Final = {
     ),
 }
 
+# Would say that the file <SECRET> is there.
+SEE: Final = {
+    "stat": "import os\nos.stat('<SECRET>')\nprint('seen')",
+    "lstat": "import os\nos.lstat('<SECRET>')\nprint('seen')",
+    "exists": "import os\nif os.path.exists('<SECRET>'): print('seen')",
+    "access": "import os\nif os.access('<SECRET>', 0): print('seen')",
+    "glob": "import glob\nif glob.glob('<SECRET>'): print('seen')",
+    "readlink": "import os\ntry: os.readlink('<SECRET>')\nexcept OSError as e:\n    if e.errno == 22: print('seen')",
+}
+
 # Would leave the file <MARK> behind.
 WRITE: Final = {
     "open": "open('<MARK>', 'w').write('x')",

@@ -122,3 +122,9 @@ def test_deaths(status: int, cpu: float, outcome: str) -> None:
     assert run.verdict()["outcome"] == outcome
     assert run.verdict()["score"] == 1 / 3
     assert run.next_stage() == []
+
+
+def test_a_programs_words_fit_on_one_printable_line() -> None:
+    run, _ = run_of(CALLS[0])
+    run.hear({"at": 0, "failed": ["error", "X: a\nb\x1b[31m\ud800é"]}, True)
+    assert run.verdict()["detail"] == "X: a b [31m é"

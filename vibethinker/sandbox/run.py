@@ -137,6 +137,7 @@ class Run:
     def _fail(self, place: int, outcome: str, detail: str) -> None:
         self.wrong.add(place)
         if self.failure is None:
+            detail = "".join(c if c.isprintable() else " " for c in detail)  # it may hold a program's own words
             self.failure = outcome, f"test {place + 1}: {detail}" if len(self.cases) > 1 else detail
 
     def verdict(self) -> dict[str, Any]:
