@@ -283,8 +283,11 @@ def test_nothing_is_left_behind() -> None:
 
 def resident(pid: int) -> int:
     """Bytes, of the process and those below it."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    below = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        below = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return 0
     return pages * os.sysconf("SC_PAGE_SIZE") + sum(resident(int(child)) for child in below)
 
 
