@@ -16,6 +16,8 @@ READ: Final = {
     "pathlib": "import pathlib\nprint(pathlib.Path('<SECRET>').read_text())",
     "io-fileio": "import io\nprint(io.FileIO('<SECRET>').read().decode())",
     "linecache": "import linecache\nprint(linecache.getline('<SECRET>', 1))",
+    "fileinput": "import fileinput\nprint(*fileinput.input('<SECRET>'))",
+    "fileinput-name": "import fileinput\nprint(*fileinput.input(files=['-', '<SECRET>']))",
     "popen": "import os\nprint(os.popen('cat <SECRET>').read())",
     "subprocess": "import subprocess\nprint(subprocess.check_output(['cat', '<SECRET>']).decode())",
     "eval": "print(eval(\"__import__('builtins').open('<SECRET>').read()\"))",
@@ -54,6 +56,16 @@ READ: Final = {
         "import os\nfor fd in range(3, 256):\n    try:\n        print(os.pread(fd, 99, 0).decode())\n"
         "    except OSError: pass\nprint(open('<SECRET>').read())"
     ),
+}
+
+# Would say that the file <SECRET> is there.
+SEE: Final = {
+    "stat": "import os\nos.stat('<SECRET>')\nprint('seen')",
+    "lstat": "import os\nos.lstat('<SECRET>')\nprint('seen')",
+    "exists": "import os\nif os.path.exists('<SECRET>'): print('seen')",
+    "access": "import os\nif os.access('<SECRET>', 0): print('seen')",
+    "glob": "import glob\nif glob.glob('<SECRET>'): print('seen')",
+    "readlink": "import os\ntry: os.readlink('<SECRET>')\nexcept OSError as e:\n    if e.errno == 22: print('seen')",
 }
 
 # Would leave the file <MARK> behind.
@@ -128,6 +140,10 @@ EXHAUST: Final = {
     "deep-tree": "x = " + "-" * 50_000 + "1",
     "regex": "import re\nre.match('(a+)+$', 'a' * 64 + 'b')",
     "close-channel": "import os\nos.closerange(0, 256)\nwhile True: pass",
+    "many-parts": (
+        "import os, struct\nb = b'{\"at\":0,\"value\":[' + b'[],' * 5_000_000 + b'0]}'\n"
+        "b = struct.pack('<I', len(b)) + b\nwhile b: b = b[os.write(3, b):]"
+    ),
     "ignore-signals": "import signal\nfor s in range(1, 32):\n    try: signal.signal(s, signal.SIG_IGN)\n"
     "    except OSError: pass\nwhile True: pass",
 }

@@ -57,6 +57,14 @@ def test_no_file_is_read(name: str, box: Sandbox, place: Path) -> None:
     assert token not in verdict.detail.partition(", not ")[0]
 
 
+@pytest.mark.parametrize("name", attacks.SEE)
+def test_no_file_is_seen(name: str, box: Sandbox, place: Path) -> None:
+    file = place / "secret"
+    file.touch(0o644)
+    program = attacks.SEE[name].replace("<SECRET>", str(file))
+    assert not box.run(program, [{"input": "", "output": "seen"}], LIMIT).passed
+
+
 @pytest.mark.parametrize("name", attacks.WRITE)
 def test_nothing_is_left_behind(name: str, box: Sandbox, place: Path) -> None:
     mark = place / "mark"

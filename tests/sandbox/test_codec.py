@@ -161,3 +161,36 @@ def test_numbers_of_one_hash_cost_no_more_than_others() -> None:
     assert not same(encode({1, 2, 3}), hostile)
     assert not same(["s", *range(1, 30_000)], hostile)
     assert time.process_time() - start < 2.0
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        ["q", "1e99999999"],  # `Fraction` would write out that power of ten
+        ["q", "1e99999999", 1],
+        ["q", ["I", hex(3**2_000_000)], ["I", hex(2**3_000_001)]],  # which have to be reduced
+        ["D", "1" * 10_000_000],
+        ["I", "0x" + "f" * 10_000_000],
+    ],
+)
+@pytest.mark.parametrize("expected", [16, 0.5, {1}, [3], Decimal("0.5"), Fraction(1, 3), 2**99, 1j])
+def test_hostile_numbers_take_no_arithmetic(expected: Any, hostile: Any) -> None:
+    start = time.process_time()
+    assert not same(encode(expected), hostile)
+    assert not same(encode([expected]), ["l", hostile], 1e-6)
+    assert not same(encode({1}), ["s", hostile])
+    assert time.process_time() - start < 0.5
+
+
+def test_long_numbers_are_compared_by_their_text() -> None:
+    for value in (3**100_000, Fraction(3**100_000, 2**100_000), Decimal(3**100_000)):
+        assert same(encode(value), across(value))
+        assert not same(encode(value), across(value + 1))
+
+
+def test_depth_costs_nothing_in_a_set() -> None:
+    hostile: Any = "x" * 1_000_000
+    for _ in range(400):
+        hostile = ["t", hostile]
+    with pytest.raises(ValueError, match="deep"):
+        same(["s", 1], ["s", hostile])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from typing import Any
 
 import pytest
@@ -122,3 +123,19 @@ def test_deaths(status: int, cpu: float, outcome: str) -> None:
     assert run.verdict()["outcome"] == outcome
     assert run.verdict()["score"] == 1 / 3
     assert run.next_stage() == []
+
+
+def test_what_is_no_answer_costs_nothing_to_show() -> None:
+    huge = dict.fromkeys(map(str, range(500_000)))
+    start = time.process_time()
+    for test in (CALLS[0], {"input": "", "output": "x"}):
+        run, _ = run_of(test)
+        run.hear({"at": 0, "value": huge}, True)
+        assert run.verdict()["outcome"] == "wrong"
+    assert time.process_time() - start < 0.2
+
+
+def test_a_programs_words_fit_on_one_printable_line() -> None:
+    run, _ = run_of(CALLS[0])
+    run.hear({"at": 0, "failed": ["error", "X: a\nb\x1b[31m\ud800é"]}, True)
+    assert run.verdict()["detail"] == "X: a b [31m é"

@@ -70,12 +70,17 @@ def test_an_assert_may_use_what_the_program_defines(box: Sandbox) -> None:
         "    new = Node(v)\n    new.next = head\n    return new\n"
         "def walk(head):\n    while head:\n        yield head.v\n        head = head.next\n"
         "def sort(items): items.sort()\ndef fill(d): d['a'] = 1\nLIMIT = 7\n"
+        "def unique(items):\n    items[:] = sorted(set(items))\n    return len(items)\n"
     )
     tests = [
         "head = push(Node(1), 2)\nassert head.v == 2 and head.next.v == 1 and head.next.next is None",
         "head = push(None, 5)\nassert list(walk(head)) == [5] and 5 in walk(head) and head.twice() == 10",
         "head = Node(1)\nhead.v = 9\nassert push(head, 2).next.v == 9",
         "items = [3, 1, 2]\nsort(items)\nassert items == [1, 2, 3]",
+        "items = [2, 2, 1]\nassert unique(items) == 2 and items == [1, 2]",
+        "items = [2, 2, 1]\nassert unique(items=items) == 2 and items == [1, 2]",
+        "items = [2, 2, 1]\nassert unique(items[:]) == 2 and items == [2, 2, 1]",
+        "steps = walk(Node(4))\nassert next(steps) == 4 and next(steps, None) is None",
         "d = {}\nfill(d)\nassert d == {'a': 1} and LIMIT == 7",
         "try:\n    push(None, -1)\nexcept Full as e:\n    assert str(e) == 'negative'\nelse:\n    assert False",
         "try:\n    push(None, -1)\nexcept ValueError:\n    pass\nelse:\n    assert False",
@@ -94,6 +99,18 @@ def test_a_program_cannot_lend_the_tests_its_own_tools(box: Sandbox) -> None:
     named = "def sum(a, b): return a + b"
     assert box.run(named, [{"assert": "assert sum(2, 3) == 5"}]).passed
     assert box.run(named, [{"assert": "for a in (1, 2):\n    assert sum(a, 3) == a + 3"}]).passed
+
+
+def test_changed_arguments_are_seen_beside_a_result(box: Sandbox) -> None:
+    program = "def smallest(items):\n    items.sort()\n    return items[0]"
+    test = "items = [3, 1, 2]\nassert smallest(items) == 1\nassert items == [3, 1, 2], 'it may not change'"
+    assert not box.run(program, [{"assert": test}], 10.0).passed
+
+
+def test_a_program_cannot_end_the_loop_that_tests_it(box: Sandbox) -> None:
+    program = "def f(x): raise StopIteration"
+    test = "assert all(map(lambda case: f(case[0]) == case[1], [(3, 16), (10, 107)]))"
+    assert not box.run(program, [{"assert": test}], 10.0).passed
 
 
 def test_results_are_in_order_and_the_same_every_time(box: Sandbox) -> None:
@@ -266,8 +283,11 @@ def test_nothing_is_left_behind() -> None:
 
 def resident(pid: int) -> int:
     """Bytes, of the process and those below it."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    below = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        below = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return 0
     return pages * os.sysconf("SC_PAGE_SIZE") + sum(resident(int(child)) for child in below)
 
 

@@ -20,6 +20,7 @@ from typing import Any, Final
 MAX_DEPTH: Final = 100
 MAX_ITEMS: Final = 2_000_000
 _LARGEST_NUMBER: Final = 2**63  # beyond it decimal conversion is quadratic, and refused by Python from 4,300 digits on
+_LONGEST_NUMBER: Final = 20_000  # characters; longer ones are compared as texts, which takes no arithmetic
 
 _ALIKE: Final = {"f": "s", "a": "b"}  # tags of types whose instances may be equal
 _CONTENT: Final[dict[type, Callable[[Any], Any]]] = {
@@ -141,7 +142,7 @@ def decode(wire: Wire, resolve: Callable[[list[Any]], Any] | None = None) -> Any
     if tag == "r":
         return range(*(decode(item) for item in rest))
     if tag == "q":
-        return Fraction(*(decode(item) for item in rest))
+        return _fraction(*(decode(item) for item in rest))
     if tag == "D":
         return Decimal(rest[0])
     if tag == "T":
@@ -149,6 +150,15 @@ def decode(wire: Wire, resolve: Callable[[list[Any]], Any] | None = None) -> Any
     if resolve is None:
         raise ValueError("no such kind of data")
     return resolve(wire)
+
+
+def _fraction(numerator: Any, denominator: Any) -> Fraction:
+    """Of two integers, not of a text with a power of ten in it; reducing takes the square of their length."""
+    if type(numerator) is not int or type(denominator) is not int:
+        raise TypeError("a fraction is made of integers")
+    if max(numerator.bit_length(), denominator.bit_length()) > 4 * _LONGEST_NUMBER:
+        raise ValueError("too long a fraction")
+    return Fraction(numerator, denominator)
 
 
 def same(expected: Wire, given: Wire, tolerance: float = 0.0) -> bool:
@@ -205,19 +215,25 @@ def _number(wire: Wire) -> Any:
         return wire
     if not isinstance(wire, list) or wire[:1] not in (["I"], ["c"], ["q"], ["D"]):
         return None
+    if any(isinstance(part, str) and len(part) > _LONGEST_NUMBER for part in wire[1:]):
+        return None
     try:
         return decode(wire)
     except (ValueError, TypeError, ArithmeticError):
         return None
 
 
-def _key(wire: Wire) -> str:
+def _key(wire: Wire, depth: int = MAX_DEPTH) -> str:
     """A text that is equal for equal hashable data; unlike numbers, texts have seeded hashes."""
     number = _number(wire)
     if number is not None:
         return f"n{_spelling(number)}"
     if isinstance(wire, list):
-        items = sorted(map(_key, wire[1:])) if wire[:1] in (["f"], ["s"]) else map(_key, wire[1:])
+        if not depth:  # every level copies what is below it
+            raise ValueError("nested too deeply")
+        items = [_key(item, depth - 1) for item in wire[1:]]
+        if wire[:1] in (["f"], ["s"]):
+            items.sort()
         return f"{wire[0]}({','.join(items)})"
     return f"{type(wire).__name__}{wire!r}"
 

@@ -18,6 +18,7 @@ from vibethinker.sandbox import codec
 from vibethinker.sandbox.wire import Channel
 
 _MAX_MESSAGE: Final = 300
+_MUTABLE: Final = (list, dict, set, bytearray)
 
 
 class Servant:
@@ -63,15 +64,16 @@ class Servant:
         if action != "call":
             return (codec.encode(self.actions[action](*values), self._refer),)
         function, *given = values
-        result = function(*given, **codec.decode(keywords, self._resolve))
-        if result is not None:
-            return (codec.encode(result, self._refer),)
-        changed = {  # a function without a result may have worked in place
-            str(place): codec.encode(value, self._refer)
-            for place, value in enumerate(given)
-            if type(value) in (list, dict, set, bytearray)
+        named = codec.decode(keywords, self._resolve)
+        result = function(*given, **named)
+        sent = [*enumerate(arguments[1:]), *zip(keywords[1::2], keywords[2::2], strict=True)]
+        held = [*given, *named.values()]
+        changed = {  # it may have worked in place
+            str(place): now
+            for (place, before), value in zip(sent, held, strict=True)
+            if type(value) in _MUTABLE and (now := codec.encode(value, self._refer)) != before
         }
-        return None, changed
+        return codec.encode(result, self._refer), changed
 
     def _refer(self, value: Any) -> codec.Wire:
         if isinstance(value, type) and issubclass(value, BaseException):
@@ -121,6 +123,9 @@ class Stand:
                 yield self._ask("next", items)
             except StopIteration:
                 return
+
+    def __next__(self) -> Any:
+        return self._ask("next", self)
 
     def __contains__(self, key: Any) -> bool:
         return key in list(self)  # all of it: an endless iterator does not contain everything
@@ -173,10 +178,14 @@ class Judge:
         self.link.send([action, sent, codec.encode(keywords, self._refer)])
         kind, *reply = self.link.receive()
         if kind == "e":
-            raise self._error(reply[0])(str(reply[1]))
+            error = self._error(reply[0])
+            if action != "next" and issubclass(error, StopIteration | StopAsyncIteration | GeneratorExit):
+                error = RuntimeError  # it would end the loop in which the test calls
+            raise error(str(reply[1]))
         if len(reply) > 1:
             for place, wire in reply[1].items():
-                _overwrite(arguments[1 + int(place)], codec.decode(wire, self._resolve))
+                old = keywords[place] if place in keywords else arguments[1 + int(place)]
+                _overwrite(old, codec.decode(wire, self._resolve))
         return codec.decode(reply[0], self._resolve)
 
     def _refer(self, value: Any) -> codec.Wire:
@@ -202,7 +211,7 @@ class Judge:
 
 
 def _overwrite(old: Any, new: Any) -> None:
-    if type(old) is not type(new) or type(old) not in (list, dict, set, bytearray):
+    if type(old) is not type(new) or type(old) not in _MUTABLE:
         return
     old.clear()
     (old.extend if isinstance(old, list | bytearray) else old.update)(new)

@@ -137,6 +137,7 @@ class Run:
     def _fail(self, place: int, outcome: str, detail: str) -> None:
         self.wrong.add(place)
         if self.failure is None:
+            detail = "".join(c if c.isprintable() else " " for c in detail)  # it may hold a program's own words
             self.failure = outcome, f"test {place + 1}: {detail}" if len(self.cases) > 1 else detail
 
     def verdict(self) -> dict[str, Any]:
@@ -172,13 +173,17 @@ def _objection(case: Case, call: Call | None, value: Any) -> str | None:
         return f"{call.name}({', '.join(map(_show, call.args[1:]))}) gave {_show(value)}, not {wanted}"
     if case.answer is None:  # the judge's word
         return None if value is True else "the judge did not pass it"
-    if isinstance(value, str) and same_output(case.answer, value):
+    if not isinstance(value, str):
+        return "its process gave no text"
+    if same_output(case.answer, value):
         return None
     return f"printed {_shown.repr(value)}, not {_shown.repr(case.answer)}"
 
 
 def _show(wire: Any) -> str:
     """Data as Python writes it, shortened; not built, since it may come from a program."""
+    if isinstance(wire, dict):  # no wire form, and `repr` would sort it
+        return "an object"
     if not isinstance(wire, list):
         return _shown.repr(wire)
     marks = {"l": "[]", "t": "()", "d": "{}", "s": "{}", "o": "an object"}.get(str(wire[0]) if wire else "", "<>")

@@ -17,7 +17,7 @@ from vibethinker.sandbox import libc
 
 # (x86-64, arm64); `None` where an architecture has no such call.
 ALLOWED: Final[dict[str, tuple[int | None, int | None]]] = {
-    "read": (0, 63), "write": (1, 64), "close": (3, 57), "fstat": (5, 80), "newfstatat": (262, 79), "lseek": (8, 62),
+    "read": (0, 63), "write": (1, 64), "close": (3, 57), "fstat": (5, 80), "lseek": (8, 62),
     "poll": (7, 73), "munmap": (11, 215), "brk": (12, 214), "mremap": (25, 216), "madvise": (28, 233),
     "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "sigaltstack": (131, 132),
     "restart_syscall": (219, 128), "futex": (202, 98), "sched_yield": (24, 124), "getpid": (39, 172),

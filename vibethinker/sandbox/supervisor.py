@@ -24,6 +24,7 @@ from vibethinker.sandbox.wire import EXIT, FORK, KILL, LENGTH, frame
 Progress = Callable[[int], None]
 
 _LARGEST_ANSWER: Final = 16 << 20  # bytes, beyond what printing may take
+_MOST_PARTS: Final = 500_000  # lists and objects in it, which take 30 times their space; beyond what printing may take
 _START_LIMIT: Final = 60.0  # seconds for the server to come up on a busy machine
 _CODE: Final = "import sys; sys.path.extend(sys.argv[3:]); from vibethinker.sandbox.server import main; main()"
 
@@ -212,7 +213,11 @@ class Process:
                 self.run.end("error", "an answer larger than allowed")
             if len(self.incoming) < LENGTH.size + size:
                 break
-            self.run.hear(_parsed(self.incoming[LENGTH.size : LENGTH.size + size]), self.answering)
+            body = self.incoming[LENGTH.size : LENGTH.size + size]
+            if body.count(b"[") + body.count(b"{") > self.run.output + _MOST_PARTS:
+                self.run.end("error", "an answer larger than allowed")
+                break
+            self.run.hear(_parsed(body), self.answering)
             del self.incoming[: LENGTH.size + size]
         return bool(data)
 

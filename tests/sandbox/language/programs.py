@@ -15,6 +15,8 @@ PROGRAMS: dict[str, tuple[str, str]] = {
     "open-zero": ("print([line.strip() for line in open(0)])", "x\ny\n"),
     "open-zero-read": ("n, *a = map(int, open(0).read().split())\nprint(n, a)", "2 3 4"),
     "from-sys": ("from sys import stdin, stdout\nstdout.write(stdin.readline().upper())", "abc\n"),
+    "fileinput": ("import fileinput\nfor line in fileinput.input():\n    print(line.strip())", "a\nb\n"),
+    "fileinput-next": ("from fileinput import input\nlines = input()\nprint(next(lines), lines.readline())", "a\nb\n"),
     "crlf-stdin": ("import sys\nprint([l for l in sys.stdin])", "a\r\nb\r\n"),
     "input-eof": ("while True:\n    try:\n        print(input())\n    except EOFError:\n        break", "1\n2"),
     "input-eof-uncaught": ("input()\ninput()", "1\n"),

@@ -154,3 +154,7 @@ def test_reference_solutions_of_mbpp() -> None:
         except BaseException as error:
             failed.append((row["id"], repr(error)))
     assert not failed
+
+
+def test_the_recursion_limit_is_pythons_own() -> None:
+    assert guarded("import sys\nprint(sys.getrecursionlimit())") == ["1000\n", ""]

@@ -233,6 +233,8 @@ def importer(console: Console, system: Any) -> Callable[..., Any]:
             return shims.operating_system(console)
         if name == "os.path":
             return shims.PATHS
+        if name == "fileinput":
+            return table("fileinput", {"input": lambda files=(), **options: _lines(files, system)})
         if name in ("traceback", "warnings"):
             fresh.update(shims.reporters(console))
             return fresh[name]
@@ -268,6 +270,14 @@ def _printers(system: Any) -> dict[str, Any]:
         pprint.pprint(value, system.stdout if stream is None else stream, **options)
 
     return {"pprint": show, "pp": lambda value, *args, **options: show(value, *args, sort_dicts=False, **options)}
+
+
+def _lines(files: Any, system: Any) -> Any:
+    """`fileinput.input`, whose lines can only be those of standard input."""
+    for file in (files,) if isinstance(files, str) else files or ():
+        if file != "-":
+            raise FileNotFoundError(2, "No such file or directory", file)
+    return system.stdin
 
 
 def _calendars(system: Any) -> dict[str, Any]:

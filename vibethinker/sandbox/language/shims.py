@@ -44,6 +44,7 @@ def system(console: Console, name: str) -> System:
         return kind, value, None
 
     base = depth()
+    sys.setrecursionlimit(1000 + base)
 
     def set_limit(limit: int, /) -> None:
         if limit < 1:
