@@ -29,6 +29,7 @@ import graphlib
 import hashlib
 import heapq
 import html
+import importlib
 import itertools
 import json
 import math
@@ -191,6 +192,8 @@ _DECIMAL = _public(decimal, " ".join(_CONTEXTS))
 _RANDOM = [n for n in random.__all__ if n not in ("Random", "SystemRandom")]
 # C code imports these through the program's own `__import__`, and takes the result from elsewhere
 _BY_C = ("_strptime", "_pylong")
+with contextlib.suppress(ImportError):
+    importlib.import_module("_pylong")  # what Python 3.12 and later convert large integers with
 # Their instances hold a name that other code writes to, or a class that they would let through.
 _FINAL = {
     *(functools.cached_property, functools.partial, functools.partialmethod, gadgets.singledispatchmethod),

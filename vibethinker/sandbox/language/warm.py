@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import decimal
-import importlib
 import sys
 import types
 import warnings
@@ -80,8 +78,6 @@ def preload() -> None:
     for encoding in _ENCODINGS:
         text = "a".encode(encoding) if encoding != "rot13" else b"a"
         text.decode(encoding) if encoding != "rot13" else None
-    with contextlib.suppress(ImportError):
-        importlib.import_module("_pylong")  # what Python 3.12 and later convert large integers with
     warnings.simplefilter("ignore")
     console = Console("x\n")
     reset()
