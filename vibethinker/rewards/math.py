@@ -10,8 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from vibethinker.problems import Problem
 from vibethinker.rewards.base import Verifier
@@ -104,14 +103,6 @@ class MathReward(Verifier):
     def close(self) -> None:
         """End the worker processes; they come back if they are needed again."""
         self._symbolic.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def is_equivalent(prediction_text: str, gold: str | Sequence[str]) -> bool:
