@@ -13,7 +13,15 @@
       - {name: fused, fuse: specialist, evaluate: [algebra, geometry]}
       - {name: signal, fit: mgpo.yaml, from: fused, evaluate: [algebra, geometry]}
 
-A stage fits, or fuses, or only evaluates. `choose` may be a list: a fit on several domains chooses one for each.
+A stage fits, or fuses, or only evaluates. `choose` may be a list: a fit on several domains chooses one for each. What
+is evaluated are domains, or files of problems.
+
+Two further kinds of stages make data, which any option names as `{stage}`:
+
+      - {name: problems, prepare: ../data/math.yaml}
+      - {name: specialist, each: [algebra], fit: sft.yaml, with: {data.data: "{problems}", data.domain: "{each}"}}
+      - {name: pool, filter: "{problems}", from: specialist}    # what this model solves now and then
+      - {name: signal, fit: mgpo.yaml, from: specialist, with: {data.data: "{pool}"}}
 """
 
 from __future__ import annotations
@@ -28,7 +36,10 @@ import yaml
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _RECIPE_KEYS: Final = ("output", "model", "evaluation", "stages")
-_STAGE_KEYS: Final = ("name", "each", "fit", "fuse", "from", "with", "choose", "evaluate")
+_KINDS: Final = ("prepare", "filter", "fit", "fuse")
+_STAGE_KEYS: Final = ("name", "each", *_KINDS, "from", "with", "choose", "evaluate")
+_REFERENCE: Final = re.compile(r"\{([A-Za-z0-9_.-]+)\}")
+_FILES: Final = (".jsonl", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -38,16 +49,20 @@ class Stage:
     Attributes:
         name: names its folder.
         each: what `{each}` stands for in turn; empty for a stage that happens once.
+        prepare: configuration file of data.
+        filter: data, as a path or a reference.
         fit: configuration file.
         fuse: the stage whose models are averaged.
         source: the stage whose model it starts from; the recipe's model when `None`.
         options: of the command, by their names there.
         choose: what is monitored by the checkpoints that later stages take; the last checkpoint when empty.
-        evaluate: domains.
+        evaluate: domains, or files.
     """
 
     name: str
     each: tuple[str, ...] = ()
+    prepare: Path | None = None
+    filter: str | None = None
     fit: Path | None = None
     fuse: str | None = None
     source: str | None = None
@@ -59,6 +74,19 @@ class Stage:
     def models(self) -> int:
         """How many models it leaves for later stages."""
         return max(len(self.each), 1) * max(len(self.choose), 1) if self.fit or self.fuse else 0
+
+    @property
+    def makes_data(self) -> bool:
+        return bool(self.prepare or self.filter)
+
+    @property
+    def evaluates_files(self) -> bool:
+        return any(name.endswith(_FILES) for name in self.evaluate)
+
+    def references(self) -> list[str]:
+        """The stages whose data it names."""
+        text = f"{dict(self.options)}{self.filter}"
+        return [name for name in dict.fromkeys(_REFERENCE.findall(text)) if name != "each"]
 
 
 @dataclass(frozen=True)
@@ -99,6 +127,9 @@ def load_recipe(path: Path, output: Path | None = None) -> Recipe:
         stage = _stage(path, number, entry, stages)
         stages[stage.name] = stage
     evaluation = _mapping(content.get("evaluation"), f"{path}: evaluation")
+    for name in _REFERENCE.findall(str(evaluation)):
+        if name not in stages or not stages[name].makes_data:
+            raise ValueError(f"{path}: evaluation: {{{name}}}: no stage {name!r} makes data")
     return Recipe(path, Path(where), str(content.get("model", "nano")), tuple(stages.values()), evaluation)
 
 
@@ -123,6 +154,8 @@ def _stage(path: Path, number: int, entry: Any, before: Mapping[str, Stage]) -> 
     stage = Stage(
         name=name,
         each=_texts(entry.get("each"), f"{where}: each"),
+        prepare=path.parent / str(entry["prepare"]) if "prepare" in entry else None,
+        filter=None if entry.get("filter") is None else str(entry["filter"]),
         fit=path.parent / str(entry["fit"]) if "fit" in entry else None,
         fuse=entry.get("fuse"),
         source=entry.get("from"),
@@ -135,28 +168,45 @@ def _stage(path: Path, number: int, entry: Any, before: Mapping[str, Stage]) -> 
 
 
 def _check(stage: Stage, where: str, before: Mapping[str, Stage]) -> None:
-    if stage.fit and stage.fuse:
-        raise ValueError(f"{where}: either fit or fuse")
-    if not (stage.fit or stage.fuse or stage.evaluate):
-        raise ValueError(f"{where}: nothing to do; it needs fit, fuse or evaluate")
-    if stage.fit and not stage.fit.is_file():
-        raise FileNotFoundError(f"{where}: fit: there is no file {stage.fit}")
+    kinds = [kind for kind in _KINDS if getattr(stage, kind)]
+    if len(kinds) > 1:
+        raise ValueError(f"{where}: either {' or '.join(kinds)}")
+    if not (kinds or stage.evaluate):
+        raise ValueError(f"{where}: nothing to do; it needs {', '.join(_KINDS)} or evaluate")
+    for key, file in (("fit", stage.fit), ("prepare", stage.prepare)):
+        if file and not file.is_file():
+            raise FileNotFoundError(f"{where}: {key}: there is no file {file}")
     for key, value in (("choose", stage.choose), ("each", stage.each)):
         if value and not stage.fit:
             raise ValueError(f"{where}: {key} needs fit")
     if bad := [value for value in stage.each if not _NAME.fullmatch(value)]:
         raise ValueError(f"{where}: each: {bad[0]!r} cannot name a folder")
-    if stage.fuse and stage.source:
-        raise ValueError(f"{where}: from belongs to fit; fuse names its stage itself")
+    _check_sources(stage, where, before)
+    _check_evaluation(stage, where)
+    if not stage.each and "{each}" in f"{stage.options}{stage.choose}{stage.evaluate}":
+        raise ValueError(f"{where}: {{each}} stands for nothing: each is missing")
+
+
+def _check_sources(stage: Stage, where: str, before: Mapping[str, Stage]) -> None:
+    if stage.source and (stage.fuse or stage.prepare):
+        raise ValueError(f"{where}: from belongs to fit, filter and evaluate; fuse names its stage itself")
     for key, source in (("from", stage.source), ("fuse", stage.fuse)):
         if source is not None and (source not in before or not before[source].models):
             raise ValueError(f"{where}: {key}: no earlier stage {source!r} makes a model")
     if stage.source and before[stage.source].models > 1:
         raise ValueError(f"{where}: from: stage {stage.source!r} makes {before[stage.source].models} models; fuse them")
+    for name in stage.references():
+        if name not in before or not before[name].makes_data:
+            raise ValueError(f"{where}: {{{name}}}: no earlier stage {name!r} makes data")
+
+
+def _check_evaluation(stage: Stage, where: str) -> None:
+    if stage.evaluate and stage.makes_data:
+        raise ValueError(f"{where}: evaluate: it makes data, not a model")
     if stage.evaluate and len(stage.choose) > 1:
         raise ValueError(f"{where}: evaluate: it chooses {len(stage.choose)} models; evaluate what is made of them")
-    if not stage.each and "{each}" in f"{stage.options}{stage.choose}{stage.evaluate}":
-        raise ValueError(f"{where}: {{each}} stands for nothing: each is missing")
+    if stage.evaluates_files and not all(name.endswith(_FILES) for name in stage.evaluate):
+        raise ValueError(f"{where}: evaluate: domains or files, not both; a second stage may have the others")
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def _chosen_again(tasks: Sequence[Task], redo: Sequence[str]) -> list[Task]:
     again: list[Task] = []
     for task in tasks:
         asked = any(task.name == name or task.name.startswith(f"{name}/") for name in redo)
-        if asked or any(need in again for need in task.needs):
+        if asked or any(need in again for need in task.before):
             again.append(task)
     return again
 
@@ -123,7 +123,7 @@ def _checked_ahead(recipe: Recipe, tasks: Sequence[Task], done: set[str]) -> Ite
 
     It is a process of its own, a dry run, so that this one stays small and quick to start.
     """
-    if not any(task.kind == "fit" and any(need.name not in done for need in task.needs) for task in tasks):
+    if not any(task.kind == "fit" and any(need.name not in done for need in task.before) for task in tasks):
         yield lambda: None
         return
     with tempfile.TemporaryFile() as log:

@@ -116,7 +116,7 @@ class Scheduler:
     def _next(self) -> Task | None:
         """The first that can start; what makes models goes before what only measures them."""
         busy = {running.task.name for running in self.running}
-        ready = (t for t in self.tasks if t.name not in busy | self.done and all(n.name in self.done for n in t.needs))
+        ready = (t for t in self.tasks if t.name not in busy | self.done and all(n.name in self.done for n in t.before))
         return min(ready, key=lambda task: task.kind == "evaluate", default=None)
 
     def _threads(self, task: Task) -> int:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -18,6 +18,8 @@ from vibethinker.files import write_atomic
 RECORD: Final = "stage.json"
 LOG: Final = "log.txt"
 EVALUATION: Final = "evaluation.json"
+DATA: Final = "data"
+_OF_SPLITS: Final = ("data", "split", "problems", "difficulty")  # options of an evaluation on domains
 _INSIDE: Final = Path(vibethinker.__file__).parent
 
 
@@ -32,24 +34,33 @@ class Task:
         output: of the recipe.
         options: of the command, without its models and places.
         needs: the tasks whose models it takes.
+        data: the tasks whose data its options name.
         base: the model it takes when it needs none.
-        config: of a fit.
+        config: of a fit, or of a preparation.
         choose: of a fit.
+        places: what it filters, or the files it evaluates on.
     """
 
     name: str
     stage: str
-    kind: Literal["fit", "fuse", "evaluate"]
+    kind: Literal["prepare", "filter", "fit", "fuse", "evaluate"]
     output: Path
     options: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[Task, ...] = ()
+    data: tuple[Task, ...] = ()
     base: str = ""
     config: Path | None = None
     choose: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
         return self.output / self.name
+
+    @property
+    def before(self) -> tuple[Task, ...]:
+        """All tasks that have to be done first."""
+        return (*self.needs, *self.data)
 
     # The command
 
@@ -61,8 +72,11 @@ class Task:
             return ["vibethinker", "fit", *places, "--model.model", models[0], *options]
         if self.kind == "fuse":
             return ["vibethinker", "fuse", *models, "--out", str(self.folder / "model"), *_flags(self.options)]
+        if self.kind in ("prepare", "filter"):
+            sources = [str(self.config)] if self.kind == "prepare" else [models[0], str(self.places[0])]
+            return ["vibethinker", self.kind, *sources, "--out", str(self.folder / DATA), *_flags(self.options)]
         labels = ["--stage", self.stage, "--out", str(self.folder / EVALUATION)]
-        return ["vibethinker", "evaluate", models[0], *_flags(self.options), *labels]
+        return ["vibethinker", "evaluate", models[0], *self.places, *_flags(self.options), *labels]
 
     def inputs(self) -> list[str]:
         """The models it takes, as they are called on the command line."""
@@ -93,14 +107,16 @@ class Task:
         """Everything that decides what it makes, option by option so that a difference can be named."""
         config = read_yaml(self.config) if self.config else {}
         named = {"model": self.base, **dict(leaves(config)), **self.options}
+        named |= {f"{number}.data": place for number, place in enumerate(self.places)}
         parts = {
             "kind": self.kind,
             "model": [model for task in self.needs for model in task.made()] or self.base,
             "options": {f"--{name}": value for name, value in self.options.items()},
             "config": config,
             "choose": list(self.choose),
+            "places": list(self.places),
             "contents": dict(_contents(named)),
-            "inputs": {task.name: _digest(json.dumps((task.record() or {})["fingerprint"])) for task in self.needs},
+            "inputs": {task.name: _digest(json.dumps((task.record() or {})["fingerprint"])) for task in self.before},
         }
         plain: dict[str, Any] = json.loads(json.dumps(parts, default=str, sort_keys=True))
         return plain
@@ -114,7 +130,7 @@ class Task:
         record = self.record()
         if record is None:
             return False
-        if lost := [task.name for task in self.needs if task.record() is None]:
+        if lost := [task.name for task in self.before if task.record() is None]:
             raise ValueError(f"stage {self.name} was made from {lost[0]}, which is not there: --redo {self.stage}")
         if difference := first_difference(record["fingerprint"], self.fingerprint()):
             option, was, now = difference
@@ -143,6 +159,10 @@ class Task:
 
     def _results(self) -> list[str]:
         if self.kind == "evaluate":
+            return []
+        if self.kind in ("prepare", "filter"):
+            if not (self.folder / DATA).is_dir():
+                raise FileNotFoundError(f"{self.folder / DATA}: the stage has left no data")
             return []
         if self.kind == "fuse":
             return [f"{self.name}/model"]
@@ -173,48 +193,69 @@ def tasks_of(recipe: Recipe) -> list[Task]:
         made[stage.name] = makers
         tasks += makers
         if stage.evaluate:
-            tasks += _evaluations(recipe, stage, makers or made.get(stage.source or "", []), bool(makers))
+            judged = makers or made.get(stage.source or "", [])
+            tasks += _evaluations(recipe, stage, judged, bool(makers), made)
     return tasks
 
 
 def _makers(recipe: Recipe, stage: Stage, made: Mapping[str, list[Task]]) -> Iterator[Task]:
-    if stage.fuse:
-        needs = tuple(made[stage.fuse])
-        yield Task(stage.name, stage.name, "fuse", recipe.output, stage.options, needs)
-    elif stage.fit:
-        for value in stage.each or ("",):
-            yield Task(
-                name=f"{stage.name}/{value}" if value else stage.name,
-                stage=stage.name,
-                kind="fit",
-                output=recipe.output,
-                options={name: _fill(option, value) for name, option in stage.options.items()},
-                needs=tuple(made[stage.source]) if stage.source else (),
-                base="" if stage.source else recipe.model,
-                config=stage.fit,
-                choose=tuple(_fill(list(stage.choose), value)),
-            )
+    for value in stage.each or ("",):
+        task = Task(
+            name=f"{stage.name}/{value}" if value else stage.name,
+            stage=stage.name,
+            kind="fit",
+            output=recipe.output,
+            options=_fill(dict(stage.options), value, made),
+            needs=tuple(made[stage.source]) if stage.source else (),
+            data=tuple(task for name in stage.references() for task in made[name]),
+            base="" if stage.source else recipe.model,
+        )
+        if stage.prepare:
+            yield replace(task, kind="prepare", config=stage.prepare, base="")
+        elif stage.filter:
+            yield replace(task, kind="filter", places=(_fill(stage.filter, value, made),))
+        elif stage.fuse:
+            yield replace(task, kind="fuse", needs=tuple(made[stage.fuse]), base="")
+        elif stage.fit:
+            yield replace(task, config=stage.fit, choose=tuple(_fill(list(stage.choose), value, made)))
 
 
-def _evaluations(recipe: Recipe, stage: Stage, makers: Sequence[Task], below: bool) -> Iterator[Task]:
+def _evaluations(
+    recipe: Recipe, stage: Stage, makers: Sequence[Task], below: bool, made: Mapping[str, list[Task]]
+) -> Iterator[Task]:
     """One for each model; of a stage that makes none, in the stage's own folder."""
+    named = [name for name, tasks in made.items() if tasks and f"{{{name}}}" in str(recipe.evaluation)]
     for index, maker in enumerate(makers or [None]):
         value = stage.each[index] if stage.each else ""
+        options = _fill(dict(recipe.evaluation), value, made)
+        asked = _fill(list(stage.evaluate), value, made)
+        if stage.evaluates_files:
+            options = {name: option for name, option in options.items() if name not in _OF_SPLITS}
         yield Task(
             name=f"{maker.name}/evaluation" if maker and below else stage.name,
             stage=stage.name,
             kind="evaluate",
             output=recipe.output,
-            options={"domains": _fill(list(stage.evaluate), value), **recipe.evaluation},
+            options=options if stage.evaluates_files else {"domains": asked, **options},
             needs=(maker,) if maker else (),
+            data=() if stage.evaluates_files else tuple(task for name in named for task in made[name]),
             base="" if maker else recipe.model,
+            places=tuple(asked) if stage.evaluates_files else (),
         )
 
 
-def _fill(value: Any, each: str) -> Any:
+def _fill(value: Any, each: str, made: Mapping[str, list[Task]]) -> Any:
+    """`{each}` and the `{stage}` of data, wherever they stand."""
     if isinstance(value, list):
-        return [_fill(item, each) for item in value]
-    return value.replace("{each}", each) if isinstance(value, str) else value
+        return [_fill(item, each, made) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _fill(item, each, made) for name, item in value.items()}
+    if not isinstance(value, str):
+        return value
+    for name, tasks in made.items():
+        if f"{{{name}}}" in value:
+            value = value.replace(f"{{{name}}}", str(tasks[0].folder / DATA))
+    return value.replace("{each}", each)
 
 
 def _text(value: Any) -> str:

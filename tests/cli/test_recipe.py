@@ -67,6 +67,43 @@ def test_one_fit_may_choose_several_experts(folder: Path) -> None:
     assert fused.inputs() == [f"out/mixed/checkpoints/step={step}" for step in (2, 4)]
 
 
+def test_stages_that_make_data(folder: Path) -> None:
+    (folder / "math.yaml").write_text("sources: []\n")
+    content = miniature.recipe("base")
+    fit = {"fit": "sft.yaml", "with": {"data.data": "{problems}", "data.domain": "{each}"}}
+    stages = [
+        {"name": "problems", "prepare": "math.yaml"},
+        {"name": "specialist", "each": ["algebra"], **fit},
+        {"name": "pool", "filter": "{problems}", "from": "specialist", "with": {"samples": 8}},
+        {"name": "signal", "fit": "mgpo.yaml", "from": "specialist", "with": {"data.data": "{pool}"}, "evaluate": "x"},
+        {"name": "contest", "from": "signal", "evaluate": ["aime.jsonl", "hmmt.parquet"]},
+    ]
+    evaluation = {"data": "{problems}", "problems": 9, "samples": 4}
+    miniature.write(folder, recipe={**content, "evaluation": evaluation, "stages": stages})
+    tasks = {task.name: task for task in tasks_of(load_recipe(Path("recipe.yaml")))}
+    assert {name: [t.name for t in task.before] for name, task in tasks.items()} == {
+        "problems": [],
+        "specialist/algebra": ["problems"],
+        "pool": ["specialist/algebra", "problems"],
+        "signal": ["specialist/algebra", "pool"],
+        "signal/evaluation": ["signal", "problems"],
+        "contest": ["signal"],
+    }
+    commands = {name: shlex.join(task.command(["M"])) for name, task in tasks.items()}
+    assert commands["problems"] == "vibethinker prepare math.yaml --out out/problems/data"
+    assert commands["pool"] == "vibethinker filter M out/problems/data --out out/pool/data --samples 8"
+    assert commands["specialist/algebra"].endswith("--data.data out/problems/data --data.domain algebra")
+    assert commands["signal/evaluation"] == (
+        "vibethinker evaluate M --domains x --data out/problems/data --problems 9 --samples 4 --stage signal "
+        "--out out/signal/evaluation/evaluation.json"
+    )
+    assert commands["contest"] == (
+        "vibethinker evaluate M aime.jsonl hmmt.parquet --samples 4 --stage contest --out out/contest/evaluation.json"
+    )
+    with pytest.raises(FileNotFoundError, match="out/problems/data: the stage has left no data"):
+        tasks["problems"].sign({}, seconds=1.0)
+
+
 def test_what_changed_is_named(folder: Path) -> None:
     def algebra() -> Task:
         return next(t for t in tasks_of(load_recipe(Path("recipe.yaml"))) if t.name == "specialist/algebra")
@@ -107,6 +144,14 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a path as a name": (stage(name="../a", fit="sft.yaml"), "stage 2 needs a name"),
     "unknown key of a stage": (stage(fitt="sft.yaml"), "stage 'b': unknown key 'fitt'"),
     "nothing to do": (stage(), "nothing to do"),
+    "no such preparation": (stage(prepare="nosuch.yaml"), "prepare: there is no file nosuch.yaml"),
+    "data of a model": (
+        stage(fit="sft.yaml", **{"with": {"data.data": "{a}"}}),
+        "{a}: no earlier stage 'a' makes data",
+    ),
+    "evaluate data": (stage(filter="x.jsonl", evaluate=["x"]), "it makes data, not a model"),
+    "domains and files": (stage(evaluate=["x", "y.jsonl"]), "domains or files, not both"),
+    "evaluation on no data": ({"evaluation": {"data": "{a}"}}, "evaluation: {a}: no stage 'a' makes data"),
     "fit and fuse": (stage(fit="sft.yaml", fuse="a"), "either fit or fuse"),
     "no such config": (stage(fit="nosuch.yaml"), "there is no file nosuch.yaml"),
     "from nowhere": (stage(fit="sft.yaml", **{"from": "z"}), "no earlier stage 'z'"),
