@@ -103,10 +103,10 @@ def load_policy(
     if gradient_checkpointing:
         policy.gradient_checkpointing_enable({"use_reentrant": False})
         policy.enable_input_require_grads()  # with a frozen base the first layer's input must still carry a gradient
-    return (policy if lora is None else _with_adapter(policy, lora)).train()
+    return (policy if lora is None else with_adapter(policy, lora)).train()
 
 
-def _with_adapter(policy: PreTrainedModel, lora: Lora) -> Any:
+def with_adapter(policy: PreTrainedModel, lora: Lora) -> Any:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(

@@ -1,0 +1,265 @@
+"""How much memory a fit needs on a GPU, known before any weight is loaded.
+
+The update is not guessed: forward and backward of the real code run on fake tensors, which have shapes but no content,
+and every storage that would live is added up. What a rollout keeps follows from the configuration. No GPU is needed.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers.initialization import no_init_weights
+
+from vibethinker import attention
+from vibethinker.attention import hidden_states
+from vibethinker.logprobs import linear_logprobs
+from vibethinker.packing import PackedRow, pack
+from vibethinker.policy import Lora, with_adapter
+from vibethinker.rollout.sampling import Sampling, sample
+
+_ROUNDING = 512  # bytes, of CUDA's allocator
+_ADAMW_STATE = 2 * 4  # two float32 moments
+_HALF = 2
+_BLOCK = 64  # weights of bitsandbytes that share a float32 scale
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a fit puts on one device.
+
+    Attributes:
+        config: of the model.
+        lora: the adapter, where one is trained.
+        bits: of a base weight: 32 or 16, or 8 or 4 where linear layers are quantized.
+        checkpointing: whether activations are recomputed.
+        autocast: whether updates run under bfloat16 autocast.
+        row_lengths: tokens of each sequence in the longest packed row of an update.
+        prompt_length: tokens of a prompt at the longest.
+        accumulates: whether an optimizer step takes several rows.
+        slots: sequences sampled at one time; 0 when nothing is sampled.
+        max_length: longest prompt plus completion that is sampled.
+        sampling: how.
+        reference: whether there is a frozen copy of the model.
+        replicas: processes that exchange gradients.
+    """
+
+    config: PreTrainedConfig
+    lora: Lora | None
+    bits: Literal[4, 8, 16, 32]
+    checkpointing: bool
+    autocast: bool
+    row_lengths: tuple[int, ...]
+    prompt_length: int
+    accumulates: bool
+    slots: int
+    max_length: int
+    sampling: Sampling
+    reference: bool
+    replicas: int = 1
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes on one device, and how many parameters there are.
+
+    Attributes:
+        parameters: of the model, the adapter included.
+        trainable: those of them that are trained.
+        resident: what is there all the time, by name.
+        update: what an update needs beside it, by name.
+        rollout: what sampling needs beside it, by name.
+    """
+
+    parameters: int
+    trainable: int
+    resident: dict[str, int]
+    update: dict[str, int]
+    rollout: dict[str, int]
+
+    @property
+    def peak(self) -> int:
+        """Updates and rollouts take turns, so the larger one counts."""
+        return sum(self.resident.values()) + max(sum(self.update.values()), sum(self.rollout.values()))
+
+
+def estimate(work: Workload) -> Estimate:
+    """Adds up what a fit keeps, and traces one update and one step of sampling."""
+    policy = skeleton(work.config, work.lora, torch.float32)
+    parameters = {name: p.numel() for name, p in policy.named_parameters()}
+    trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    plain = sum(count for name, count in parameters.items() if "lora_" not in name)
+    weights = _weight_bytes(policy, work.bits)
+    resident = {"policy": weights, "optimizer": _ADAMW_STATE * trainable}
+    if work.replicas > 1:
+        resident["gradient exchange"] = 4 * trainable
+    if work.slots:
+        resident["replica"] = _HALF * plain
+    if work.reference:
+        resident["reference"] = _HALF * plain
+    gradients = 4 * trainable
+    update = {"gradients": gradients, "activations": update_bytes(work) - gradients}
+    return Estimate(sum(parameters.values()), trainable, resident, update, rollout_bytes(work) if work.slots else {})
+
+
+def skeleton(config: PreTrainedConfig, lora: Lora | None, dtype: torch.dtype) -> Any:
+    """The policy on the meta device: shapes without content."""
+    config = copy.deepcopy(config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with no_init_weights(), torch.device("meta"):
+        policy: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention.NAME)
+        policy.tie_weights()
+        return (policy if lora is None else with_adapter(policy, lora)).train()
+
+
+def _faked(policy: nn.Module) -> Any:
+    """The same on fake tensors of the current mode; what is tied stays tied."""
+    made: dict[int, Any] = {}
+    for module in policy.modules():
+        for store in (module._parameters, module._buffers):
+            for name, tensor in store.items():
+                if tensor is not None and id(tensor) not in made:
+                    empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+                    made[id(tensor)] = (
+                        nn.Parameter(empty, tensor.requires_grad) if store is module._parameters else empty
+                    )
+                store[name] = None if tensor is None else made[id(tensor)]
+    return policy
+
+
+def update_bytes(work: Workload) -> int:
+    """Peak of forward and backward over the longest row beyond the weights, gradients included."""
+    sequences = len(work.row_lengths)
+    prompts = [torch.zeros(min(work.prompt_length, n - 1), dtype=torch.long) for n in work.row_lengths]
+    rest = [torch.zeros(n - len(p), dtype=torch.long) for n, p in zip(work.row_lengths, prompts, strict=True)]
+    row = pack(prompts, rest) if sequences else pack([], [])
+    policy = skeleton(work.config, work.lora, torch.float32 if work.bits == 32 else torch.bfloat16)
+    if work.checkpointing:
+        policy.gradient_checkpointing_enable({"use_reentrant": False})
+        policy.enable_input_require_grads()
+    with _weightless(), Ledger() as ledger:
+        policy = _faked(policy)
+        ledger.peak = start = ledger.now
+        trained = [p for p in policy.parameters() if p.requires_grad]
+        if work.accumulates:
+            for parameter in trained:
+                parameter.grad = torch.empty_like(parameter)
+        with torch.autocast("cpu", torch.bfloat16, enabled=work.autocast):
+            logp, entropy = _logprobs(policy, row)
+            loss = -logp.sum() + entropy.detach().sum()
+        loss.backward()
+        expanded = 0 if work.bits >= 16 else _HALF * max(m.weight.numel() for m in _linear_layers(policy).values())
+        return ledger.peak - start + expanded
+
+
+def rollout_bytes(work: Workload) -> dict[str, int]:
+    """Keys, values and tokens of every slot, and the peak of one step."""
+    config, slots = work.config, work.slots
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    entry = 2 * config.num_hidden_layers * config.num_key_value_heads * size * _HALF
+    kept = slots * work.sampling.max_new_tokens * (8 + 4 + 4)
+    shallow = copy.deepcopy(config)
+    shallow.num_hidden_layers = 1  # nothing is kept from one layer to the next
+    if getattr(shallow, "layer_types", None):
+        shallow.layer_types = shallow.layer_types[:1]
+    with _weightless(), Ledger() as ledger, torch.no_grad():
+        replica = _faked(skeleton(shallow, None, torch.bfloat16))
+        ledger.peak = start = ledger.now
+        tokens = torch.zeros(slots, dtype=torch.long)
+        hidden = hidden_states(replica, tokens, tokens, _FlashFootprint())
+        logits = replica.get_output_embeddings()(hidden)
+        sample(logits, torch.zeros(slots), work.sampling)
+        return {"keys and values": (slots + 1) * work.max_length * entry, "sampler": kept + ledger.peak - start}
+
+
+def _logprobs(policy: Any, row: PackedRow) -> tuple[Tensor, Tensor]:
+    hidden = hidden_states(policy, row.input_ids, row.position_ids, _FlashFootprint())
+    return linear_logprobs(hidden[row.predictors], policy.get_output_embeddings().weight, row.targets)
+
+
+def _linear_layers(policy: Any) -> dict[str, nn.Linear]:
+    """Those that quantization would hold in few bits: of the base, without the head."""
+    head = policy.get_output_embeddings()
+    modules = {n: m for n, m in policy.named_modules() if isinstance(m, nn.Linear) and m is not head}
+    return {name: module for name, module in modules.items() if "lora_" not in name}
+
+
+def _weight_bytes(policy: Any, bits: int) -> int:
+    wide = 4 if bits == 32 else _HALF
+    layers = {id(m.weight): m.weight.numel() for m in _linear_layers(policy).values()} if bits < 16 else {}
+    packed = sum(n * bits // 8 + n // _BLOCK * 4 for n in layers.values())
+    rest = (p for p in policy.parameters() if id(p) not in layers)
+    return packed + sum(p.numel() * (4 if p.requires_grad else wide) for p in rest)
+
+
+def _weightless() -> AbstractContextManager[Any]:
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+class Ledger(TorchDispatchMode):
+    """Adds up the storages that are alive.
+
+    Attributes:
+        now: bytes alive.
+        peak: the most there were.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._enter(leaf.untyped_storage())
+        return out
+
+    def _enter(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._known:
+            return
+        size = -(-storage.nbytes() // _ROUNDING) * _ROUNDING
+        self._known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._leave, key, size)
+
+    def _leave(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+class _FlashFootprint:
+    """Keeps for backward what the flash kernel keeps; computes nothing."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        out: Tensor = _FlashKept.apply(query, key, value)
+        return out
+
+
+class _FlashKept(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = query.new_empty(query.shape)
+        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:2], dtype=torch.float32))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value, _, _ = ctx.saved_tensors
+        wide = query.new_empty(query.shape, dtype=torch.float32)  # the query's gradient is summed in float32
+        made = query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
+        del wide
+        return made
