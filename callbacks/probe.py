@@ -112,7 +112,7 @@ class DiversityProbe(Callback):
                 )
 
     def _check_monitors(self, trainer: pl.Trainer) -> None:
-        if not trainer.fast_dev_run and trainer.max_steps < self.every_n_steps:  # type: ignore[attr-defined]
+        if not trainer.fast_dev_run and 0 < trainer.max_steps < self.every_n_steps:  # type: ignore[attr-defined]
             raise ValueError(f"every_n_steps={self.every_n_steps} is never reached: max_steps={trainer.max_steps}")
         keys = self.keys
         for checkpoint in trainer.checkpoint_callbacks:

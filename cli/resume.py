@@ -19,7 +19,7 @@ from vibethinker.cli.options import first_difference, leaves
 CONFIG: Final = "config.yaml"
 # What decides the weights a run ends with; anything else may change between two attempts.
 _DECISIVE: Final = (
-    *("model", "data", "seed_everything", "trainer.max_steps", "trainer.precision"),
+    *("model", "data", "seed_everything", "trainer.max_steps", "trainer.max_epochs", "trainer.precision"),
     *("trainer.gradient_clip_val", "trainer.gradient_clip_algorithm"),
 )
 _HARMLESS: Final = ("model.init_args.slots", "model.init_args.gradient_checkpointing")

@@ -29,6 +29,7 @@ from vibethinker.rewards import DispatchReward, Reward
 from vibethinker.rewards.base import check_callable
 from vibethinker.rollout import RolloutEngine, Sampling
 
+_UNSET_EPOCHS = 1000  # what Lightning puts where neither steps nor epochs are said
 _IN_THE_BAR = ("train/pass_rate", "train/kl", "rollout/length")
 
 
@@ -197,7 +198,16 @@ class PolicyModule(pl.LightningModule):
             raise ValueError(f"set model.micro_batches instead of trainer.accumulate_grad_batches={wanted}")
         self.trainer.accumulate_grad_batches = self.micro_batches
         if self.trainer.max_steps < 1:
-            raise ValueError("set trainer.max_steps: the learning rate needs to know its horizon")
+            self.trainer.fit_loop.epoch_loop.max_steps = self._steps_of_epochs()
+
+    def _steps_of_epochs(self) -> int:
+        """The horizon that the learning rate needs to know, from `max_epochs` passes through a finite train set."""
+        epochs, data = self.trainer.max_epochs, self.trainer.datamodule  # type: ignore[attr-defined]
+        if epochs is None or epochs < 1 or epochs == _UNSET_EPOCHS:
+            raise ValueError("set trainer.max_steps, or trainer.max_epochs: the learning rate needs to know its horizon")
+        if not getattr(data, "steps_per_epoch", None):
+            raise ValueError("trainer.max_epochs needs a train set that ends: set trainer.max_steps")
+        return epochs * data.steps_per_epoch * self.updates
 
     def configure_optimizers(self) -> Any:
         trainable = [p for p in self.policy.parameters() if p.requires_grad]
@@ -209,6 +219,7 @@ class PolicyModule(pl.LightningModule):
             lr=self.learning_rate,
             betas=self.betas,
             eps=self.epsilon,
+            fused=self.device.type == "cuda" or None,  # elsewhere PyTorch's default; fused needs no copy of the weights
         )
         floor = 1.0 if self.min_learning_rate is None else self.min_learning_rate / self.learning_rate
         total = self.trainer.max_steps
