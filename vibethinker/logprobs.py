@@ -40,7 +40,7 @@ def linear_logprobs(
 def logprobs_and_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """The same from float32 logits [T, V] that fit in memory, without a copy of a log-softmax."""
     normaliser = logits.logsumexp(-1)
-    entropy = normaliser - (logits.softmax(-1) * logits).sum(-1)
+    entropy = normaliser - logits.softmax(-1).mul_(logits).sum(-1)
     return logits.gather(-1, targets[:, None])[:, 0] - normaliser, entropy
 
 
@@ -53,7 +53,7 @@ class _LinearLogProbs(torch.autograd.Function):
         logp = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         entropy = torch.empty_like(logp)
         for part in _parts(len(hidden), chunk):
-            logits = (hidden[part] @ head.T).float() / temperature
+            logits = (hidden[part] @ head.T).float().div_(temperature)
             logp[part], entropy[part] = logprobs_and_entropy(logits, targets[part])
         ctx.save_for_backward(hidden, weight, targets, entropy)
         ctx.temperature, ctx.chunk = temperature, chunk
@@ -68,10 +68,12 @@ class _LinearLogProbs(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if to_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if to_weight else None
         for part in _parts(len(hidden), ctx.chunk):
-            log_p = ((hidden[part] @ head.T).float() / ctx.temperature).log_softmax(-1)
-            grad = -log_p.exp() * (grad_logp[part, None] + grad_entropy[part, None] * (log_p + entropy[part, None]))
+            log_p = (hidden[part] @ head.T).float().div_(ctx.temperature).log_softmax(-1)
+            grad = log_p.exp().neg_()
+            grad *= log_p.add_(entropy[part, None]).mul_(grad_entropy[part, None]).add_(grad_logp[part, None])
+            del log_p  # two float32 buffers of a chunk's logits are the most there is
             grad.scatter_add_(1, targets[part, None], grad_logp[part, None])
-            grad = (grad / ctx.temperature).to(hidden.dtype)
+            grad = grad.div_(ctx.temperature).to(hidden.dtype)
             if grad_hidden is not None:
                 grad_hidden[part] = grad @ head
             if grad_weight is not None:
