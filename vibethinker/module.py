@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
 from vibethinker import policy as policies
@@ -204,7 +205,7 @@ class PolicyModule(pl.LightningModule):
         """The horizon that the learning rate needs to know, from `max_epochs` passes through a finite train set."""
         epochs, data = self.trainer.max_epochs, self.trainer.datamodule  # type: ignore[attr-defined]
         if epochs is None or epochs < 1 or epochs == _UNSET_EPOCHS:
-            raise ValueError("set trainer.max_steps, or trainer.max_epochs: the learning rate needs to know its horizon")
+            raise ValueError("set trainer.max_steps or max_epochs: the learning rate needs to know its horizon")
         if not getattr(data, "steps_per_epoch", None):
             raise ValueError("trainer.max_epochs needs a train set that ends: set trainer.max_steps")
         return epochs * data.steps_per_epoch * self.updates
@@ -219,7 +220,7 @@ class PolicyModule(pl.LightningModule):
             lr=self.learning_rate,
             betas=self.betas,
             eps=self.epsilon,
-            fused=self.device.type == "cuda" or None,  # elsewhere PyTorch's default; fused needs no copy of the weights
+            fused=(self.device.type == "cuda" and self._whole_gradients) or None,  # needs no copy of the weights
         )
         floor = 1.0 if self.min_learning_rate is None else self.min_learning_rate / self.learning_rate
         total = self.trainer.max_steps
@@ -227,6 +228,25 @@ class PolicyModule(pl.LightningModule):
             optimizer, lambda step: warmup_cosine(step, total, self.warmup_ratio, floor)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @property
+    def _whole_gradients(self) -> bool:
+        """Whether gradients are neither scaled nor sharded."""
+        plain = isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy)
+        return plain and getattr(self.trainer.precision_plugin, "scaler", None) is None
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clips and logs the norm. Lightning clips for no fused optimizer, where only scaled gradients forbid it."""
+        if not self._whole_gradients or gradient_clip_algorithm not in (None, "norm"):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in trained])
+        if gradient_clip_val:
+            torch.nn.utils.clip_grads_with_norm_(trained, gradient_clip_val, norm)
+        self.log("train/gradient_norm", norm)
 
     def on_train_start(self) -> None:
         """Refuses options that would cut a window or an optimizer step in two."""
