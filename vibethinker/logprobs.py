@@ -6,6 +6,7 @@ and their gradient as much again. Here the head runs over chunks of tokens, forw
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -15,7 +16,12 @@ CHUNK = 4096  # tokens at a time; 2k to 8k cost nothing over the plain product, 
 
 
 def linear_logprobs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0, chunk: int = CHUNK
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    temperature: float = 1.0,
+    chunk: int = CHUNK,
+    kernels: Any = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Log-probs $\ln\,\mathrm{softmax}(h W^\top / \tau)_y$ and entropies of these distributions, both with gradient.
 
@@ -25,6 +31,7 @@ def linear_logprobs(
         targets: [T] token ids.
         temperature: τ > 0, the temperature the tokens were sampled at.
         chunk: tokens whose logits exist at one time.
+        kernels: the arithmetic on logits; by default the device's.
 
     Returns:
         log-probs [T] and entropies in nats [T], float32.
@@ -33,52 +40,84 @@ def linear_logprobs(
         raise ValueError(f"temperature must be positive, got {temperature}")
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    logp, entropy = _LinearLogProbs.apply(hidden.to(dtype), weight, targets, temperature, chunk)
+    kernels = kernels or _kernels_of(hidden.device)
+    logp, entropy = _LinearLogProbs.apply(hidden.to(dtype), weight, targets, temperature, chunk, kernels)
     return logp, entropy
 
 
-def logprobs_and_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The same from float32 logits [T, V] that fit in memory, without a copy of a log-softmax."""
-    normaliser = logits.logsumexp(-1)
-    entropy = normaliser - logits.softmax(-1).mul_(logits).sum(-1)
-    return logits.gather(-1, targets[:, None])[:, 0] - normaliser, entropy
+def statistics(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probs of the targets, entropies and normalisers, each float32 [T], from logits [T, V]."""
+    scaled = logits.float().div_(temperature) if logits.dtype != torch.float32 else logits / temperature
+    normaliser = scaled.logsumexp(-1)
+    entropy = normaliser - scaled.softmax(-1).mul_(scaled).sum(-1)
+    return scaled.gather(-1, targets[:, None])[:, 0] - normaliser, entropy, normaliser
+
+
+def gradient_(
+    logits: Tensor,
+    targets: Tensor,
+    normaliser: Tensor,
+    entropy: Tensor,
+    grad_logp: Tensor,
+    grad_entropy: Tensor,
+    temperature: float,
+) -> Tensor:
+    """The gradient with respect to logits [T, V]: ∂logp/∂z = onehot − p;  ∂entropy/∂z = −p · (ln p + entropy)."""
+    log_p = logits.float().div_(temperature) if logits.dtype != torch.float32 else logits.div_(temperature)
+    log_p -= normaliser[:, None]
+    grad = log_p.exp().neg_()
+    grad *= log_p.add_(entropy[:, None]).mul_(grad_entropy[:, None]).add_(grad_logp[:, None])
+    grad.scatter_add_(1, targets[:, None], grad_logp[:, None])
+    return grad.div_(temperature).to(logits.dtype)
+
+
+def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b."""
+    total += a @ b
+
+
+def _kernels_of(device: torch.device) -> Any:
+    """Where the three functions above are found: on CUDA they are fused and work in place."""
+    if device.type != "cuda":
+        return sys.modules[__name__]
+    from vibethinker import kernels
+
+    return kernels
 
 
 class _LinearLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk: int
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk: int, kernels: Any
     ) -> tuple[Tensor, Tensor]:
         head = weight.to(hidden.dtype)
-        logp = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-        entropy = torch.empty_like(logp)
+        results = [torch.empty(len(hidden), dtype=torch.float32, device=hidden.device) for _ in range(3)]
         for part in _parts(len(hidden), chunk):
-            logits = (hidden[part] @ head.T).float().div_(temperature)
-            logp[part], entropy[part] = logprobs_and_entropy(logits, targets[part])
-        ctx.save_for_backward(hidden, weight, targets, entropy)
-        ctx.temperature, ctx.chunk = temperature, chunk
+            of_part = kernels.statistics(hidden[part] @ head.T, targets[part], temperature)
+            for whole, some in zip(results, of_part, strict=True):
+                whole[part] = some
+        logp, entropy, normaliser = results
+        ctx.save_for_backward(hidden, weight, targets, normaliser, entropy)
+        ctx.temperature, ctx.chunk, ctx.kernels = temperature, chunk, kernels
         return logp, entropy
 
     @staticmethod
     def backward(ctx: Any, grad_logp: Tensor, grad_entropy: Tensor) -> tuple[Tensor | None, ...]:
-        """∂logp/∂z = onehot − p;  ∂entropy/∂z = −p · (ln p + entropy);  z = h·W/τ."""
-        hidden, weight, targets, entropy = ctx.saved_tensors
+        """Once more through the head, chunk by chunk: z = h·Wᵀ/τ."""
+        hidden, weight, *of_tokens = ctx.saved_tensors
         head = weight.to(hidden.dtype)
         to_hidden, to_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if to_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if to_weight else None
+        of_tokens += [grad.contiguous() for grad in (grad_logp, grad_entropy)]
         for part in _parts(len(hidden), ctx.chunk):
-            log_p = (hidden[part] @ head.T).float().div_(ctx.temperature).log_softmax(-1)
-            grad = log_p.exp().neg_()
-            grad *= log_p.add_(entropy[part, None]).mul_(grad_entropy[part, None]).add_(grad_logp[part, None])
-            del log_p  # two float32 buffers of a chunk's logits are the most there is
-            grad.scatter_add_(1, targets[part, None], grad_logp[part, None])
-            grad = grad.div_(ctx.temperature).to(hidden.dtype)
+            of_part = (values[part] for values in of_tokens)
+            grad = ctx.kernels.gradient_(hidden[part] @ head.T, *of_part, ctx.temperature)
             if grad_hidden is not None:
                 grad_hidden[part] = grad @ head
             if grad_weight is not None:
-                grad_weight += grad.T @ hidden[part]
-        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None
+                ctx.kernels.add_product_(grad_weight, grad.T, hidden[part])
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None, None
 
 
 def _parts(length: int, chunk: int) -> list[slice]:

@@ -1,0 +1,88 @@
+"""What a chunk of logits is needed for on CUDA, one pass each, in place (Triton).
+
+Reading 152k logits a token costs more than the product that makes them: PyTorch's own operations pass over them a dozen
+times. One online pass (arXiv 1805.02867) gives log-prob and entropy; another turns logits into their gradient.
+"""
+
+# Triton's language is no Python that a type checker could follow.
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_BLOCK = 4096  # columns at a time
+
+
+@triton.jit
+def _statistics(logits, targets, logp, entropy, normaliser, columns, temperature, block: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    start_of_row = logits + row * columns
+    offsets = tl.arange(0, block)
+    highest = tl.full((), float("-inf"), tl.float32)
+    total = tl.zeros((), tl.float32)  # Σ exp(z − highest)
+    weighted = tl.zeros((), tl.float32)  # Σ z · exp(z − highest)
+    for start in range(0, columns, block):
+        inside = start + offsets < columns
+        z = tl.load(start_of_row + start + offsets, mask=inside, other=float("-inf")).to(tl.float32) / temperature
+        before, highest = highest, tl.maximum(highest, tl.max(z, 0))
+        share = tl.exp(z - highest)
+        shrink = tl.exp(before - highest)
+        total = total * shrink + tl.sum(share, 0)
+        weighted = weighted * shrink + tl.sum(tl.where(share > 0, z * share, 0.0), 0)
+    log_total = highest + tl.log(total)
+    chosen = tl.load(start_of_row + tl.load(targets + row)).to(tl.float32) / temperature
+    tl.store(logp + row, chosen - log_total)
+    tl.store(entropy + row, log_total - weighted / total)
+    tl.store(normaliser + row, log_total)
+
+
+@triton.jit
+def _gradient(logits, targets, normaliser, entropy, grad_logp, grad_entropy, columns, temperature, block: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    place = tl.program_id(1) * block + tl.arange(0, block)
+    inside = place < columns
+    where = logits + row * columns + place
+    log_p = tl.load(where, mask=inside, other=0.0).to(tl.float32) / temperature - tl.load(normaliser + row)
+    of_logp = tl.load(grad_logp + row)
+    of_entropy = tl.load(grad_entropy + row) * (log_p + tl.load(entropy + row))
+    grad = tl.where(place == tl.load(targets + row), of_logp, 0.0) - tl.exp(log_p) * (of_logp + of_entropy)
+    tl.store(where, (grad / temperature).to(logits.dtype.element_ty), mask=inside)
+
+
+def statistics(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probs of the targets, entropies and normalisers, each float32 [T], from logits [T, V]."""
+    results = [torch.empty(len(logits), dtype=torch.float32, device=logits.device) for _ in range(3)]
+    if len(logits):
+        _statistics[(len(logits),)](logits, targets, *results, logits.shape[1], temperature, _BLOCK, num_warps=8)
+    return results[0], results[1], results[2]
+
+
+def gradient_(
+    logits: Tensor,
+    targets: Tensor,
+    normaliser: Tensor,
+    entropy: Tensor,
+    grad_logp: Tensor,
+    grad_entropy: Tensor,
+    temperature: float,
+) -> Tensor:
+    """Turns logits [T, V] into the gradient with respect to them, in their place and precision."""
+    rows, columns = logits.shape
+    grid = (rows, triton.cdiv(columns, _BLOCK))
+    if rows:
+        _gradient[grid](
+            logits, targets, normaliser, entropy, grad_logp, grad_entropy, columns, temperature, _BLOCK, num_warps=8
+        )
+    return logits
+
+
+def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b with float32 sums: products rounded to half precision before they are added would drift."""
+    if a.dtype == torch.float32:
+        total.addmm_(a, b)
+    else:
+        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
