@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from vibethinker import logprobs
 from vibethinker.logprobs import linear_logprobs
 
 
@@ -80,3 +81,22 @@ def test_bfloat16_stays_close_and_returns_float32() -> None:
 def test_refuses_zero_temperature() -> None:
     with pytest.raises(ValueError, match="temperature"):
         linear_logprobs(torch.zeros(1, 2), torch.zeros(3, 2), torch.zeros(1, dtype=torch.long), temperature=0.0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_the_fused_kernels_are_the_plain_arithmetic(dtype: torch.dtype, tolerance: float) -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(37, 64, device="cuda"), 0.3 * torch.randn(5001, 64, device="cuda")
+    targets, upstream = torch.randint(5001, (37,), device="cuda"), torch.randn(2, 37, device="cuda")
+    results = []
+    for kernels in (None, logprobs):
+        inputs = [x.clone().to(dtype).requires_grad_() for x in (hidden, weight)]
+        logp, entropy = linear_logprobs(*inputs, targets, 0.7, 16, kernels)
+        (upstream[0] * logp + upstream[1] * entropy).sum().backward()
+        results.append((logp.detach(), entropy.detach(), *(x.grad for x in inputs)))
+    for fused, plain_one in zip(*results, strict=True):
+        assert fused is not None
+        assert plain_one is not None
+        assert (fused - plain_one).abs().max() <= tolerance * plain_one.abs().max()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK = 4096  # tokens at a time; 2k to 8k cost nothing over the plain product, 256 would triple it
+CHUNK = 2048  # tokens at a time: as fast as 4096 with half of its room; 512 would take a third longer
 
 
 def linear_logprobs(
