@@ -32,6 +32,7 @@ from vibethinker.cli.resume import CONFIG, ResumePoint, check_same_run, checkpoi
 from vibethinker.datamodules import DomainDataModule
 from vibethinker.files import write_atomic
 from vibethinker.module import PolicyModule
+from vibethinker.policy import weightless
 
 DEFAULT_ROOT: Final = "runs/default"
 CHOSEN: Final = "chosen.json"
@@ -54,6 +55,26 @@ class VibeThinkerCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Progress, "progress")
         parser.add_lightning_class_args(ResumePoint, "resume")
+        parser.add_argument(
+            "--dry_run",
+            type=float | None,
+            nargs="?",
+            const=0.0,
+            default=None,
+            metavar="GIB",
+            help="only tell what a fit trains and the memory it needs, and what to change if the GPU (or GIB) has less",
+        )
+
+    def instantiate_classes(self) -> None:
+        if self.subcommand == "fit" and self.config.fit.dry_run is not None:
+            from vibethinker.cli.dry_run import describe
+
+            config = self.config.fit
+            with weightless():
+                model = self._parser("fit").instantiate_classes(Namespace(model=config.model)).model
+            describe(model, config, config.dry_run)
+            raise SystemExit(0)
+        super().instantiate_classes()
 
     def before_instantiate_classes(self) -> None:
         if self.subcommand == "fit":

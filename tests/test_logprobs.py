@@ -92,10 +92,10 @@ def test_the_fused_kernels_are_the_plain_arithmetic(dtype: torch.dtype, toleranc
     targets, upstream = torch.randint(5001, (37,), device="cuda"), torch.randn(2, 37, device="cuda")
     results = []
     for kernels in (None, logprobs):
-        inputs = [x.clone().to(dtype).requires_grad_() for x in (hidden, weight)]
-        logp, entropy = linear_logprobs(*inputs, targets, 0.7, 16, kernels)
+        h, w = (x.clone().to(dtype).requires_grad_() for x in (hidden, weight))
+        logp, entropy = linear_logprobs(h, w, targets, 0.7, 16, kernels)
         (upstream[0] * logp + upstream[1] * entropy).sum().backward()
-        results.append((logp.detach(), entropy.detach(), *(x.grad for x in inputs)))
+        results.append((logp.detach(), entropy.detach(), h.grad, w.grad))
     for fused, plain_one in zip(*results, strict=True):
         assert fused is not None
         assert plain_one is not None

@@ -136,8 +136,6 @@ class GRPOModule(PolicyModule):
 
     def prepare(self, problems: list[Problem]) -> list[Slice]:
         judged = self.rollout(problems)
-        if self.device.type == "cuda":
-            self.engine.release()  # keys and values, gigabytes of them, and the update take turns
         penalty = self.kl(judged)
         terms = self.terms(judged, penalty)
         rewards = reduce(torch.add, terms.values())

@@ -17,14 +17,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoModelForCausalLM, PreTrainedConfig
-from transformers.initialization import no_init_weights
+from transformers import PreTrainedConfig
 
-from vibethinker import attention
 from vibethinker.attention import hidden_states
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.packing import PackedRow, pack
-from vibethinker.policy import Lora, with_adapter
+from vibethinker.policy import Lora, skeleton, with_checkpointing
 from vibethinker.rollout.sampling import Sampling, sample
 
 _ROUNDING = 512  # bytes, of CUDA's allocator
@@ -111,17 +109,6 @@ def estimate(work: Workload) -> Estimate:
     return Estimate(sum(parameters.values()), trainable, resident, update, rollout_bytes(work) if work.slots else {})
 
 
-def skeleton(config: PreTrainedConfig, lora: Lora | None, dtype: torch.dtype) -> Any:
-    """The policy on the meta device: shapes without content."""
-    config = copy.deepcopy(config)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    with no_init_weights(), torch.device("meta"):
-        policy: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention.NAME)
-        policy.tie_weights()
-        return (policy if lora is None else with_adapter(policy, lora)).train()
-
-
 def _faked(policy: nn.Module) -> Any:
     """The same on fake tensors of the current mode; what is tied stays tied."""
     made: dict[int, Any] = {}
@@ -145,8 +132,7 @@ def update_bytes(work: Workload) -> int:
     row = pack(prompts, rest) if sequences else pack([], [])
     policy = skeleton(work.config, work.lora, torch.float32 if work.bits == 32 else torch.bfloat16)
     if work.checkpointing:
-        policy.gradient_checkpointing_enable({"use_reentrant": False})
-        policy.enable_input_require_grads()
+        with_checkpointing(policy)
     with _weightless(), Ledger() as ledger:
         policy = _faked(policy)
         ledger.peak = start = ledger.now

@@ -134,6 +134,8 @@ class PolicyModule(pl.LightningModule):
         context = policies.context_length(model)
         if max_length > context:
             raise ValueError(f"max_length {max_length} is longer than the context of {model!r}, {context} tokens")
+        self.model_name, self.lora, self.quantization = model, lora, quantization
+        self.gradient_checkpointing = gradient_checkpointing
         self.learning_rate, self.min_learning_rate = learning_rate, min_learning_rate
         self.warmup_ratio, self.weight_decay, self.betas, self.epsilon = warmup_ratio, weight_decay, betas, epsilon
         self.micro_batches, self.max_length, self.slots = micro_batches, max_length, slots
@@ -178,7 +180,13 @@ class PolicyModule(pl.LightningModule):
         self.engine.sync(self.policy)
         sampling = options.pop("sampling", self.sampling)
         options.setdefault("instruction", self.instruction)
-        return judge(self.engine, self.tokenizer, problems, self.reward, n=n, sampling=sampling, seeds=seeds, **options)
+        try:
+            return judge(
+                self.engine, self.tokenizer, problems, self.reward, n=n, sampling=sampling, seeds=seeds, **options
+            )
+        finally:
+            if self.device.type == "cuda":
+                self.engine.release()  # keys and values, gigabytes of them, and updates take turns
 
     def export(self, folder: str | Path) -> Path:
         """Writes the policy as a Hugging Face folder."""

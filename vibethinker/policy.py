@@ -9,6 +9,7 @@ import copy
 import errno
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -16,7 +17,14 @@ from typing import Any, Literal, cast
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.initialization import no_init_weights
 
 from vibethinker import attention
@@ -24,6 +32,7 @@ from vibethinker.problems import Problem
 from vibethinker.staging import staged_folder
 
 NANO = "nano"
+_weightless: ContextVar[bool] = ContextVar("weightless", default=False)
 _NANO_FOLDER = Path(__file__).parent / "nano"
 
 
@@ -91,6 +100,9 @@ def load_policy(
     """
     if quantization and lora is None:
         raise ValueError("quantization needs lora: quantized weights cannot be trained themselves")
+    if _weightless.get():
+        hollow = skeleton(AutoConfig.from_pretrained(locate(model)), lora, torch.float32)
+        return with_checkpointing(hollow) if gradient_checkpointing else hollow
     options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": attention.NAME}
     if quantization:
         from transformers import BitsAndBytesConfig
@@ -101,9 +113,36 @@ def load_policy(
     policy: Any = AutoModelForCausalLM.from_pretrained(locate(model), **options)
     _check_head(model, policy)
     if gradient_checkpointing:
-        policy.gradient_checkpointing_enable({"use_reentrant": False})
-        policy.enable_input_require_grads()  # with a frozen base the first layer's input must still carry a gradient
+        with_checkpointing(policy)
     return (policy if lora is None else with_adapter(policy, lora)).train()
+
+
+@contextmanager
+def weightless() -> Iterator[None]:
+    """Policies that are loaded here have shapes and no content: to check options, and what they come to."""
+    token = _weightless.set(True)
+    try:
+        yield
+    finally:
+        _weightless.reset(token)
+
+
+def skeleton(config: PreTrainedConfig, lora: Lora | None, dtype: torch.dtype) -> Any:
+    """A policy on the meta device, unquantized."""
+    config = copy.deepcopy(config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with no_init_weights(), torch.device("meta"):
+        policy: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention.NAME)
+        policy.tie_weights()
+        return (policy if lora is None else with_adapter(policy, lora)).train()
+
+
+def with_checkpointing(policy: Any) -> Any:
+    """The same policy, its activations recomputed in backward."""
+    policy.gradient_checkpointing_enable({"use_reentrant": False})
+    policy.enable_input_require_grads()  # with a frozen base the first layer's input must still carry a gradient
+    return policy
 
 
 def with_adapter(policy: PreTrainedModel, lora: Lora) -> Any:

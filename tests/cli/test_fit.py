@@ -179,3 +179,29 @@ def test_the_other_commands(tmp_path: Path, tiny_model: str, command: str, monke
     data = ["--data", "AlgebraDataModule", "--data.test_size", "2", "--data.val_size", "2", "--data.difficulty", "1"]
     assert main([command, *model, *data, "--trainer.accelerator", "cpu", "--model.instruction", ""]) == 0
     assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_needs_neither_weights_nor_data_and_writes_nothing(
+    folder: Path, tiny_model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "hollow").mkdir()
+    for file in Path(tiny_model).iterdir():
+        content = b"" if file.suffix == ".safetensors" else file.read_bytes()
+        (folder / "hollow" / file.name).write_bytes(content)
+    before = files(folder)
+    options = ["--model.model", str(folder / "hollow"), "--model.lora.rank", "4"]
+    assert main(fit(folder, "mgpo", "run", *options, "--dry_run")) == 0
+    shown = capsys.readouterr().out
+    assert "trained (" in shown
+    assert "in rollouts, keys and values" in shown
+    assert "fits into 16 GiB and more" in shown
+    assert main(fit(folder, "mgpo", "run", *options, "--dry_run", "0.0001")) == 0
+    shown = capsys.readouterr().out
+    assert "with model.gradient_checkpointing=true: " in shown
+    assert "a smaller model" in shown
+    assert files(folder) == before
+
+
+def test_a_dry_run_checks_the_options(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(fit(folder, "mgpo", "run", "--model.max_new_tokens", "448", "--dry_run")) == 1
+    assert "max_new_tokens 448 leaves no room" in capsys.readouterr().err

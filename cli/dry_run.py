@@ -1,0 +1,149 @@
+"""`vibethinker fit … --dry_run`: what a fit trains and how much memory it takes, without weights and without data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Final, Literal
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from vibethinker.grpo import GRPOModule
+from vibethinker.memory import Estimate, Workload, estimate
+from vibethinker.module import PolicyModule
+from vibethinker.policy import FrozenCopy, Lora
+
+_GIB: Final = 2**30
+_USABLE: Final = 0.88  # the allocator holds 5 to 16% more than is in use, and CUDA itself half a GiB
+_SIZES: Final = (16, 24, 40, 48, 80, 141)  # GiB that cards come with
+_BITS: Final[dict[str | None, Literal[4, 8, 16, 32]]] = {None: 32, "8bit": 8, "4bit": 4}
+_PROMPT: Final = 256  # tokens of a demonstration that are its problem; only the others reach the head
+
+
+def describe(module: PolicyModule, config: Any, memory: float) -> None:
+    """Prints parameters, memory by part, and what to change if it will not fit.
+
+    Args:
+        module: of the fit, without weights.
+        config: all options of the fit.
+        memory: GiB to fit into; the GPU's own when 0.
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    work = workload(module, config)
+    with console.status("adding up"):
+        made = estimate(work)
+    share = made.trainable / made.parameters
+    console.print(
+        f"{module.model_name}: {_millions(made.parameters)} parameters, {_millions(made.trainable)} trained",
+        f"({share:.1%})",
+    )
+    rows, longest = len(work.row_lengths), max(work.row_lengths)
+    console.print(f"an update takes {module.micro_batches} packed rows, of {rows} × {longest:,} tokens at the longest")
+    console.print(_table(made))
+    size = memory or _memory_here()
+    if not size:
+        fitting = [s for s in _SIZES if made.peak <= _USABLE * s * _GIB]
+        console.print(f"fits into {fitting[0]} GiB and more" if fitting else f"fits into none of {_SIZES[-1]} GiB")
+    elif made.peak <= _USABLE * size * _GIB:
+        console.print(f"fits into {size:.0f} GiB")
+    else:
+        with console.status("looking for what helps"):
+            advice = "\n".join(_advice(work, made, size))
+        console.print(f"does not fit into {size:.0f} GiB, of which {_USABLE:.0%} can be counted on\n{advice}")
+
+
+def workload(module: PolicyModule, config: Any) -> Workload:
+    """The most that the options allow: every sequence as long as it may be."""
+    grpo = isinstance(module, GRPOModule)
+    devices = _devices(config)
+    sequences = -(-config.data.init_args.batch_size // devices) * (module.group_size if grpo else 1)
+    prompt = module.max_length - module.sampling.max_new_tokens if grpo else min(_PROMPT, module.max_length // 2)
+    samples = grpo or _has_probe(config) or config.trainer.limit_val_batches != 0
+    return Workload(
+        config=module.policy.config,
+        lora=module.lora,
+        bits=_BITS[module.quantization],
+        checkpointing=module.gradient_checkpointing,
+        autocast="mixed" in str(config.trainer.precision),
+        row_lengths=(module.max_length,) * -(-sequences // module.micro_batches),
+        prompt_length=prompt,
+        accumulates=module.micro_batches > 1,
+        slots=module.slots if samples else 0,
+        max_length=module.max_length,
+        sampling=module.sampling,
+        reference=grpo and isinstance(module.reference, FrozenCopy),
+        replicas=devices,
+    )
+
+
+def _advice(work: Workload, made: Estimate, size: float) -> Iterator[str]:
+    """Changes one after the other, each with what is needed then, until it fits."""
+    for change, better in _changes(work, made):
+        if better.peak < made.peak:
+            yield f"  with {change}: {better.peak / _GIB:.1f} GiB"
+            made = better
+        if made.peak <= _USABLE * size * _GIB:
+            return
+    yield "  more than that is not enough: a shorter max_length, a smaller model, or more memory"
+
+
+def _changes(work: Workload, made: Estimate) -> Iterator[tuple[str, Estimate]]:
+    """From what costs least to what changes most; each builds on those before it."""
+    if not work.checkpointing:
+        work = replace(work, checkpointing=True)
+        yield "model.gradient_checkpointing=true", (made := estimate(work))
+    if (rows := len(work.row_lengths)) > 1:
+        work = replace(work, row_lengths=work.row_lengths[:1], accumulates=True)
+        yield f"{rows} times as many model.micro_batches", (made := estimate(work))
+    work = _as_many_slots_as_an_update_has_room_for(work, made)
+    yield f"model.slots={work.slots}", estimate(work)
+    if work.lora is None:
+        work = replace(work, lora=Lora(rank=32), bits=16, reference=False)
+        yield "model.lora.rank=32", (made := estimate(work))
+    if work.bits > 8:
+        work = replace(work, bits=4)
+        yield "model.quantization=4bit", (made := estimate(work))
+    work = _as_many_slots_as_an_update_has_room_for(work, made)
+    yield f"model.slots={work.slots}", estimate(work)
+
+
+def _as_many_slots_as_an_update_has_room_for(work: Workload, made: Estimate) -> Workload:
+    update, rollout = sum(made.update.values()), sum(made.rollout.values())
+    return replace(work, slots=max(work.slots * update // rollout, 1)) if rollout > update else work
+
+
+def _table(made: Estimate) -> Table:
+    table = Table("memory of one device", "GiB", box=SIMPLE_HEAD)
+    table.columns[1].justify = "right"
+    phases = [("in updates, ", made.update), ("in rollouts, ", made.rollout)]
+    for before, parts in [("", made.resident), *phases]:
+        for name, size in parts.items():
+            table.add_row(before + name, f"{size / _GIB:.1f}")
+    table.add_row("peak", f"{made.peak / _GIB:.1f}", style="bold")
+    return table
+
+
+def _memory_here() -> float:
+    return torch.cuda.mem_get_info()[1] / _GIB if torch.cuda.is_available() else 0.0
+
+
+def _devices(config: Any) -> int:
+    asked = config.trainer.devices
+    if isinstance(asked, str) and asked.isdecimal():
+        asked = int(asked)
+    if asked in ("auto", -1, "-1"):
+        asked = max(torch.cuda.device_count(), 1)
+    return (len(asked) if isinstance(asked, list) else int(asked)) * int(config.trainer.num_nodes)
+
+
+def _has_probe(config: Any) -> bool:
+    callbacks = config.trainer.callbacks or []
+    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+    return any("DiversityProbe" in str(callback.get("class_path")) for callback in callbacks)
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.1f}M"
