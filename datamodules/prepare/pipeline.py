@@ -6,7 +6,7 @@ duplicates a contaminated one goes with it.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -16,7 +16,7 @@ from vibethinker.datamodules.prepare.duplicates import near_duplicates
 from vibethinker.datamodules.prepare.progress import shown
 from vibethinker.datamodules.prepare.rows import Candidate, Removed, read_benchmarks, read_sources
 from vibethinker.datamodules.prepare.settings import Duplicates, Settings
-from vibethinker.datamodules.prepare.solutions import TIMEOUT, is_usable, verified
+from vibethinker.datamodules.prepare.solutions import TIMEOUT, verified
 from vibethinker.problems import SPLITS, Problem, Split, normalized_prompt, split_of
 from vibethinker.rewards import MathReward
 
@@ -58,20 +58,16 @@ def prepare(settings: Settings) -> Prepared:
         groups, differing = _without_differing_answers(groups, reward)
         groups, duplicates = _without_duplicates(groups, hit, settings.duplicates, reward)
         problems, fates = verified([_merged(group) for group in groups], settings.solutions, reward)
+    gone = [*removed, *empty, *contaminated, *differing, *duplicates]
     if not problems:
-        raise ValueError(f"no row of {', '.join(sizes)} is left; the last to go was {_last(removed, contaminated)}")
+        reasons = Counter(row.reason for row in gone).most_common()
+        raise ValueError(f"no row is left: {', '.join(f'{count} {reason}' for reason, count in reasons)}")
     splits: dict[Split, list[Problem]] = {name: [] for name in SPLITS}
     for problem in problems:
         splits[split_of(problem.prompt)].append(problem)
     order = {name: place for place, name in enumerate(sizes)}
-    gone = sorted(
-        [*removed, *empty, *contaminated, *differing, *duplicates], key=lambda row: (order[row.source], row.line)
-    )
+    gone.sort(key=lambda row: (order[row.source], row.line))
     return Prepared(splits, gone, sizes, benchmark_sizes, sum(group[0].boxed for group in groups), fates)
-
-
-def _last(*removed: Sequence[Removed]) -> str:
-    return next((f"{row.id}: {row.reason}" for row in chain(*removed)), "a duplicate")
 
 
 def _by_prompt(candidates: Sequence[Candidate]) -> list[Group]:
@@ -84,12 +80,14 @@ def _by_prompt(candidates: Sequence[Candidate]) -> list[Group]:
 def _without_empty_answers(
     candidates: Sequence[Candidate], reward: MathReward
 ) -> tuple[list[Candidate], list[Removed]]:
-    usable = {answer: is_usable(answer, reward) for answer in {str(c.problem.answer) for c in candidates}}
+    """An answer that says nothing is not even equal to itself: no completion could be right."""
+    answers = sorted({c.problem.answer for c in candidates if c.problem.answer is not None})
+    usable = dict(zip(answers, reward.compare([(answer, answer) for answer in answers]), strict=True))
     kept: list[Candidate] = []
     removed: list[Removed] = []
     for candidate in candidates:
         answer = candidate.problem.answer
-        if candidate.problem.tests or usable[str(answer)]:
+        if candidate.problem.tests or (answer is not None and usable[answer]):
             kept.append(candidate)
         else:
             removed.append(candidate.removed("no answer", detail=f"{answer!r:.80} can be compared with nothing"))

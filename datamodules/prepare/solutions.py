@@ -14,14 +14,10 @@ from vibethinker.problems import Problem
 from vibethinker.rewards import MathReward
 from vibethinker.rewards.math import final_answer
 
+RIGHT: Final = ("right", "answer appended")  # fates of solutions that stay
 _ANNOTATION: Final = re.compile(r"<<[^<>]*>>")
 TIMEOUT: Final = 5.0  # seconds of CPU for one answer: no training step waits for it
 _BATCH: Final = 64  # solutions judged together: enough for the reward's workers
-
-
-def is_usable(answer: str, reward: MathReward) -> bool:
-    """Whether a completion could be right: an answer that says nothing is not even equal to itself."""
-    return reward.compare([(answer, answer)])[0]
 
 
 def with_box(solution: str, answer: str) -> str:
@@ -58,7 +54,7 @@ def verified(problems: Sequence[Problem], options: Solutions, reward: MathReward
                 if options.append_answer and final_answer(text) is None and lenient([problem], [text]) == [1.0]:
                     fate, text = "answer appended", with_box(text, str(problem.answer))
                 counts[fate] += 1
-                if fate in ("right", "answer appended"):
+                if fate in RIGHT:
                     right[problem.id].append(text)
     made = [p if p.tests else replace(p, solutions=tuple(right[p.id])) for p in problems]
     return made, counts
