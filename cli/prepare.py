@@ -126,8 +126,8 @@ def _views(report: Mapping[str, Any]) -> Iterator[View | str]:
 
 
 def _domains(domains: Mapping[str, Mapping[str, int]]) -> View:
-    others = ("without_solution", "several_solutions")
-    table = View("domain", *SPLITS, "all", *(name.replace("_", " ") for name in others), box=SIMPLE_HEAD)
+    others = {"without_solution": "unsolved", "several_solutions": "several paths"}
+    table = View("domain", *SPLITS, "all", *others.values(), box=SIMPLE_HEAD)
     total = {key: sum(own[key] for own in domains.values()) for key in (*SPLITS, *others)}
     for name, own in [*domains.items(), *([("all", total)] if len(domains) > 1 else [])]:
         figures = [
