@@ -73,7 +73,7 @@ def load_settings(path: Path) -> Settings:
         raise ValueError(f"{path}: {one_line(error)}") from None
 
 
-def _refuse_unknown(entry: Any, kind: type, where: str) -> None:
+def _refuse_unknown(entry: Any, kind: Any, where: str) -> None:
     """Keys that nothing reads, at any depth; jsonargparse passes over those that hold nothing."""
     known = get_type_hints(kind)
     for key, value in entry.items() if isinstance(entry, dict) else ():
@@ -87,14 +87,17 @@ def _refuse_unknown(entry: Any, kind: type, where: str) -> None:
 
 
 def _check_same(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    difference = first_difference({key: before.get(key) for key in now}, now)
-    if difference is not None:
-        option, old, new = difference
-        option, _, file = option.partition("inputs.")
-        what = f"{file} has changed since" if file else f"{option.removeprefix('settings.')} was {old!r} and is {new!r}"
-        raise FileExistsError(f"{out}: was made otherwise: {what}; --overwrite makes it anew")
-    if changed := output.first_changed(out, before):
-        raise FileExistsError(f"{out}: {changed} is not as it was written; --overwrite makes it anew")
+    what = None
+    if difference := first_difference(before["settings"], now["settings"]):
+        what = "{} was {!r} and is {!r}".format(*difference)
+    elif before["format"] != now["format"]:
+        what = "another version of prepare wrote it"
+    elif difference := first_difference(before["inputs"], now["inputs"]):
+        what = f"{difference[0]} has changed since"
+    elif changed := output.first_changed(out, before):
+        what = f"{changed} is not as it was written"
+    if what:
+        raise FileExistsError(f"{out}: is there already, but {what}; --overwrite makes it anew")
 
 
 # What is printed

@@ -73,9 +73,8 @@ def read_sources(settings: Settings) -> tuple[list[Candidate], list[Removed], di
             row = Row(table, columns, number, raw)
             own = [] if source.domain is not None else _values(row)
             values.update(own)
-            domain = source.domain or next((domain_of[value] for value in own if value in domain_of), settings.rest)
-            if domain is None and not domain_of and own != [NO_VALUE]:
-                domain = own[0]
+            named = own if not domain_of else [domain_of[value] for value in own if value in domain_of]
+            domain = source.domain or next((name for name in named if name != NO_VALUE), settings.rest)
             read = _read(row, source, domain, own)
             candidates.append(read) if isinstance(read, Candidate) else removed.append(read)
     if unknown := [value for value in domain_of if value not in values]:
@@ -130,7 +129,7 @@ def _values(row: Row) -> list[str]:
 
 
 def _read(row: Row, source: Source, domain: str | None, values: Sequence[str]) -> Candidate | Removed:
-    where = _place(row.table, row.number), row.table.name, row.number
+    where = str(row.value("id") or _place(row.table, row.number)), row.table.name, row.number
     if domain is None:
         return Removed(*where, None, "no domain", {"value": ", ".join(values)})
     if isinstance(answer := row.value("answer"), str) and not answer.strip():

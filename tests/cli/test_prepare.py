@@ -118,12 +118,12 @@ def test_the_same_again_is_already_there_and_another_is_refused(
 
     configure({"decontamination": {"min_shared": 4}})
     assert main(["prepare", "set.yaml"]) == 1
-    assert "clean: was made otherwise: decontamination.min_shared was 1 and is 4; --ov" in capsys.readouterr().err
+    assert "clean: is there already, but decontamination.min_shared was 1 and is 4; --ov" in capsys.readouterr().err
     configure({})
     with (folder / "raw.jsonl").open("a") as file:
         file.write(json.dumps(row(120)) + "\n")
     assert main(["prepare", "set.yaml"]) == 1
-    assert "clean: was made otherwise: raw.jsonl has changed since; --overwrite" in capsys.readouterr().err
+    assert "clean: is there already, but raw.jsonl has changed since; --overwrite" in capsys.readouterr().err
     assert content(folder / "clean") == first
     assert main(["prepare", "set.yaml", "--overwrite"]) == 0
     assert content(folder / "clean") != first
@@ -133,7 +133,9 @@ def test_a_folder_that_was_meddled_with_or_is_not_ours(folder: Path, capsys: pyt
     assert main(["prepare", "set.yaml"]) == 0
     (folder / "clean/val.jsonl").write_text("{}\n")
     assert main(["prepare", "set.yaml"]) == 1
-    assert "clean: val.jsonl is not as it was written; --overwrite makes it anew" in capsys.readouterr().err
+    assert (
+        "clean: is there already, but val.jsonl is not as it was written; --overwrite makes" in capsys.readouterr().err
+    )
     (folder / "mine").mkdir()
     (folder / "mine/thesis.txt").write_text("years of work")
     for report in (None, "[]", '{"format": 1}'):

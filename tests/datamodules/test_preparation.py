@@ -149,7 +149,8 @@ def made(path: Path, rows: Sequence[Any], *benchmark: Any, **options: Any) -> Pr
 
 
 def kept(prepared: Prepared) -> dict[str, Problem]:
-    return {problem.id: problem for problems in prepared.splits.values() for problem in problems}
+    problems = [problem for problems in prepared.splits.values() for problem in problems]
+    return {problem.id: problem for problem in sorted(problems, key=lambda problem: problem.id)}
 
 
 def gone(prepared: Prepared) -> dict[str, tuple[str, Any]]:
