@@ -8,6 +8,31 @@ from typing import Any
 
 from vibethinker.problems import SPLITS
 
+PREPARE = """
+Makes a folder of clean domain data from raw sets. Every row gets a domain; rows that no answer can be judged by,
+problems of benchmarks, duplicates and near duplicates are removed; solutions of duplicates are put together, and only
+those that box the right answer stay; what is left is split into train, probe, val and test by a hash of the problem.
+`--data.data DIR` then reads the folder.
+"""
+PREPARE_EXAMPLE = """
+example:
+  $ cat math.yaml
+  out: data/math-domains             # paths are relative to the working directory
+  sources:
+    - data: data/math_train.jsonl    # JSONL or Parquet
+      fields: {domain: subject}      # columns that are not found by their usual names; this one is mapped below
+    - {data: data/gsm8k.jsonl, domain: algebra}    # one domain for all rows
+  domains:
+    algebra: [Algebra, Intermediate Algebra, Prealgebra]
+    geometry: [Geometry]
+  rest: other                        # domain of all other values; without it they are left out, and counted
+  benchmarks: [data/aime24.jsonl, data/math500.jsonl]
+  decontamination: {ngram: 10, min_shared: 1}      # what shares a 10-gram of words with one of their prompts goes
+  duplicates: {similarity: 0.8, shingle: 3}        # Jaccard; same numbers and an equal answer besides
+  solutions: {append_answer: true, strip_annotations: true}    # for GSM8K: no boxes, <<48/2=24>>
+  $ vibethinker prepare math.yaml
+  $ vibethinker fit --config sft.yaml --data AlgebraDataModule --data.data data/math-domains
+"""
 DOMAINS = ("algebra", "geometry", "calculus", "statistics", "code")
 
 
@@ -22,6 +47,14 @@ def add_to(subparsers: Any) -> None:
     report = subparsers.add_parser("report", help="write report.html anew for a recipe's output folder")
     report.add_argument("output", type=Path, metavar="DIR")
     report.set_defaults(command=_report)
+    prepare = subparsers.add_parser(
+        "prepare",
+        help="raw sets made into a folder of clean domain data",
+        description=PREPARE,
+        epilog=PREPARE_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_prepare(prepare)
     doctor = subparsers.add_parser("doctor", help="what this machine offers")
     doctor.set_defaults(command=_doctor)
 
@@ -47,6 +80,13 @@ def _add_fuse(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("keep", "float32", "bfloat16", "float16"), default="keep")
     parser.add_argument("--overwrite", action="store_true", help="replace a fusion of other inputs")
     parser.set_defaults(command=_fuse)
+
+
+def _add_prepare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to make; the configuration's own by default")
+    parser.add_argument("--overwrite", action="store_true", help="replace what other settings or files made there")
+    parser.set_defaults(command=_prepare)
 
 
 def _add_sampling(parser: argparse.ArgumentParser, split: str, problems: int, samples: int, distinct: bool) -> None:
@@ -106,6 +146,12 @@ def _evaluate(options: argparse.Namespace) -> None:
     from vibethinker.cli.evaluate import evaluate
 
     evaluate(options)
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from vibethinker.cli.prepare import run
+
+    run(options.config, options.out, options.overwrite)
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from vibethinker.cli.main import main
+from vibethinker.cli.prepare import load_settings
 from vibethinker.cli.recipe import load_recipe
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = sorted(CONFIGS.glob("*/recipe*.yaml"))
-FITS = sorted(set(CONFIGS.glob("*/*.yaml")) - set(RECIPES))
+PREPARED = sorted(CONFIGS.glob("data/*.yaml"))
+FITS = sorted(set(CONFIGS.glob("*/*.yaml")) - {*RECIPES, *PREPARED})
 
 
 @pytest.mark.parametrize("config", FITS, ids=lambda path: path.stem)
@@ -26,3 +28,10 @@ def test_a_recipe_is_well_formed(recipe: Path) -> None:
     loaded = load_recipe(recipe)
     assert loaded.stages
     assert loaded.model == "nano"
+
+
+@pytest.mark.parametrize("config", PREPARED, ids=lambda path: path.stem)
+def test_a_preparation_is_well_formed(config: Path) -> None:
+    settings = load_settings(config)
+    assert settings.out
+    assert settings.domains

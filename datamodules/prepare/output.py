@@ -1,0 +1,126 @@
+"""The folder that is made: a file for each split, `removed.jsonl`, `report.json`. The same input gives the same bytes.
+
+train.jsonl probe.jsonl val.jsonl test.jsonl    problems of all domains, as `DomainDataModule` reads them
+removed.jsonl                                   every row that is in none of them, and why
+report.json                                     counts, settings, and a hash of every file read and written
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from vibethinker.datamodules.prepare.pipeline import Prepared
+from vibethinker.datamodules.prepare.rows import Removed
+from vibethinker.datamodules.prepare.settings import Settings
+from vibethinker.problems import Problem
+from vibethinker.staging import staged_folder
+
+REPORT: Final = "report.json"
+REMOVED: Final = "removed.jsonl"
+_FORMAT: Final = 1  # of what is written; another one makes an older folder another result
+
+
+def identity(settings: Settings) -> dict[str, Any]:
+    """What decides the result: every setting but where it goes, and the content of every file."""
+    options = {name: value for name, value in asdict(settings).items() if name != "out"}
+    files = [file.data for file in [*settings.sources, *settings.benchmarks]]
+    return {"format": _FORMAT, "settings": options, "inputs": {name: _digest(Path(name)) for name in files}}
+
+
+def write(prepared: Prepared, made_from: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Makes the folder, whole or not at all, in place of an older one; returns its report.
+
+    A split without problems has no file.
+    """
+    with staged_folder(out) as folder:
+        for split, problems in prepared.splits.items():
+            if problems:
+                _write_lines(folder / f"{split}.jsonl", map(_row, problems))
+        _write_lines(folder / REMOVED, map(_removal, prepared.removed))
+        outputs = {path.name: _digest(path) for path in sorted(folder.iterdir())}
+        report = {**made_from, "outputs": outputs, **counts(prepared)}
+        (folder / REPORT).write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", "utf-8")
+    return report
+
+
+def read_report(out: Path) -> dict[str, Any] | None:
+    """The report of a folder that was made here; `None` when there is nothing yet.
+
+    Raises:
+        FileExistsError: it is something else, which nothing here may replace.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    try:
+        report = json.loads((out / REPORT).read_bytes())
+        _ = report["format"], report["settings"], report["inputs"], report["outputs"].items()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        raise FileExistsError(f"{out}: is there already and was not made by prepare; name another folder") from None
+    return report
+
+
+def first_changed(out: Path, report: Mapping[str, Any]) -> str | None:
+    """The first file of a folder that is not as it was written."""
+    files = report["outputs"].items()
+    return next((name for name, digest in files if not (out / name).is_file() or _digest(out / name) != digest), None)
+
+
+def counts(prepared: Prepared) -> dict[str, Any]:
+    """The figures of a report."""
+    removed: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for row in prepared.removed:
+        removed[row.reason][row.domain or ""] += 1
+    matches = [row.why["matches"] for row in prepared.removed if row.reason == "contaminated"]
+    hits = Counter(match["benchmark"] for found in matches for match in found)
+    shared = Counter(found[0]["shared"] for found in matches)
+    values = Counter(row.why["value"] for row in prepared.removed if row.reason == "no domain")
+    return {
+        "rows": dict(prepared.rows),
+        "domains": _domains(prepared),
+        "removed": {reason: dict(sorted(removed[reason].items())) for reason in sorted(removed)},
+        "without_domain": dict(sorted(values.items())),
+        "benchmarks": {name: {"rows": n, "matched": hits[name]} for name, n in prepared.benchmarks.items()},
+        "shared_ngrams": {str(n): shared[n] for n in sorted(shared)},
+        "answers_from_solutions": prepared.boxed,
+        "solutions": dict(sorted(prepared.solutions.items())),
+    }
+
+
+def _domains(prepared: Prepared) -> dict[str, dict[str, int]]:
+    """For each domain: problems of each split, problems without a solution, problems with several."""
+    made: dict[str, dict[str, int]] = {}
+    for domain in sorted({problem.domain for problems in prepared.splits.values() for problem in problems}):
+        own = {split: [p for p in problems if p.domain == domain] for split, problems in prepared.splits.items()}
+        paths = [len(p.solutions) for problems in own.values() for p in problems]
+        without, several = sum(n == 0 for n in paths), sum(n > 1 for n in paths)
+        made[domain] = {split: len(problems) for split, problems in own.items()}
+        made[domain] |= {"without_solution": without, "several_solutions": several}
+    return made
+
+
+def _row(problem: Problem) -> dict[str, Any]:
+    """The fields that say something, under their usual names."""
+    fields = asdict(problem)
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _removal(row: Removed) -> dict[str, Any]:
+    fields = asdict(row)
+    return fields | fields.pop("why")
+
+
+def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,131 @@
+"""What a configuration file of `vibethinker prepare` says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from vibethinker.datamodules.files import COLUMNS
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A file whose problems may not be trained on.
+
+    Args:
+        data: a JSONL or Parquet file.
+        fields: column name for each field that is not under its usual name: `prompt`, `id`.
+    """
+
+    data: str
+    fields: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.fields if name not in COLUMNS]:
+            raise ValueError(f"{self.data}: fields maps {unknown[0]!r}, which is none of {', '.join(COLUMNS)}")
+
+
+@dataclass(frozen=True)
+class Source(Benchmark):
+    """A file of raw rows.
+
+    Args:
+        data: a JSONL or Parquet file.
+        fields: column name for each field that is not under its usual name; `domain` is the column that `domains` maps.
+        domain: domain of all its rows, in place of a column.
+        name: put before its ids, where those of two sources are the same.
+    """
+
+    domain: str | None = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.domain is not None and "domain" in self.fields:
+            raise ValueError(f"{self.data}: either domain or a column for it in fields")
+
+
+@dataclass(frozen=True)
+class Decontamination:
+    """When a problem counts as one of a benchmark (VibeThinker-1.5B, 2511.06221 §3.5: any common 10-gram).
+
+    Args:
+        ngram: words in a row that are compared. Prompts of fewer words are compared whole.
+        min_shared: how many different ones must stand in one problem of a benchmark too.
+    """
+
+    ngram: int = 10
+    min_shared: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("ngram", "min_shared"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"decontamination.{name} must be at least 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """When two problems count as one, beside those that differ in case and white space alone.
+
+    Args:
+        similarity: least Jaccard similarity of their shingles; they must also have the same numbers and equal answers.
+        shingle: words and signs in a row that make one.
+    """
+
+    similarity: float = 0.8
+    shingle: int = 3
+
+    def __post_init__(self) -> None:
+        if not 0 < self.similarity <= 1:
+            raise ValueError(f"duplicates.similarity must lie in (0, 1], not {self.similarity}")
+        if self.shingle < 1:
+            raise ValueError(f"duplicates.shingle must be at least 1, not {self.shingle}")
+
+
+@dataclass(frozen=True)
+class Solutions:
+    """What becomes of demonstrations before they are verified.
+
+    Args:
+        append_answer: whether one without a box that ends in the right number gets a last sentence with the box.
+        strip_annotations: whether calculator annotations, `<<48/2=24>>`, are taken out.
+    """
+
+    append_answer: bool = False
+    strip_annotations: bool = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The whole file. Paths are relative to the working directory.
+
+    Args:
+        sources: files of raw rows; of duplicates, the one of an earlier source and line stays.
+        out: folder that is made.
+        domains: for each domain, the values of the domain column that belong to it; without any, the values themselves
+            are the domains.
+        rest: domain of rows whose value belongs to none; they are left out and counted by value without it.
+        benchmarks: files whose problems may not be trained on.
+        decontamination: when a problem counts as one of a benchmark.
+        duplicates: when two problems count as one.
+        solutions: what becomes of demonstrations.
+    """
+
+    sources: list[Source]
+    out: str | None = None
+    domains: dict[str, list[str]] = field(default_factory=dict)
+    rest: str | None = None
+    benchmarks: list[Benchmark] = field(default_factory=list)
+    decontamination: Decontamination = field(default_factory=Decontamination)
+    duplicates: Duplicates = field(default_factory=Duplicates)
+    solutions: Solutions = field(default_factory=Solutions)
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ValueError("sources: there must be at least one")
+        values = Counter(value for mapped in self.domains.values() for value in mapped)
+        if twice := [value for value, count in values.items() if count > 1]:
+            raise ValueError(f"domains: {twice[0]!r} is mapped twice")
+        files = Counter(file.data for file in [*self.sources, *self.benchmarks])
+        if twice := [data for data, count in files.items() if count > 1]:
+            raise ValueError(f"{twice[0]} is named twice among sources and benchmarks")
