@@ -164,11 +164,7 @@ def load_problems(
     """
     splits: dict[Split, list[Problem]] = {name: [] for name in SPLITS}
     for reader in readers(data, domains, fields, **options):
-        if held_out_only:
-            parts = stream(reader.data).items()
-            tables = {split: [shard.table() for shard in shards] for split, shards in parts if split != "train"}
-        else:
-            tables = read(reader.data)
+        tables = _held_out(reader.data) if held_out_only else read(reader.data)
         parsed = {split: reader.read(part) for split, part in tables.items()}
         known = set().union(*(domains for _, domains in parsed.values()))
         for domain in reader.domains:
@@ -179,6 +175,10 @@ def load_problems(
         for split, problems in _homes({split: problems for split, (problems, _) in parsed.items()}):
             splits[split] += problems
     return _disjoint(data if isinstance(data, str) else ", ".join(data.values()), splits)
+
+
+def _held_out(data: str) -> dict[Split, list[Table]]:
+    return {split: [shard.table() for shard in shards] for split, shards in stream(data).items() if split != "train"}
 
 
 def _homes(parsed: Mapping[Split, Sequence[Problem]]) -> Iterator[tuple[Split, list[Problem]]]:

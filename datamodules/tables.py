@@ -142,11 +142,13 @@ def _named_after_splits(data: str, paths: Iterable[Path], otherwise: Split | Non
     tables: dict[Split, tuple[str, ...]] = {}
     for path in paths:
         match = _STEM.fullmatch(path.stem)
-        split = _SPLIT_NAMES.get(match[1]) if match else None
-        table = (match[1], match[3] or "", path.suffix, "" if match[2] else path.name) if match and split else ()
-        split = split or otherwise
+        named = _SPLIT_NAMES.get(match[1]) if match else None
+        split = named or otherwise
         if split is None or path.suffix not in SUFFIXES:
             continue
+        table: tuple[str, ...] = ()
+        if match and named:
+            table = (match[1], match[3] or "", path.suffix, "" if match[2] else path.name)
         if tables.setdefault(split, table) != table:
             raise ValueError(f"{data}: {found[split][0]} and {path} are both the {split} split")
         found.setdefault(split, []).append(path)

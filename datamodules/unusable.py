@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
+
+from vibethinker.problems import Problem
 
 _EXAMPLES: Final = 3
 
@@ -51,3 +54,29 @@ class Unusable:
         from lightning.pytorch.utilities import rank_zero_warn  # seconds that a reader of one table should not pay
 
         rank_zero_warn(f"{name}: {what} and are left out: {examples}")
+
+
+def learnable(problems: Sequence[Problem], refusals: Sequence[Sequence[str]], limit: float, name: str) -> list[Problem]:
+    """The problems with those of their solutions that can be learned from; none without any.
+
+    Args:
+        problems: of one set.
+        refusals: for each solution of each why it cannot be learned from, empty where it can.
+        limit: share of the solutions that may be unusable; a problem without one counts as one.
+        name: what a warning calls the set.
+
+    Raises:
+        ValueError: when it is too much.
+    """
+    unusable = Unusable(limit)
+    kept = []
+    for problem, own in zip(problems, refusals, strict=True):
+        for reason in own or ["no solution to learn from"]:
+            unusable.seen += 1
+            if reason:
+                unusable.add(reason, f"{problem.source}, problem {problem.id!r}: {reason}")
+        solutions = tuple(s for s, reason in zip(problem.solutions, own, strict=True) if not reason)
+        if solutions:
+            kept.append(replace(problem, solutions=solutions) if any(own) else problem)
+    unusable.check(name, "demonstrations")
+    return kept
