@@ -10,6 +10,7 @@ import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -107,9 +108,14 @@ def _write(
             chunk = pairs[start : start + _CHUNK]
             chats = [problem.messages(instruction) for problem, _ in chunk]
             prompts = render(chats, add_generation_prompt=True, return_dict=False)
-            solutions = tokenizer([solution for _, solution in chunk], add_special_tokens=False)["input_ids"]
-            arrays = [pa.array(tokens, _TOKENS) for tokens in (prompts, solutions)]
-            out.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
+            texts = [solution for _, solution in chunk]
+            solutions: Any = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]  # some are too long
+            out.write_batch(pa.record_batch([_column(prompts), _column(solutions)], schema=_SCHEMA))
+
+
+def _column(tokens: Sequence[Sequence[int]]) -> pa.ListArray:
+    ends = np.cumsum([0, *map(len, tokens)], dtype=np.int32)
+    return pa.ListArray.from_arrays(ends, pa.array(np.fromiter(chain.from_iterable(tokens), np.int32, ends[-1])))
 
 
 @contextmanager
