@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from vibethinker.datamodules.files import Reader, Row, RowError, find_columns
+from vibethinker.datamodules.files import Reader, Row, RowError, Table, find_columns
 from vibethinker.datamodules.sampling import ENDLESS, permutation
 from vibethinker.datamodules.tables import Shard
 from vibethinker.datamodules.unusable import Unusable
@@ -57,6 +57,7 @@ class Stream:
         self.shuffle = shuffle
         self.block = block
         self.options = {"seed": seed, "shuffle": shuffle, "shuffle_buffer": block, "shards": len(shards)}
+        self._columns: dict[str, dict[str, str]] = {}  # of each shard
         self._begin({"start": 0, "epoch": 0, "turn": 0, "used": 0, "found": 0, "passed_over": 0, "seen": 0, "why": {}})
 
     def take(self, batch: range, own: range) -> list[Problem]:
@@ -114,11 +115,12 @@ class Stream:
         """The rows of this pass that are left."""
         order = permutation(len(self.shards), self.seed, self._epoch) if self.shuffle else range(len(self.shards))
         for shard in [self.shards[i] for i in order[self._turn :]]:
-            head = shard.table(_HEAD)
-            columns = find_columns(head, self.reader.fields)
+            table = Table(shard.name, shard.unit, ())
+            if shard.name not in self._columns:
+                self._columns[shard.name] = find_columns(shard.table(_HEAD), self.reader.fields)
             for number, raw in shard.rows(self._used):
                 self._used += 1
-                yield Row(head, columns, number, raw)
+                yield Row(table, self._columns[shard.name], number, raw)
             self._turn, self._used = self._turn + 1, 0
 
     def _end_pass(self) -> None:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal, overload
@@ -176,11 +176,15 @@ def read_table(path: Path) -> Table:
 
 
 def _parquet_rows(path: Path, skip: int) -> Iterator[Numbered]:
+    with _broken_parquet(path):
+        yield from _rows_after(_parquet_stream(path), skip)
+
+
+@lru_cache(maxsize=256)  # opening one takes a tenth of a second
+def _parquet_stream(path: Path) -> Any:
     from datasets import load_dataset
 
-    with _broken_parquet(path):
-        rows = load_dataset("parquet", data_files=_literal(path), split="train", streaming=True)
-        yield from _rows_after(rows, skip)
+    return load_dataset("parquet", data_files=_literal(path), split="train", streaming=True)
 
 
 def _literal(path: Path) -> str:

@@ -23,16 +23,21 @@ from vibethinker.datamodules.tables import Shard, stream
 SIZES = (50, 7, 30)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> str:
-    """Two shards of Parquet with unusable rows and rows of another domain, and a held-out file."""
+def shards(tmp_path: Path, suffix: str = ".jsonl") -> str:
+    """Three shards with unusable rows and rows of another domain, and a held-out file."""
     rows = [row(i, domain="algebra" if i % 3 else "geometry", answer=str(i) if i % 29 else "") for i in range(87)]
     start = 0
     for i, size in enumerate(SIZES):
-        write_parquet(tmp_path / f"set/train-{i:05}-of-00003.parquet", rows[start : start + size])
+        path = tmp_path / f"set/train-{i:05}-of-00003{suffix}"
+        (write if suffix == ".jsonl" else write_parquet)(path, rows[start : start + size])
         start += size
     write(tmp_path / "set/test.jsonl", [row(i) for i in (1, 2, 4, 500, 501)])
     return str(tmp_path / "set")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    return shards(tmp_path)
 
 
 def make(folder: str, *, world: tuple[int, int] = (0, 1), slices: int = 1, **options: Any) -> TrainLoader:
@@ -71,6 +76,16 @@ def test_a_resumed_stream_equals_the_undisturbed_one(folder: str, slices: int, s
         resumed = make(folder, **options)
         resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
         assert ids(resumed, 60 - stop) == whole[stop:]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_parquet_streams_like_lines(tmp_path: Path) -> None:
+    lines, tables = shards(tmp_path / "lines"), shards(tmp_path / "tables", ".parquet")
+    whole = ids(make(lines), 15)
+    stopped, resumed = make(tables), make(tables)
+    assert ids(stopped, 7) == whole[:7]
+    resumed.load_state_dict(stopped.state_dict())
+    assert ids(resumed, 8) == whole[7:]
 
 
 @pytest.mark.filterwarnings("ignore")
