@@ -149,34 +149,21 @@ def test_a_broken_line_and_a_foreign_domain_are_errors(tmp_path: Path) -> None:
 
 
 def module(folder: str, **options: Any) -> DomainDataModule:
-    given = {"batch_size": 6, "streaming": True, "shuffle_buffer": 16, "max_unusable": 0.2, "seed": 1} | options
-    return DomainDataModule(options.pop("domain", "algebra"), data=folder, **given)
+    usual = {"domain": "algebra", "batch_size": 6, "shuffle_buffer": 16, "max_unusable": 0.2, "seed": 1}
+    return DomainDataModule(data=folder, streaming=True, **(usual | options))
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("weights", [None, {"algebra": 2, "geometry": 1}])
 def test_a_fit_goes_on_exactly(tmp_path: Path, folder: str, weights: dict[str, float] | None) -> None:
     def data() -> DomainDataModule:
-        made = DomainDataModule(
-            ["algebra", "geometry"],
-            data=folder,
-            batch_size=6,
-            streaming=True,
-            shuffle_buffer=16,
-            max_unusable=0.2,
-            weights=weights,
-        )
-        return made
+        return module(folder, domain=["algebra", "geometry"], weights=weights)
 
-    whole, resumed = Recorder(), Recorder()
+    whole = Recorder()
     saving = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=7, save_top_k=-1)
     quiet: dict[str, Any] = {"limit_val_batches": 0, "max_steps": 40}
     trainer(tmp_path, callbacks=[saving], **quiet).fit(whole, datamodule=data())
     assert len(whole.train_ids) == 40
-    held_out = {p.prompt for p in data().problems("test")}
-    drawn = {f"question {i.split('/')[1]}" for i in chain(*whole.train_ids)}
-    assert held_out
-    assert drawn
     for step in (7, 28):
         resumed = Recorder()
         trainer(tmp_path, enable_checkpointing=False, **quiet).fit(
