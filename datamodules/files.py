@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from rich.console import Console
 from rich.progress import track
 
 from vibethinker.datamodules.rows import COLUMNS, Row, RowError, find_columns
@@ -94,11 +95,14 @@ class Reader:
         return list(problems.values()), known
 
     def _rows(self, tables: Sequence[Table]) -> Iterator[Row]:
+        console = Console(stderr=True)
         for table in tables:
             if not table.rows:
                 raise ValueError(f"{table.name}: is empty")
             columns = find_columns(table, self.fields)
-            for number, raw in track(table.rows, f"Reading {table.name}", transient=True, disable=_is_quiet(table)):
+            quiet = _is_quiet(table) or not console.is_terminal
+            title = f"Reading {table.name}"
+            for number, raw in track(table.rows, title, console=console, transient=True, disable=quiet):
                 yield Row(table, columns, number, raw)
 
 

@@ -51,7 +51,9 @@ class GeneratedProblems(Sequence[Problem]):
 
     def only(self, domains: Sequence[str]) -> GeneratedProblems:
         """Those of some of the domains, the same ones."""
-        size = sum(len(range(self.domains.index(name), self.size, len(self.domains))) for name in domains)
+        size = self.size
+        if size < ENDLESS:
+            size = sum(len(range(self.domains.index(name), self.size, len(self.domains))) for name in domains)
         return GeneratedProblems(domains, size, difficulty=self.difficulty, seed=self.seed)
 
     def _make(self, index: int) -> Problem:

@@ -7,6 +7,7 @@ when a run ends; deleting the folder costs no more than making its files anew.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import pyarrow as pa
 import torch
 import xxhash
 from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -27,6 +29,7 @@ from vibethinker.files import atomic_file
 from vibethinker.problems import Problem
 
 FOLDER: Final = "VIBETHINKER_CACHE"  # environment variable that names the folder
+_log = logging.getLogger(__name__)
 _CHUNK: Final = 500  # demonstrations tokenized together, by as many threads as there are cores
 _QUICK: Final = 2000  # demonstrations that take well under two seconds
 _TOKENS: Final = pa.list_(pa.int32())
@@ -102,9 +105,14 @@ def _write(
     render: Any = tokenizer.apply_chat_template
     pairs = [(problem, solution) for problem in problems for solution in problem.solutions]
     quiet = len(pairs) < _QUICK or getattr(rank_zero_only, "rank", 0) != 0
+    console = Console(stderr=True)
+    if not quiet:
+        _log.info("tokenizing %d demonstrations into %s", len(pairs), path)
     with atomic_file(path) as file, pa.ipc.new_file(file, _SCHEMA) as out:
         starts = range(0, len(pairs), _CHUNK)
-        for start in track(starts, "Tokenizing", transient=True, disable=quiet):
+        for start in track(
+            starts, "Tokenizing", console=console, transient=True, disable=quiet or not console.is_terminal
+        ):
             chunk = pairs[start : start + _CHUNK]
             chats = [problem.messages(instruction) for problem, _ in chunk]
             prompts = render(chats, add_generation_prompt=True, return_dict=False)
