@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,12 @@ def test_what_decides_the_tokens_names_the_file(tiny_model: str, cache: Path, mo
     Demonstrations(tokenizer, PROBLEMS)
     written: list[Path] = []
     write = tokens._write
-    monkeypatch.setattr(tokens, "_write", lambda path, *rest: (written.append(path), write(path, *rest)))
+
+    def spy(path: Path, *rest: Any) -> None:
+        written.append(path)
+        write(path, *rest)
+
+    monkeypatch.setattr(tokens, "_write", spy)
     Demonstrations(load_tokenizer(tiny_model), list(PROBLEMS))
     assert not written
     Demonstrations(tokenizer, PROBLEMS, "")
@@ -105,19 +110,23 @@ def test_nothing_half_written_is_found_again(tiny_model: str, cache: Path, monke
     assert not list(cache.iterdir())
 
 
-def test_processes_at_once_make_one_file(tiny_model: str, cache: Path) -> None:
-    script = (
-        "import sys; sys.path.insert(0, 'tests')\n"
-        "from vibethinker import Problem; from vibethinker.policy import load_tokenizer\n"
-        "from vibethinker.tokens import Demonstrations\n"
-        "problems = [Problem(str(i), 'a', str(i), '1', None, ('x' * 50,)) for i in range(3000)]\n"
-        f"print(Demonstrations(load_tokenizer({tiny_model!r}), problems).lengths.sum())"
-    )
-    running = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    sums = {process.communicate(timeout=120)[0] for process in running}
-    assert len(sums) == 1
-    assert int(sums.pop()) > 150_000
-    assert len(list(cache.iterdir())) == 1
+def test_whoever_comes_second_waits_for_the_first(
+    tiny_model: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizers = [load_tokenizer(tiny_model) for _ in range(3)]
+    written: list[Path] = []
+    write = tokens._write
+
+    def slowly(path: Path, *rest: Any) -> None:
+        written.append(path)
+        time.sleep(0.3)
+        write(path, *rest)
+
+    monkeypatch.setattr(tokens, "_write", slowly)
+    with ThreadPoolExecutor() as pool:  # the lock is of an open file: threads have to wait as processes do
+        found = list(pool.map(lambda tokenizer: Demonstrations(tokenizer, PROBLEMS), tokenizers))
+    assert len(written) == len(list(cache.iterdir())) == 1
+    assert found[0].lengths.tolist() == found[1].lengths.tolist() == found[2].lengths.tolist()
 
 
 def test_a_fit_from_tokens_on_disk_is_bitwise_the_same(
@@ -143,8 +152,8 @@ def test_a_fit_from_tokens_on_disk_is_bitwise_the_same(
 
 
 def test_what_is_too_long_or_missing_is_known_before_the_first_step(tiny_model: str, tmp_path: Path) -> None:
-    long, bare = {"solutions": ["x" * 80, "y"]}, {"solutions": []}
-    data = write(tmp_path / "set.jsonl", 120, p3=long, p5={"solutions": ["x" * 80]}, p7=bare)
+    long = {"solutions": ["x" * 80, "y"]}
+    data = write(tmp_path / "set.jsonl", 120, p3=long, p5={"solutions": ["x" * 80]}, p7={"solutions": []})
     module = sft(tiny_model)
     with pytest.raises(ValueError, match=r"problem 'p\d': .* demonstrations cannot be used \(.*max_unusable=0 allows"):
         train(module, data, max_unusable=0)

@@ -191,8 +191,9 @@ def test_module_decides_how_often_a_batch_is_handed_out() -> None:
 
 
 def test_weights_decide_how_much_of_each_domain_comes(file: str) -> None:
-    weights = {"algebra": 1, "geometry": 3}
-    for data in (file, {"algebra": file, "geometry": file}, None):
+    weights = {"algebra": 1.0, "geometry": 3.0}
+    sources: list[str | dict[str, str] | None] = [file, {"algebra": file, "geometry": file}, None]
+    for data in sources:
         mix = DomainDataModule(list(weights), data=data, batch_size=8, weights=weights)
         for batch in islice(mix.train_dataloader(), 20):
             assert [sum(p.domain == name for p in batch) for name in weights] == [2, 6]

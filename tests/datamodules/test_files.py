@@ -346,7 +346,12 @@ def test_a_column_inside_another_that_does_not_exist(tmp_path: Path) -> None:
 
 
 def test_few_bad_rows_are_told_and_left_out(tmp_path: Path) -> None:
-    bad = {7: {"answer": ""}, 8: {"answer": " "}, 200: {"prompt": None}, 300: {"solutions": 5}}
+    bad: dict[int, dict[str, Any]] = {
+        7: {"answer": ""},
+        8: {"answer": " "},
+        200: {"prompt": None},
+        300: {"solutions": 5},
+    }
     data = write(tmp_path / "set.jsonl", [row(i, **bad.get(i, {})) for i in range(400)])
     told = (
         r"set.jsonl: 4 of 400 rows cannot be used \(answer empty: 2, prompt missing: 1, solutions expected text .*: 1\)"

@@ -149,7 +149,7 @@ def test_a_broken_line_and_a_foreign_domain_are_errors(tmp_path: Path) -> None:
 
 
 def module(folder: str, **options: Any) -> DomainDataModule:
-    usual = {"domain": "algebra", "batch_size": 6, "shuffle_buffer": 16, "max_unusable": 0.2, "seed": 1}
+    usual: dict[str, Any] = {"domain": "algebra", "batch_size": 6, "shuffle_buffer": 16, "max_unusable": 0.2, "seed": 1}
     return DomainDataModule(data=folder, streaming=True, **(usual | options))
 
 
