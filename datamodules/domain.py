@@ -12,8 +12,10 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from vibethinker.datamodules.files import MAX_UNUSABLE
 from vibethinker.datamodules.sampling import HeldOutLoader, TrainLoader, check_divisible
-from vibethinker.datamodules.source import ENDLESS, ProblemSource
+from vibethinker.datamodules.source import ProblemSource
+from vibethinker.datamodules.unusable import learnable
 from vibethinker.problems import Problem, Split
 
 
@@ -26,12 +28,15 @@ class DomainDataModule(ProblemSource, pl.LightningDataModule):
 
     Args:
         domain: name of the domain, or a list of names. With `data`, any name that the rows use.
-        data: a JSONL or Parquet file, a folder of `train`, `probe`, `val` and `test` files, or the name of a hub data
-            set (`owner/name` or `owner/name:configuration`). The embedded generator when left out. Held-out sets that
-            no file is named after are cut from the training rows by a hash of the prompt, a tenth for each.
-        fields: column name for each problem field (`prompt`, `answer`, `solutions`, `tests`, `domain`, `id`; for tests
-            also `hidden_tests`, `setup`, `entry_point`, `starter`) whose column is not found by its usual name, for
-            example `{"solutions": "generations"}`.
+        data: a JSONL or Parquet file, a pattern of file names, a folder of `train`, `probe`, `val` and `test` files or
+            shards of them (`train-00000-of-00003.parquet`), or the name of a hub data set (`owner/name` or
+            `owner/name:configuration`). Or one of these for each domain. The embedded generator when left out.
+            Held-out sets that no file is named after are cut from the training rows by a hash of the prompt, a tenth
+            for each.
+        fields: column name for each problem field (`prompt`, `answer`, `solutions`, `correct`, `tests`, `domain`, `id`;
+            for tests also `hidden_tests`, `setup`, `entry_point`, `starter`) whose column is not found by its usual
+            name, for example `{"solutions": "trace", "answer": "reward_model.ground_truth"}`. With a source for each
+            domain, `math.solutions` is the field of that source alone.
         difficulty: difficulty of embedded problems.
         batch_size: problems per global batch: all processes together, so that a configuration makes the same updates
             on any number of GPUs.
@@ -41,12 +46,22 @@ class DomainDataModule(ProblemSource, pl.LightningDataModule):
         test_size: number of test problems, in the same way.
         seed: seed of the embedded training problems and of the shuffling. Held-out problems do not depend on it.
         shuffle: whether each pass through the training problems has a new order. Endless ones come as they are made.
+        weights: how much of the training each domain is, relative to their sum: exact to one problem after any number
+            of them. Each domain is then an endless stream of its own. Without weights embedded domains take turns, and
+            a file keeps its proportions.
+        max_unusable: share of the rows that may be unusable, for whatever reason; they are counted, told and left out.
+            More of them are an error. With 0 the first one is.
+        check_answers: whether an answer that cannot be read as mathematics (braces that do not match, a sentence) makes
+            a row without tests unusable. Turn it off where a reward of your own judges them.
+        streaming: read the training rows as training goes on, not all of them first. Held-out sets then come from files
+            or splits of their own, and what stands in them is passed over.
+        shuffle_buffer: rows that are read together and shuffled among themselves, with `streaming`.
     """
 
     def __init__(
         self,
         domain: str | list[str],
-        data: str | None = None,
+        data: str | dict[str, str] | None = None,
         fields: dict[str, str] | None = None,
         difficulty: int = 2,
         batch_size: int = 64,
@@ -56,19 +71,53 @@ class DomainDataModule(ProblemSource, pl.LightningDataModule):
         test_size: int = 256,
         seed: int = 0,
         shuffle: bool = True,
+        weights: dict[str, float] | None = None,
+        max_unusable: float = MAX_UNUSABLE,
+        check_answers: bool = True,
+        streaming: bool = False,
+        shuffle_buffer: int = 10_000,
     ) -> None:
-        super().__init__(domain, data, fields, difficulty, train_size, probe_size, val_size, test_size, seed)
+        super().__init__(
+            domain,
+            data,
+            fields,
+            difficulty,
+            train_size,
+            probe_size,
+            val_size,
+            test_size,
+            seed,
+            weights,
+            max_unusable,
+            check_answers,
+            streaming,
+            shuffle_buffer,
+        )
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         self.batch_size, self.shuffle = batch_size, shuffle
+        self._learnable: list[Problem] | None = None
         self._resume: Mapping[str, Any] | None = None
 
     def setup(self, stage: str) -> None:
-        """Read the data, so that what is wrong with it shows before the model is loaded."""
+        """Read the data, so that what is wrong with it shows before the model is loaded.
+
+        A module with a method `refusals` is asked which solutions of a set read from files it cannot learn from; they
+        count as unusable.
+
+        Raises:
+            ValueError: naming the option, or what is unusable.
+        """
         check_divisible(self.batch_size, self._world[1])
-        self._resume = None
-        if self.data is not None:
-            _ = self._loaded
+        self._resume = self._learnable = None
+        if self.data is None:
+            return
+        _ = self._loaded
+        refusals = getattr(getattr(self.trainer, "lightning_module", None), "refusals", None)
+        if stage == "fit" and self.streaming:
+            self.feed().take(range(1), range(1))
+        elif stage == "fit" and refusals is not None:
+            self._learnable = learnable(self._train, refusals(self._train), self.max_unusable, self._name)
 
     def train_dataloader(self) -> TrainLoader:
         """Global batches of training problems; see `TrainLoader` for their order and for how to resume.
@@ -80,10 +129,8 @@ class DomainDataModule(ProblemSource, pl.LightningDataModule):
         module = None if self.trainer is None else self.trainer.lightning_module
         rank, world_size = self._world
         loader = TrainLoader(
-            self._train,
+            self.feed(self._learnable, shuffle=self.shuffle),
             self.batch_size,
-            seed=self.seed,
-            shuffle=self.shuffle and len(self._train) < ENDLESS,
             slices=getattr(module, "slices_per_batch", 1),
             rank=rank,
             world_size=world_size,

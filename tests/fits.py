@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from vibethinker import GRPOModule, Problem, SFTModule
-from vibethinker.datamodules.sampling import HeldOutLoader, TrainLoader
+from vibethinker.datamodules.sampling import HeldOutLoader, Passes, TrainLoader
 from vibethinker.evaluation import Judged
 from vibethinker.module import PolicyModule
 from vibethinker.rewards import Part
@@ -108,7 +108,7 @@ class Fixed(pl.LightningDataModule):
         trainer: Any = self.trainer
         slices, ranks = trainer.lightning_module.slices_per_batch, {"rank": trainer.global_rank}
         ranks["world_size"] = trainer.world_size
-        return TrainLoader(PROBLEMS, self.batch_size, shuffle=False, slices=slices, **ranks)
+        return TrainLoader(Passes(PROBLEMS, shuffle=False), self.batch_size, slices=slices, **ranks)
 
     def val_dataloader(self) -> HeldOutLoader:
         return HeldOutLoader(PROBLEMS[:3], self.batch_size)

@@ -55,7 +55,7 @@ def test_a_batch_comes_with_other_solutions_at_another_visit(tiny_model: str) ->
     module.trainer = trainer
     seen = set()
     for trainer.global_step in range(20):
-        seen.add(tuple(module.completion_ids(PROBLEMS[2]).tolist()))
+        seen.add(tuple(module.demonstration(PROBLEMS[2])[1].tolist()))
     assert len(seen) == 2
     assert all(ids[-1] == module.tokenizer.eos_token_id for ids in seen)
 

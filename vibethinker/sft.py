@@ -7,7 +7,8 @@ ranks.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from vibethinker.module import PolicyModule, Slice
 from vibethinker.packing import balance, pack
 from vibethinker.policy import prompt_ids
 from vibethinker.problems import Problem
+from vibethinker.tokens import Demonstrations
+
+_JUDGED: Final = 1000  # problems of a stream that a share of those left out says something about
 
 
 class SFTModule(PolicyModule):
@@ -29,27 +33,64 @@ class SFTModule(PolicyModule):
     def __init__(self, model: str, **kwargs: Any):
         super().__init__(model, **kwargs)
 
+        self._demonstrations: Demonstrations | None = None
+        self._streamed = [0.0, 0.0]  # problems of a stream so far, and how many of them were left out
+
+    def refusals(self, problems: Sequence[Problem]) -> list[list[str]]:
+        """For each solution of each problem why it cannot be learned from, empty where it can.
+
+        Tokenizes them all, or finds their tokens on disk from the last time; `prepare` then need not.
+        """
+        self._demonstrations = Demonstrations(self.tokenizer, problems, self.instruction)
+        too_long = iter((self._demonstrations.lengths + 1 > self.max_length).tolist())  # one for the end of sequence
+        reason = f"longer than max_length={self.max_length}"
+        return [[reason if next(too_long) else "" for _ in problem.solutions] for problem in problems]
+
     def prepare(self, problems: list[Problem]) -> list[Slice]:
-        prompts = [torch.tensor(ids) for ids in prompt_ids(self.tokenizer, problems, self.instruction)]
-        completions = [self.completion_ids(p) for p in problems]
-        lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
-        for problem, length in zip(problems, lengths, strict=True):
-            if length > self.max_length:
-                raise ValueError(f"problem {problem.id!r} has {length} tokens with its solution, more than max_length")
-        tokens = self.all_reduce_sum(torch.tensor(float(sum(map(len, completions)))))
+        streaming = getattr(self.trainer.datamodule, "streaming", False)  # type: ignore[attr-defined]
+        pairs = [self.demonstration(p) for p in problems if p.solutions or not streaming]
+        fitting = [(p, c) for p, c in pairs if len(p) + len(c) <= self.max_length]
+        if len(fitting) < len(pairs) and not streaming:
+            index, length = next((i, n) for i, (p, c) in enumerate(pairs) if (n := len(p) + len(c)) > self.max_length)
+            raise ValueError(
+                f"problem {problems[index].id!r} has {length} tokens with its solution, more than max_length"
+            )
+        sums = [sum(len(c) for _, c in fitting), len(problems), len(problems) - len(fitting)]
+        tokens, *counts = self.all_reduce_sum(torch.tensor(sums, dtype=torch.float32)).cpu()
+        if streaming:
+            self._count(*map(float, counts))
         slices = []
-        for part in balance(lengths, self.micro_batches):
-            row = pack([prompts[i] for i in part], [completions[i] for i in part])
-            slices.append(Slice(row, {"weight": torch.ones(len(row.targets)) / tokens.cpu()}))
+        for part in balance([len(p) + len(c) for p, c in fitting], self.micro_batches):
+            row = pack([fitting[i][0] for i in part], [fitting[i][1] for i in part])
+            slices.append(Slice(row, {"weight": torch.ones(len(row.targets)) / tokens}))
         return slices
 
-    def completion_ids(self, problem: Problem) -> Tensor:
-        """The tokens of one of the problem's solutions, drawn anew at every visit, and the end of sequence."""
+    def _count(self, seen: float, left_out: float) -> None:
+        """What is too long in a stream, or has no solution, is known only when it comes."""
+        self._streamed = [self._streamed[0] + seen, self._streamed[1] + left_out]
+        self._figures["train/left_out"] = self._streamed[1]
+        limit = self.trainer.datamodule.max_unusable  # type: ignore[attr-defined]
+        if self._streamed[0] >= _JUDGED and self._streamed[1] > limit * self._streamed[0]:
+            raise ValueError(
+                f"{self._streamed[1]:.0f} of {self._streamed[0]:.0f} training problems have no solution of at most "
+                f"max_length={self.max_length} tokens, more than max_unusable={limit:g} allows"
+            )
+
+    def demonstration(self, problem: Problem) -> tuple[Tensor, Tensor]:
+        """The tokens of the prompt and of one of its solutions, drawn anew at every visit, with the end of sequence."""
         if not problem.solutions:
             raise ValueError(f"problem {problem.id!r} has no solutions to learn from")
         path = stable_seed(self.seed, self.trainer.global_step, problem.id) % len(problem.solutions)
-        text: list[int] = self.tokenizer.encode(problem.solutions[path], add_special_tokens=False)
-        return torch.tensor([*text, self.tokenizer.eos_token_id])
+        found = self._demonstrations and self._demonstrations.find(problem, problem.solutions[path])
+        if found:
+            prompt, text = found
+        else:
+            (ids,) = prompt_ids(self.tokenizer, [problem], self.instruction)
+            prompt = torch.tensor(ids)
+            text = torch.tensor(
+                self.tokenizer.encode(problem.solutions[path], add_special_tokens=False), dtype=torch.long
+            )
+        return prompt, torch.cat([text, torch.tensor([self.tokenizer.eos_token_id])])
 
     def token_loss(self, logp: Tensor, entropy: Tensor, per_token: dict[str, Tensor]) -> Tensor:
         self.add(entropy=(per_token["weight"] * entropy.detach()).sum())

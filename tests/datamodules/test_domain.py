@@ -137,6 +137,20 @@ def test_choice_from_a_file_does_not_depend_on_its_order(tmp_path: Path, file: s
         ({"difficulty": 9}, "difficulty=9 is none of 1, 2, 3, 4"),
         ({"seed": -1}, "seed must not be negative"),
         ({"fields": {"promt": "q"}}, "fields maps 'promt', which is none of prompt, answer"),
+        ({"max_unusable": 2}, "max_unusable must lie between 0 and 1, not 2"),
+        ({"weights": {"algbra": 1}}, "weights names 'algbra', which is none of algebra"),
+        ({"domain": ["algebra", "code"], "weights": {"code": 1}}, "weights has none for domain 'algebra'"),
+        ({"weights": {"algebra": -1}}, "weights must not be negative, not -1 for 'algebra'"),
+        ({"weights": {"algebra": float("nan")}}, "weights must not be negative, not nan"),
+        ({"weights": {"algebra": 0}}, "weights are all zero"),
+        ({"data": {"code": "a/b"}}, "data names no source for domain 'algebra'"),
+        ({"data": {"algebra": "a/b", "code": "a/b"}}, "data names a source for 'code', which is none of algebra"),
+        ({"data": {"algebra": "no.jsonl"}}, r"data: there is no file or folder no\.jsonl"),
+        (
+            {"data": {"algebra": "a/b"}, "fields": {"code.tests": "t"}},
+            "fields maps 'code.tests', and 'code' is none of",
+        ),
+        ({"data": "a/b", "fields": {"algebra.tests": "t"}}, "fields maps 'algebra.tests', which is none of prompt"),
         ({"data": "no/such/file.jsonl"}, r"data: there is no file or folder no/such/file\.jsonl"),
     ],
 )
@@ -171,6 +185,65 @@ def test_module_decides_how_often_a_batch_is_handed_out() -> None:
     assert len(loader) == len(batches) == 6
     assert batches[0] == batches[1] == batches[2] != batches[3]
     assert all(len(batch) == 2 for batch in batches)
+
+
+# Weights
+
+
+def test_weights_decide_how_much_of_each_domain_comes(file: str) -> None:
+    weights = {"algebra": 1.0, "geometry": 3.0}
+    sources: list[str | dict[str, str] | None] = [file, {"algebra": file, "geometry": file}, None]
+    for data in sources:
+        mix = DomainDataModule(list(weights), data=data, batch_size=8, weights=weights)
+        for batch in islice(mix.train_dataloader(), 20):
+            assert [sum(p.domain == name for p in batch) for name in weights] == [2, 6]
+    alone = DomainDataModule(list(weights), batch_size=8, weights={"algebra": 1, "geometry": 0})
+    drawn = [p for batch in islice(alone.train_dataloader(), 3) for p in batch]
+    assert drawn == [generate("algebra", "train", i) for i in range(24)]
+
+
+def test_a_domain_that_has_no_training_problems_is_named(tmp_path: Path) -> None:
+    write_rows(tmp_path / "train.jsonl", 40)
+    rows = [{"prompt": f"held {i}", "answer": "1", "domain": "calculus"} for i in range(4)]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = DomainDataModule(
+        ["algebra", "calculus"], data=str(tmp_path), batch_size=2, weights={"algebra": 1, "calculus": 1}
+    )
+    with pytest.raises(ValueError, match="no train problems of calculus"):
+        data.train_dataloader()
+
+
+def test_a_weighted_fit_goes_on_exactly(tmp_path: Path, file: str) -> None:
+    def data(**weights: float) -> DomainDataModule:
+        given = {"algebra": 5.0, "geometry": 2.0} | weights
+        return DomainDataModule(["algebra", "geometry"], data=file, batch_size=4, weights=given)
+
+    whole, resumed = Recorder(), Recorder()
+    at_stop = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=11, save_top_k=-1)
+    options: dict[str, Any] = {"limit_val_batches": 0, "max_steps": 30}
+    trainer(tmp_path, callbacks=[at_stop], **options).fit(whole, datamodule=data())
+    saved = str(tmp_path / "step=11.ckpt")
+    options["enable_checkpointing"] = False
+    trainer(tmp_path, **options).fit(resumed, datamodule=data(), ckpt_path=saved)
+    assert resumed.train_ids == whole.train_ids[11:]
+    with pytest.raises(ValueError, match=r"^weights was \{'algebra': 5.0, 'geometry': 2.0\} .* is \{'algebra': 1"):
+        trainer(tmp_path, **options).fit(Recorder(), datamodule=data(algebra=1.0), ckpt_path=saved)
+
+
+def test_sources_and_weights_on_the_command_line(file: str) -> None:
+    sources = json.dumps({"algebra": file, "geometry": file})
+    arguments = ["--data=DomainDataModule", "--data.domain=[algebra, geometry]", f"--data.data={sources}"]
+    more = ['--data.weights={"algebra": 2, "geometry": 1}', "--data.fields={geometry.answer: answer}"]
+    cli = LightningCLI(Recorder, DomainDataModule, subclass_mode_data=True, run=False, args=[*arguments, *more])
+    assert cli.datamodule.data == {"algebra": file, "geometry": file}
+    assert cli.datamodule.weights == {"algebra": 2.0, "geometry": 1.0}
+    one = LightningCLI(
+        Recorder, DomainDataModule, subclass_mode_data=True, run=False, args=[*arguments, f"--data.data={file}"]
+    )
+    assert one.datamodule.data == file
+
+
+# Resume
 
 
 @pytest.mark.parametrize("stop", [3, 12, 13, 24])  # inside a window; an epoch's end; inside the second epoch; its end

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,12 @@ from typing import Any
 import pytest
 
 from vibethinker.datamodules.files import load_problems, source_kind
+from vibethinker.datamodules.rows import unreadable
 from vibethinker.problems import SPLITS, Problem, Split, split_of
 from vibethinker.rewards.math import final_answer
 
-REAL_DATA = Path(__file__).parents[2].parent / "shared/data"
+SHARED = Path(os.environ.get("VIBETHINKER_SHARED", Path(__file__).resolve().parents[2].parent / "shared"))
+REAL_DATA = SHARED / "data"
 
 
 def write(path: Path, rows: Sequence[Any]) -> str:
@@ -201,7 +205,8 @@ def test_hub_parts_are_splits(monkeypatch: pytest.MonkeyPatch) -> None:
         unsupervised=datasets.Dataset.from_list([row(1)]),
     )
     hub = {("owner/name", "main"): parts}
-    monkeypatch.setattr(datasets, "load_dataset", lambda *names: hub[names])
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names, streaming: hub[names])
     splits = load("owner/name:main")
     assert [p.id for p in splits["val"]] == [f"name:main validation/{i}" for i in range(1, 6)]
     assert len(splits["train"]) + len(splits["probe"]) + len(splits["test"]) == 100
@@ -215,6 +220,203 @@ def test_unreachable_hub_set_is_one_clear_error(monkeypatch: pytest.MonkeyPatch)
         load("owner/nothing")
 
 
+def test_a_hub_that_cannot_be_reached_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def nobody(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no route")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", nobody)
+    start = time.monotonic()
+    with pytest.raises(
+        FileNotFoundError, match=r"the hub cannot be reached \(no route\); HF_HUB_OFFLINE=1 takes a copy"
+    ):
+        load("owner/nothing")
+    assert time.monotonic() - start < 10
+
+
+# Shards and patterns
+
+
+def test_shards_of_a_folder_are_one_split(tmp_path: Path) -> None:
+    for i in range(3):
+        write_parquet(tmp_path / f"train-0000{i}-of-00003.parquet", [row(10 * i + j) for j in range(10)])
+    write(tmp_path / "test.jsonl", [row(100)])
+    write(tmp_path / "other-00000-of-00002.jsonl", ["not read"])
+    splits = load(str(tmp_path))
+    assert len(flat(splits)) == 31
+    assert splits["test"][0].id == "test/1"
+    assert {p.id.split("/")[0] for p in splits["train"]} == {f"train-0000{i}-of-00003" for i in range(3)}
+    (tmp_path / "data").mkdir()
+    for path in [*tmp_path.glob("*.parquet"), tmp_path / "test.jsonl"]:
+        path.rename(tmp_path / "data" / path.name)  # as copies of hub sets have it
+    assert [p.prompt for p in load(str(tmp_path))["train"]] == [p.prompt for p in splits["train"]]
+    (tmp_path / "data/train-00001-of-00003.parquet").unlink()
+    with pytest.raises(ValueError, match="2 of the 3 shards of train are there"):
+        load(str(tmp_path))
+
+
+def test_a_pattern_finds_files(tmp_path: Path) -> None:
+    for i in range(2):
+        write(tmp_path / f"part{i}/some.jsonl", [row(10 * i + j, id=str(10 * i + j)) for j in range(10)])
+    assert len(flat(load(str(tmp_path / "part*/*.jsonl")))) == 20
+    write(tmp_path / "set/train-0.jsonl", [row(1)])
+    write(tmp_path / "set/test-0.jsonl", [row(2)])
+    assert load(str(tmp_path / "set/*.jsonl"))["test"][0].prompt == "question 2"
+    with pytest.raises(FileNotFoundError, match=r"no\*\.jsonl matches no"):
+        load(str(tmp_path / "no*.jsonl"))
+
+
+# Layouts of open reasoning sets
+
+
+@pytest.mark.parametrize(
+    ("raw", "fields", "expected"),
+    [
+        (  # OpenR1-Math
+            {
+                **{"problem": "q", "solution": "human", "answer": "1", "uuid": "u/1"},
+                **{"generations": ["a", "b", "c"], "correctness_math_verify": [True, False, True]},
+            },
+            {},
+            ("q", "1", ("a", "c")),
+        ),
+        (  # the same, the human's solution asked for
+            {
+                "problem": "q",
+                "solution": "human",
+                "answer": "1",
+                "generations": ["a"],
+                "correctness_math_verify": [False],
+            },
+            {"solutions": "solution"},
+            ("q", "1", ("human",)),
+        ),
+        (  # NuminaMath
+            {"source": "olympiads", "problem": "q", "solution": "so \\boxed{2}", "messages": [{"role": "user"}]},
+            {},
+            ("q", "2", ("so \\boxed{2}",)),
+        ),
+        (  # a chat
+            {
+                "messages": [
+                    {"role": "system", "content": "be brief"},
+                    {"role": "user", "content": "q"},
+                    {"role": "assistant", "content": "\\boxed{3}"},
+                ]
+            },
+            {},
+            ("q", "3", ("\\boxed{3}",)),
+        ),
+        (  # OpenThoughts
+            {
+                "system": "s",
+                "conversations": [{"from": "user", "value": "q"}, {"from": "assistant", "value": "\\boxed{4}"}],
+            },
+            {},
+            ("q", "4", ("\\boxed{4}",)),
+        ),
+        (  # DAPO-Math
+            {
+                "prompt": [{"role": "user", "content": "q"}],
+                "reward_model": {"ground_truth": "34", "style": "rule"},
+                "extra_info": {"index": "d/5"},
+            },
+            {"id": "extra_info.index"},
+            ("q", "34", ()),
+        ),
+    ],
+)
+@pytest.mark.parametrize("kind", ["lines", "table"])
+def test_known_layouts(tmp_path: Path, raw: dict[str, Any], fields: dict[str, str], expected: Any, kind: str) -> None:
+    data = write(tmp_path / "set.jsonl", [raw]) if kind == "lines" else write_parquet(tmp_path / "set.parquet", [raw])
+    (problem,) = flat(load(data, "math", **fields))
+    assert (problem.prompt, problem.answer, problem.solutions) == expected
+    assert problem.id in ("u/1", "d/5", "set/1")
+
+
+def test_a_column_inside_another_that_does_not_exist(tmp_path: Path) -> None:
+    data = write(tmp_path / "set.jsonl", [row(1, about={"gold": "7"})])
+    assert flat(load(data, answer="about.gold"))[0].answer == "7"
+    with pytest.raises(ValueError, match=r"fields maps 'answer' to 'about.silver', which is none of its columns"):
+        load(data, answer="about.silver")
+
+
+# Rows that cannot be used
+
+
+def test_few_bad_rows_are_told_and_left_out(tmp_path: Path) -> None:
+    bad: dict[int, dict[str, Any]] = {
+        7: {"answer": ""},
+        8: {"answer": " "},
+        200: {"prompt": None},
+        300: {"solutions": 5},
+    }
+    data = write(tmp_path / "set.jsonl", [row(i, **bad.get(i, {})) for i in range(400)])
+    told = (
+        r"set.jsonl: 4 of 400 rows cannot be used \(answer empty: 2, prompt missing: 1, solutions expected text .*: 1\)"
+    )
+    with pytest.warns(UserWarning, match=rf"{told} and are left out: .*line 8, field .*line 9, .*line 201, .*missing$"):
+        assert len(flat(load(data))) == 396
+    with pytest.raises(ValueError, match=r"line 8.* 4 of 400 rows .*, more than max_unusable=0.009 allows$"):
+        load_problems(data, ["algebra"], {}, max_unusable=0.009)
+    with pytest.raises(ValueError, match="max_unusable=0 allows"):
+        load_problems(data, ["algebra"], {}, max_unusable=0)
+
+
+def test_rows_of_other_domains_do_not_count(tmp_path: Path) -> None:
+    rows = [row(i, domain="geometry" if i > 3 else "algebra", answer="" if i in (0, 5, 6) else "1") for i in range(200)]
+    data = write(tmp_path / "set.jsonl", rows)
+    with pytest.raises(ValueError, match="1 of 4 rows"):
+        load(data, "algebra")
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        (r"\frac{1}{2", "has braces that do not match"),
+        ("1}{", "has braces that do not match"),
+        ("$$", "is nothing that can be compared"),
+        ("9" * 2000, "is nothing that can be compared"),
+        ("notfound", "stands for no answer"),
+        ("There are exactly five such numbers, as one sees at once.", "is a sentence"),
+        (r"\left\{ x : x > 1 \right\}", ""),
+        (r"\text{Monday}", ""),
+        (r"x \in [-2,7]", ""),
+        (r"\boxed{7}", ""),
+        ("13 \\text{ hours and } 5 \\text{ minutes}", ""),
+    ],
+)
+def test_answers_that_nothing_could_equal(tmp_path: Path, answer: str, fault: str) -> None:
+    assert unreadable(answer) == fault
+    data = write(tmp_path / "set.jsonl", [row(1, answer=answer)])
+    if not fault:
+        load(data)
+        return
+    with pytest.raises(ValueError, match=rf"line 1, field 'answer': .*{fault}"):
+        load(data)
+    assert flat(load_problems(data, ["algebra"], {}, check_answers=False))
+
+
+# A source for each domain
+
+
+def test_each_domain_may_have_its_own_source(tmp_path: Path) -> None:
+    sums = write(tmp_path / "sums.jsonl", [{"question": f"sum {i}", "answer": "1", "why": "x"} for i in range(100)])
+    code = write(tmp_path / "code.jsonl", [{"question": f"f {i}", "tests": [{"assert": "f()"}]} for i in range(50)])
+    fields = {"math.solutions": "why", "prompt": "question"}
+    splits = load_problems({"code": code, "math": sums}, ["math", "code"], fields)
+    by_domain = {name: [p for p in flat(splits) if p.domain == name] for name in ("math", "code")}
+    assert {name: len(problems) for name, problems in by_domain.items()} == {"math": 100, "code": 50}
+    assert all(p.solutions == ("x",) for p in by_domain["math"])
+    assert all(p.tests for p in by_domain["code"])
+    write(tmp_path / "held/train.jsonl", [{"question": f"g {i}", "answer": "1"} for i in range(10)])
+    write(tmp_path / "held/test.jsonl", [{"question": f"sum {i}", "answer": "1"} for i in range(10)])
+    with pytest.warns(UserWarning, match="problems are left out because their prompt is also in a later split"):
+        splits = load_problems({"a": sums, "b": str(tmp_path / "held")}, ["a", "b"], {})
+    assert not {f"sum {i}" for i in range(10)} & {p.prompt for p in splits["train"]}
+
+
 @pytest.mark.skipif(not (REAL_DATA / "math_train.jsonl").exists(), reason="the real data is not here")
 def test_real_data_loads_as_it_is() -> None:
     data = str(REAL_DATA / "math_train.jsonl")
@@ -223,6 +425,10 @@ def test_real_data_loads_as_it_is() -> None:
     assert all(p.answer and p.solutions for problems in splits.values() for p in problems)
     boxed = [final_answer(p.solutions[0]) == p.answer for p in splits["train"]]
     assert sum(boxed) / len(boxed) > 0.99
-    with pytest.raises(ValueError, match=r"math_train\.jsonl, line 5530, field 'answer': missing"):
-        load(data, "number_theory")  # two of its rows end in an empty box
+    with pytest.raises(ValueError, match=r"math_train\.jsonl, line 5530, field 'answer': missing.* 2 of 869 rows"):
+        load_problems(data, ["number_theory"], {}, max_unusable=0)  # two of its rows end in an empty box
+    with pytest.warns(
+        UserWarning, match="2 of 869 rows cannot be used .answer missing.*: 2. and are left out: .* 5530"
+    ):
+        load(data, "number_theory")
     assert len(flat(load(str(REAL_DATA / "aime24.jsonl"), "competition"))) == 30
