@@ -16,7 +16,7 @@ from vibethinker.estimators import bootstrap_interval, distinct_solutions, pass_
 from vibethinker.policy import prompt_ids
 from vibethinker.problems import Problem
 from vibethinker.rewards import Reward
-from vibethinker.rewards.base import outcomes
+from vibethinker.rewards.base import grade
 from vibethinker.rollout import RolloutEngine, Rollouts, Sampling
 from vibethinker.rollout.engine import Progress
 
@@ -31,6 +31,7 @@ class Judged:
         completions: P·n texts.
         outcomes: float32 [P, n] in [0, 1].
         reward_seconds: time it took to judge them.
+        kinds: P·n kinds of outcome (`vibethinker.rewards.Outcome`).
     """
 
     problems: list[Problem]
@@ -38,6 +39,7 @@ class Judged:
     completions: list[str]
     outcomes: Tensor
     reward_seconds: float = 0.0
+    kinds: Sequence[str] = ()
 
     @property
     def correct(self) -> Tensor:
@@ -94,10 +96,10 @@ def judge(
     rollouts = engine.generate(prompts, n, sampling, seeds, progress)
     completions = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in rollouts.completion_ids]
     start = time.perf_counter()
-    values = outcomes(reward, [p for p in problems for _ in range(n)], completions)
+    graded = grade(reward, [p for p in problems for _ in range(n)], completions)
     seconds = time.perf_counter() - start
-    scores = torch.tensor(values, dtype=torch.float32).view(len(problems), n)
-    return Judged(problems, rollouts, completions, scores, seconds)
+    scores = torch.tensor([outcome.score for outcome in graded], dtype=torch.float32).view(len(problems), n)
+    return Judged(problems, rollouts, completions, scores, seconds, [outcome.kind for outcome in graded])
 
 
 def summarize(judged: Judged, ks: Sequence[int], *, distinct: bool = False, **labels: Any) -> list[dict[str, Any]]:
