@@ -29,6 +29,7 @@ def add_to(subparsers: Any) -> None:
     probe.set_defaults(files=[])
     _add_sampling(probe, split="probe", problems=64, samples=16, distinct=True)
     _add_regrade(subparsers.add_parser("regrade", help="judge the samples of an evaluation again, without a model"))
+    _add_filter(subparsers.add_parser("filter", help="keep training problems that a model solves sometimes, or seldom"))
     report = subparsers.add_parser("report", help="write report.html anew for a recipe's output folder")
     report.add_argument("output", type=Path, metavar="DIR")
     report.set_defaults(command=_report)
@@ -111,6 +112,22 @@ def _add_regrade(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_regrade)
 
 
+def _add_filter(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="model folder or hub name; `nano` is built in")
+    parser.add_argument("data", metavar="DATA", help="JSONL or Parquet file, or a folder with a train file")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="data folder; its samples are kept beside"
+    )
+    parser.add_argument("--min-error-rate", type=float, metavar="E", help="keep what is wrong at least this often")
+    parser.add_argument(
+        "--max-error-rate", type=float, metavar="E", help="and at most; default: drop what is solved always or never"
+    )
+    parser.add_argument("--min-solution-tokens", type=int, default=0, metavar="N", help="drop shorter solutions")
+    _add_protocol(parser, samples=8)
+    parser.add_argument("--overwrite", action="store_true", help="drop the samples that are kept beside --out")
+    parser.set_defaults(command=_filter)
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
@@ -149,6 +166,12 @@ def _regrade(options: argparse.Namespace) -> None:
     from vibethinker.cli.evaluate import again
 
     again(options)
+
+
+def _filter(options: argparse.Namespace) -> None:
+    from vibethinker.cli.filter import run
+
+    run(options)
 
 
 def _report(options: argparse.Namespace) -> None:

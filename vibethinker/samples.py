@@ -167,8 +167,18 @@ class SampleStore:
 
     def finished(self) -> set[tuple[str, str]]:
         """`Said.key` of every problem whose samples are there."""
-        tables = [pq.read_table(part, columns=["file", "id"]) for part in self.parts]
+        tables = [_table(part, ["file", "id"]) for part in self.parts]
         return {pair for table in tables for pair in zip(*(table[c].to_pylist() for c in ("file", "id")), strict=True)}
+
+    def solved(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """Of each problem how many samples are right, and how many there are; without reading their texts."""
+        counts: dict[tuple[str, str], tuple[int, int]] = {}
+        for part in self.parts:
+            table = _table(part, ["file", "id", "outcome"])
+            for file, problem, outcome in zip(*(column.to_pylist() for column in table.columns), strict=True):
+                right, samples = counts.get((file, problem), (0, 0))
+                counts[file, problem] = right + (outcome == 1), samples + 1
+        return counts
 
     def add(self, said: Iterable[Said]) -> None:
         """Writes the samples of some problems; for one process at a time (`writing`)."""
@@ -194,12 +204,16 @@ def read_part(path: Path) -> Iterator[Said]:
     Raises:
         ValueError: it is damaged, or not of this form; names it.
     """
-    try:
-        rows = pq.read_table(path, schema=SCHEMA).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: not a file of samples that can be read ({error})") from error
+    rows = _table(path, SCHEMA.names).to_pylist()
     for _, group in groupby(rows, key=lambda row: (row["file"], row["id"])):
         yield _said(list(group))
+
+
+def _table(path: Path, columns: Sequence[str]) -> pa.Table:
+    try:
+        return pq.read_table(path, columns=list(columns)).select(list(columns))
+    except (pa.ArrowException, KeyError, OSError) as error:
+        raise ValueError(f"{path}: not a file of samples that can be read ({error})") from error
 
 
 def _rows(said: Said) -> Iterator[dict[str, Any]]:

@@ -46,7 +46,7 @@ class Verifier(ABC):
         """Outcome of `completions[i]` as an answer to `problems[i]`, in order."""
 
     def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Outcome]:
-        """What `__call__` gives, with its kinds; judged together, so without times. Override both or none."""
+        """What `__call__` gives, with its kinds; judged together, so without times."""
         return [Outcome(score, kind_of(score)) for score in scores(self, problems, completions, "reward")]
 
     def examine(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Outcome]:
@@ -114,11 +114,10 @@ def grade(reward: Reward, problems: Sequence[Problem], completions: Sequence[str
     Raises:
         ValueError: a value outside [0, 1], or as in `scores`.
     """
-    own: Callable[..., list[Outcome]] | None = getattr(reward, "grade", None)
-    if own is None:
-        found = [Outcome(score, kind_of(score)) for score in scores(reward, problems, completions, "reward")]
+    if _own_grade(type(reward)):
+        found = reward.grade(problems, completions)  # type: ignore[union-attr]  # no plain function has one
     else:
-        found = own(problems, completions)
+        found = [Outcome(score, kind_of(score)) for score in scores(reward, problems, completions, "reward")]
     for outcome, problem in zip(found, problems, strict=True):
         if not 0 <= outcome.score <= 1:
             raise ValueError(
@@ -126,6 +125,12 @@ def grade(reward: Reward, problems: Sequence[Problem], completions: Sequence[str
                 "[0, 1]; what only shapes the reward belongs in model.shaping"
             )
     return found
+
+
+def _own_grade(kind: type) -> bool:
+    """Whether there is one for this very call, and not for one that a subclass has overridden since."""
+    graded, called = (next((c for c in kind.__mro__ if name in vars(c)), None) for name in ("grade", "__call__"))
+    return graded is not None and called is not None and issubclass(graded, called)
 
 
 def kind_of(score: float, otherwise: str = "wrong") -> str:
