@@ -97,7 +97,7 @@ def _add_protocol(parser: argparse.ArgumentParser, samples: int) -> None:
         "--skip-long", action="store_true", help="leave out problems that leave no room for --max-new-tokens"
     )
     parser.add_argument(
-        "--fields", type=json.loads, default={}, metavar="JSON", help="columns not found by their usual names"
+        "--fields", type=_mapping, default={}, metavar="JSON", help="columns not found by their usual names"
     )
     parser.add_argument("--reward", metavar="NAME", help=_REWARD)
     parser.add_argument("--slots", type=_positive, default=256, metavar="N", help="sequences at a time (default 256)")
@@ -132,6 +132,16 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def _mapping(text: str) -> dict[str, str]:
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict):
+        raise argparse.ArgumentTypeError(f"must be a JSON object of column names, got {text!r}")
+    return fields
 
 
 def _run(options: argparse.Namespace) -> int:
