@@ -1,94 +1,218 @@
-"""`vibethinker evaluate` and `vibethinker probe`: a model's answers to held-out problems, counted."""
+"""`vibethinker evaluate`, `probe` and `regrade`: a model's answers, sampled, kept, counted, and counted anew."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
 
-import torch
 from rich.console import Console
 
-from vibethinker import policy as policies
 from vibethinker.callbacks.meter import Meter
 from vibethinker.cli.noise import hush
-from vibethinker.cli.table import results_table
+from vibethinker.cli.table import figures_table, hardest_table
+from vibethinker.datamodules.benchmarks import read_rows
 from vibethinker.datamodules.source import ProblemSource
-from vibethinker.evaluation import Judged, judge, stable_seed, summarize
+from vibethinker.estimators import distinct_solutions
+from vibethinker.evaluation import Examination, Protocol, regrade
 from vibethinker.files import write_atomic
 from vibethinker.problems import Problem
-from vibethinker.rewards import DispatchReward
-from vibethinker.rollout import RolloutEngine, Sampling
+from vibethinker.rewards import DispatchReward, MathReward, Reward
+from vibethinker.rewards.base import check_callable, close
+from vibethinker.samples import Said, SampleStore
+from vibethinker.summary import ALL, FEW, Row, figures, listing, summarize, votes
 
 _SAMPLE_PROBLEMS, _SAMPLE_COMPLETIONS = 4, 2  # kept of each domain for people to read
-_LONGEST = 2048
+# As the VibeThinker papers evaluate; the instruction is that of their published evaluation.
+_PAPER: Final = Protocol(
+    samples=64,
+    top_p=0.95,
+    at_most=40_960,
+    instruction="Let's think step by step and output the final answer within \\boxed{}.",
+)
+PRESETS: Final = {"vibethinker": _PAPER, "vibethinker-0.6": replace(_PAPER, temperature=0.6)}
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """Samples, judges, prints a table, writes rows and samples.
+    """Samples, judges, prints tables, writes results and samples; goes on where it was stopped.
 
     Raises:
         ValueError, OSError: before sampling, naming the option, model or problem at fault.
     """
     hush()
-    if max(options.k) > options.samples:
-        raise ValueError(f"--k {max(options.k)} needs at least as many --samples, got {options.samples}")
-    problems = _problems(options)
-    judged = _judge(options, problems)
-    labels = {"stage": options.stage, "model": options.model, "split": options.split}
-    rows = summarize(judged, options.k, distinct=options.distinct, **labels)
-    if options.out is not None:
-        write_atomic(options.out, json.dumps({"rows": rows, "samples": _samples(judged)}, ensure_ascii=False, indent=1))
-    Console().print(results_table(rows, "metric", f"{options.model}, {options.split} split"))
-
-
-def _problems(options: argparse.Namespace) -> list[Problem]:
-    size = {f"{options.split}_size": options.problems * len(options.domains)}
-    data = ProblemSource(options.domains, options.data, difficulty=options.difficulty, **size)
-    return list(data.problems(options.split))
-
-
-def _judge(options: argparse.Namespace, problems: list[Problem]) -> Judged:
-    context = policies.context_length(options.model)
-    tokenizer = policies.load_tokenizer(options.model)
-    lengths = [len(ids) for ids in policies.prompt_ids(tokenizer, problems)]
-    longest = max(lengths)
-    new_tokens = options.max_new_tokens or min(_LONGEST, max(context - longest, 1))
-    if longest + new_tokens > context:
-        raise ValueError(
-            f"problem {problems[lengths.index(longest)].id!r} has {longest} tokens; with --max-new-tokens {new_tokens} "
-            f"that is more than the context of {options.model!r}, {context} tokens"
+    wanted = protocol(options)
+    _check_ks(options.k, wanted.samples)
+    reward = reward_of(options.reward)
+    problems = _benchmarks(options) if options.files else {"": _held_out(options)}
+    exam = Examination(options.model, problems, wanted, skip_long=options.skip_long)
+    if wanted.max_new_tokens is None and options.preset and exam.max_new_tokens < wanted.at_most:
+        print(
+            f"--preset {options.preset} takes up to {wanted.at_most} new tokens: {exam.max_new_tokens} here, "
+            f"which is what the context of {options.model!r} leaves beside the longest prompt"
         )
-    policy = policies.load_policy(options.model).to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
-    engine = RolloutEngine(policy, max_length=longest + new_tokens, slots=options.slots)
-    del policy
-    bar = Meter()
+    labels = {"stage": options.stage, "model": options.model, "split": ALL if options.files else _split(options)}
+    with nullcontext(samples_beside(options.out)) if options.out else tempfile.TemporaryDirectory() as folder:
+        if options.overwrite:
+            shutil.rmtree(folder, ignore_errors=True)
+        store = SampleStore(folder, {**exam.options, "--reward": options.reward})
+        examine(exam, store, reward, options.slots, "evaluate")
+        _conclude(store, options, labels, exam.left_out)
+
+
+def again(options: argparse.Namespace) -> None:
+    """Judges the samples of an evaluation anew and rewrites its results.
+
+    Raises:
+        ValueError, OSError: naming the file at fault.
+    """
+    hush()
     try:
-        with DispatchReward() as reward:
-            return judge(
-                engine,
-                tokenizer,
-                problems,
-                reward,
-                n=options.samples,
-                sampling=Sampling(options.temperature, options.top_p, max_new_tokens=new_tokens),
-                seeds=[stable_seed(options.seed, p.id) for p in problems],
-                progress=lambda done, total: bar.show("evaluate", done, total),
-            )
+        content = json.loads(options.out.read_text("utf-8"))
+        first, left_out = content["rows"][0], content["left_out"]
+    except (ValueError, LookupError, TypeError):
+        raise ValueError(f"{options.out}: not the results of an evaluation") from None
+    store = SampleStore.open(samples_beside(options.out))
+    metrics = {row["metric"] for row in content["rows"]}
+    options.k = options.k or sorted(int(m.removeprefix("pass@")) for m in metrics if m.startswith("pass@"))
+    options.distinct = "distinct_solutions" in metrics
+    _check_ks(options.k, first["samples"])
+    reward, bar = reward_of(options.reward), Meter()
+    try:
+        regrade(store, reward, {"--reward": options.reward}, lambda done, total: bar.show("regrade", done, total))
     finally:
         bar.close()
+        close(reward)
+    _conclude(store, options, {name: first[name] for name in ("stage", "model", "split")}, left_out)
 
 
-def _samples(judged: Judged) -> list[dict[str, Any]]:
+def examine(exam: Examination, store: SampleStore, reward: Reward, slots: int, task: str) -> None:
+    """Asks what the store does not know yet, under a bar."""
+    bar = Meter()
+    try:
+        exam.run(store, reward, slots=slots, progress=lambda done, total: bar.show(task, done, total))
+    finally:
+        bar.close()
+        close(reward)
+
+
+# Options
+
+
+def protocol(options: argparse.Namespace) -> Protocol:
+    """The preset, or the command's own defaults, with what is said explicitly in front of them."""
+    base = PRESETS[options.preset] if options.preset else Protocol(samples=options.default_samples)
+    names = ("samples", "temperature", "top_p", "max_new_tokens", "instruction", "seed")
+    said = {name: value for name in names if (value := getattr(options, name)) is not None}
+    if "instruction" in said:
+        said["code_instruction"] = said["instruction"]
+    return replace(base, **said)
+
+
+def reward_of(text: str | None) -> Reward:
+    """The reward that an option names: a class with or without its options, a function, or the default.
+
+    Raises:
+        ValueError: there is no such reward, or it is not called as one.
+    """
+    if text is None:
+        return DispatchReward()
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--reward", type=Reward)
+    reward: Reward = parser.instantiate(parser.parse_args(["--reward", text])).reward
+    check_callable(reward, "--reward")
+    return reward
+
+
+def samples_beside(out: Path) -> Path:
+    """Where the samples of a results file are kept."""
+    return out.with_suffix(".samples")
+
+
+def _check_ks(ks: Sequence[int], samples: int) -> None:
+    if max(ks) > samples:
+        raise ValueError(f"--k {max(ks)} needs at least as many --samples, got {samples}")
+
+
+def _benchmarks(options: argparse.Namespace) -> dict[str, list[Problem]]:
+    for name in ("domains", "data", "difficulty", "split", "problems"):
+        if getattr(options, name) is not None:
+            raise ValueError(f"--{name} is for held-out problems: a FILE is evaluated as a whole")
+    found: dict[str, list[Problem]] = {}
+    for path in map(Path, options.files):
+        if path.stem in found:
+            raise ValueError(f"{path}: results go by the name of their file, and another one is called {path.stem!r}")
+        found[path.stem] = [problem for _, problem in read_rows(path, options.fields)]
+    return found
+
+
+def _split(options: argparse.Namespace) -> str:
+    return str(options.split or options.default_split)
+
+
+def _held_out(options: argparse.Namespace) -> list[Problem]:
+    split, domains = _split(options), options.domains or list(options.default_domains)
+    size = {f"{split}_size": (options.problems or options.default_problems) * len(domains)}
+    fields, difficulty = options.fields, options.difficulty or 2
+    return list(ProblemSource(domains, options.data, fields, difficulty, **size).problems(split))  # type: ignore[arg-type]
+
+
+# Results
+
+
+def _conclude(
+    store: SampleStore, options: argparse.Namespace, labels: Mapping[str, Any], left_out: Mapping[str, int]
+) -> None:
+    """Counts what the store holds, writes it beside the samples, prints it."""
+    said: list[Said] = []
+    paths: list[int | None] = []
+    for one in store.read():
+        programs = bool(one.problem.tests)
+        found = distinct_solutions(one.completions, one.correct, programs=programs) if options.distinct else None
+        paths.append(found)
+        said.append(replace(one, completions=one.completions[:_SAMPLE_COMPLETIONS]))
+    with MathReward() as equivalence:
+        clusters = votes(said, equivalence.compare)
+    values = [figures(one, own, options.k, found) for one, own, found in zip(said, clusters, paths, strict=True)]
+    rows, problems = summarize(said, values, **labels), listing(said, clusters)
+    if options.out is not None:
+        content = {"rows": rows, "samples": _samples(said), "problems": problems, "left_out": left_out}
+        write_atomic(options.out, json.dumps({**content, "options": store.options}, ensure_ascii=False, indent=1))
+    _show(rows, problems, left_out)
+
+
+def _show(rows: Sequence[Row], problems: Sequence[Mapping[str, Any]], left_out: Mapping[str, int]) -> None:
+    console, first = Console(), rows[0]
+    what = "" if "file" in first else f", {first['split']} split"
+    console.print(figures_table(rows, f"{first['model']}{what}; pass@1 is avg@{first['samples']}; ± standard error"))
+    if "file" in first:
+        console.print(hardest_table(problems))
+    for file, count in left_out.items():
+        print(f"{file or 'all'}: {count} problems left out, whose prompts are too long")
+    few = {f"{row.get('file', '')} {row['domain']}".strip(): row["problems"] for row in rows if row["problems"] < FEW}
+    if few:
+        names = ", ".join(f"{name} ({count})" for name, count in few.items())
+        print(f"Intervals are too narrow, and standard errors rough, for fewer than {FEW} problems: {names}")
+
+
+def _samples(said: Sequence[Said]) -> list[dict[str, Any]]:
     """The first problems of each domain with their first completions, as they came."""
     samples: list[dict[str, Any]] = []
     taken: dict[str, int] = {}
-    for index, problem in enumerate(judged.problems):
+    for one in said:
+        problem = one.problem
         taken[problem.domain] = taken.get(problem.domain, 0) + 1
         if taken[problem.domain] > _SAMPLE_PROBLEMS:
             continue
-        pairs = list(zip(judged.texts(index), judged.outcomes[index].tolist(), strict=True))
-        completions = [{"text": text, "outcome": outcome} for text, outcome in pairs[:_SAMPLE_COMPLETIONS]]
+        pairs = list(zip(one.completions, one.outcomes, strict=False))  # fewer texts are kept than outcomes
+        completions = [{"text": text, "outcome": outcome} for text, outcome in pairs]
         record = {"domain": problem.domain, "prompt": problem.prompt, "answer": problem.expected}
         samples.append({**record, "completions": completions})
     return samples

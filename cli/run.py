@@ -163,7 +163,7 @@ def _conclude(recipe: Recipe, tasks: Sequence[Task], console: Console) -> None:
     from vibethinker.cli.report import write_report
 
     write_report(recipe.output)
-    for metric in dict.fromkeys(row["metric"] for row in rows):
+    for metric in dict.fromkeys(row["metric"] for row in rows if row["metric"].startswith("pass@")):
         table = results_table([row for row in rows if row["metric"] == metric], "stage", metric)
         console.print(table, soft_wrap=False)
 

@@ -1,12 +1,17 @@
-"""Result rows as a table."""
+"""Result rows as tables."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any, Final
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
+
+_HARDEST: Final = 5  # problems
+_WIDTH: Final = 24  # characters of an answer
 
 
 def results_table(rows: Sequence[dict[str, Any]], columns: str, title: str = "") -> Table:
@@ -20,5 +25,40 @@ def results_table(rows: Sequence[dict[str, Any]], columns: str, title: str = "")
     return table
 
 
+def figures_table(rows: Sequence[dict[str, Any]], title: str = "") -> Table:
+    """Files and domains down, metrics across; each cell the mean and its standard error."""
+    keys = [key for key in ("file", "domain") if key in rows[0]]
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    table = Table(title=escape(title), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in (*keys, *metrics):
+        table.add_column(name, min_width=max(len(name), *(len(row[name]) for row in rows if name in keys), 0))
+    for place in dict.fromkeys(tuple(row[key] for key in keys) for row in rows):
+        cells = {row["metric"]: _figure(row) for row in rows if tuple(row[key] for key in keys) == place}
+        table.add_row(*map(escape, place), *(cells.get(metric, "") for metric in metrics))
+    return table
+
+
+def hardest_table(problems: Sequence[Mapping[str, Any]]) -> Table:
+    """The problems that are solved least often, with the wrong answer that is given most."""
+    table = Table("file", "hardest", "solved", "expected", "most frequent wrong answer", box=SIMPLE_HEAD)
+    for problem in islice(problems, _HARDEST):
+        wrong = next((a for a in problem.get("answers", []) if not a["right"]), None)
+        said = f"{_short(wrong['answer'])} [dim]×{wrong['samples']}[/]" if wrong else ""
+        solved = f"{problem['pass_rate']:.2f}"
+        table.add_row(escape(problem["file"]), escape(problem["id"]), solved, _short(problem["expected"]), said)
+    return table
+
+
 def _cell(row: dict[str, Any]) -> str:
     return f"{row['mean']:.2f} [dim]{row['low']:.2f}–{row['high']:.2f}[/]"
+
+
+def _figure(row: dict[str, Any]) -> str:
+    digits = 0 if row["mean"] >= 10 else 2  # a length in tokens, or a share
+    error = "" if row["standard_error"] is None else f" [dim]±{row['standard_error']:.{digits}f}[/]"
+    return f"{row['mean']:.{digits}f}{error}"
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return escape(line if len(line) <= _WIDTH else f"{line[:_WIDTH]}…")

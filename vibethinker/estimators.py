@@ -52,6 +52,21 @@ class Interval(NamedTuple):
     standard_error: float
 
 
+def standard_error(values: Sequence[float] | npt.NDArray[Any]) -> float | None:
+    r"""Standard error of a mean over problems, robust to the correlation of the samples of one problem.
+
+    $$\sqrt{\sum_p (x_p - \bar x)^2 / (P (P - 1))}$$
+
+    With as many samples of each problem this is the cluster-robust (sandwich) error with problems as clusters: both how
+    problems differ and how samples scatter are in the spread of the x_p. `None` for one problem, which has no spread.
+
+    Args:
+        values: [P] the mean over the samples of each problem.
+    """
+    data = np.asarray(values, dtype=np.float64)
+    return float(data.std(ddof=1) / math.sqrt(data.size)) if data.size > 1 else None
+
+
 def bootstrap_interval(
     values: Sequence[float] | npt.NDArray[Any], *, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Interval:

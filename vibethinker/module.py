@@ -19,16 +19,18 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
+from torchmetrics import MeanMetric
 
 from vibethinker import policy as policies
 from vibethinker.attention import PackedAttention, hidden_states
-from vibethinker.evaluation import Judged, judge, stable_seed
+from vibethinker.evaluation import Judged, judge, said, stable_seed
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.packing import PackedRow
 from vibethinker.problems import Problem
 from vibethinker.rewards import DispatchReward, Reward
 from vibethinker.rewards.base import check_callable
 from vibethinker.rollout import RolloutEngine, Sampling
+from vibethinker.summary import figures
 
 _UNSET_EPOCHS = 1000  # what Lightning puts where neither steps nor epochs are said
 _IN_THE_BAR = ("train/pass_rate", "train/kl", "rollout/length")
@@ -155,6 +157,7 @@ class PolicyModule(pl.LightningModule):
         self._figures: dict[str, float] = {}
         self._sums: dict[str, Tensor] = {}
         self._update_start = 0.0
+        self._means: dict[str, MeanMetric] = {}
 
     # What subclasses say
 
@@ -322,21 +325,42 @@ class PolicyModule(pl.LightningModule):
         reduced = self.trainer.strategy.reduce(value.clone().to(self.device), reduce_op="sum")
         return reduced if isinstance(reduced, Tensor) else torch.as_tensor(reduced)
 
-    # Validation and test: how often the policy is right
+    # Validation and test: how often the policy is right, in every domain
+
+    def on_validation_epoch_start(self) -> None:
+        self._means = {}
+
+    def on_test_epoch_start(self) -> None:
+        self._means = {}
 
     def validation_step(self, batch: list[Problem], batch_idx: int) -> None:
-        self._log_pass_rate("val", batch, n=1)
+        self._count("val", batch, n=1, ks=(1,))
 
     def test_step(self, batch: list[Problem], batch_idx: int) -> None:
-        self._log_pass_rate("test", batch, n=8)
+        self._count("test", batch, n=8, ks=(1, 8))
 
     def predict_step(self, batch: list[Problem], batch_idx: int) -> list[str]:
         return self.judge(batch, 1, [stable_seed(self.seed, p.id) for p in batch]).completions
 
-    def _log_pass_rate(self, split: str, batch: list[Problem], n: int) -> None:
+    def on_validation_epoch_end(self) -> None:
+        self._log_means()
+
+    def on_test_epoch_end(self) -> None:
+        self._log_means()
+
+    def _count(self, split: str, batch: list[Problem], n: int, ks: Sequence[int]) -> None:
         judged = self.judge(batch, n, [stable_seed(self.seed, split, p.id) for p in batch])
-        rate = judged.correct.float().mean().nan_to_num()  # a rank's share of a small batch may be empty
-        self.log(f"{split}/pass@1", rate, prog_bar=True, sync_dist=True, batch_size=len(batch))
+        for one in said(judged):
+            for name, value in figures(one, None, ks).items():
+                for key in (f"{split}/{name}", f"{split}/{one.problem.domain}/{name}"):
+                    self._means.setdefault(key, MeanMetric().to(self.device)).update(value)
+
+    def _log_means(self) -> None:
+        """Means over the problems of all ranks; a rank without a domain's problems takes part with none."""
+        for key in sorted({key for keys in _gather(list(self._means)) for key in keys}):
+            mean = self._means.setdefault(key, MeanMetric().to(self.device))
+            mean.update(torch.empty(0))
+            self.log(key, mean.compute(), prog_bar=key.count("/") == 1 and key.endswith("pass@1"), sync_dist=True)
 
     # Checkpoints: trainable weights, random state, unused slices
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from vibethinker.cli.main import main
 
 SMALL = ["--problems", "3", "--samples", "2", "--k", "1", "2", "--max-new-tokens", "8", "--difficulty", "1"]
+METRICS = ["pass@1", "pass@2", "majority@2", "truncated", "unboxed", "timeout", "length"]
 
 
 def evaluate(model: str, out: Path, *more: str, command: str = "evaluate") -> dict[str, Any]:
@@ -23,11 +24,11 @@ def evaluate(model: str, out: Path, *more: str, command: str = "evaluate") -> di
 
 def test_rows_and_samples(tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = evaluate(tiny_model, tmp_path / "a.json", "--domains", "algebra", "geometry", "--stage", "base")
-    keys = ["stage", "model", "split", "domain", "metric", "mean", "low", "high", "problems", "samples"]
-    assert all(list(row) == keys for row in made["rows"])
+    keys = ["stage", "model", "split", "domain", "metric", "mean", "low", "high", "standard_error"]
+    assert all(list(row) == [*keys, "problems", "samples"] for row in made["rows"])
     found = [(row["domain"], row["metric"], row["problems"]) for row in made["rows"]]
     domains = {"algebra": 3, "geometry": 3, "all": 6}
-    assert found == [(d, f"pass@{k}", count) for d, count in domains.items() for k in (1, 2)]
+    assert found == [(d, metric, count) for d, count in domains.items() for metric in METRICS]
     assert {(row["stage"], row["model"], row["split"], row["samples"]) for row in made["rows"]} == {
         ("base", tiny_model, "test", 2)
     }
@@ -39,16 +40,18 @@ def test_rows_and_samples(tiny_model: str, tmp_path: Path, capsys: pytest.Captur
 
 def test_the_same_again_and_another_seed(tiny_model: str, tmp_path: Path) -> None:
     first, again, other = (
-        evaluate(tiny_model, tmp_path / "x.json", "--domains", "algebra", "--seed", seed) for seed in ("0", "0", "1")
+        evaluate(tiny_model, tmp_path / f"{name}.json", "--domains", "algebra", "--seed", seed)
+        for name, seed in (("x", "0"), ("y", "0"), ("z", "1"))
     )
     assert first == again
     assert first["samples"] != other["samples"]
+    assert evaluate(tiny_model, tmp_path / "x.json", "--domains", "algebra", "--seed", "1", "--overwrite") == other
 
 
 def test_probe_counts_distinct_solutions_on_problems_of_its_own(tiny_model: str, tmp_path: Path) -> None:
     probed = evaluate(tiny_model, tmp_path / "p.json", "--domains", "algebra", command="probe")
     tested = evaluate(tiny_model, tmp_path / "t.json", "--domains", "algebra")
-    assert [row["metric"] for row in probed["rows"]] == ["pass@1", "pass@2", "distinct_solutions"]
+    assert [row["metric"] for row in probed["rows"]] == [*METRICS[:3], "distinct_solutions", *METRICS[3:]]
     assert {row["split"] for row in probed["rows"]} == {"probe"}
     prompts = [{sample["prompt"] for sample in made["samples"]} for made in (probed, tested)]
     assert not prompts[0] & prompts[1]

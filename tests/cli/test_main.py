@@ -14,7 +14,8 @@ from vibethinker.cli.main import main
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["run"], ["fuse"], ["evaluate"], ["probe"], ["report"], ["doctor"], ["verify"]]
+    "command",
+    [[], ["run"], ["fuse"], ["evaluate"], ["probe"], ["regrade"], ["filter"], ["report"], ["doctor"], ["verify"]],
 )
 def test_help_imports_nothing_heavy(command: list[str]) -> None:
     program = (
@@ -33,7 +34,10 @@ def test_help_of_lightning_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--trainer.max_steps" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [[], ["nonsense"], ["fuse"], ["evaluate", "nano", "--problems", "0"]])
+@pytest.mark.parametrize(
+    "command",
+    [[], ["nonsense"], ["fuse"], ["evaluate", "nano", "--problems", "0"], ["evaluate", "nano", "--fields", "x"]],
+)
 def test_a_wrong_command_line_is_code_2(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command) == 2
     assert "usage: vibethinker" in capsys.readouterr().err

@@ -65,13 +65,13 @@ def test_what_a_recipe_leaves(finished: Path) -> None:
     out = finished / "out"
     rows = json.loads((out / "results.json").read_text())
     assert {(row["stage"], row["domain"], row["metric"]) for row in rows} == {
-        (stage, domain, f"pass@{k}")
+        (stage, domain, metric)
         for stage in ("base", "signal")
         for domain in (*miniature.DOMAINS, "all")
-        for k in (1, 2)
+        for metric in ("pass@1", "pass@2", "majority@2", "truncated", "unboxed", "timeout", "length")
     }
     keys = {"stage", "model", "domain", "split", "metric", "mean", "low", "high", "problems", "samples"}
-    assert all(set(row) == keys and row["split"] == "test" for row in rows)
+    assert all(set(row) == keys | {"standard_error"} and row["split"] == "test" for row in rows)
     timings = json.loads((out / "timings.json").read_text())
     assert list(timings) == ["base", "specialist", "fused", "signal"]
     assert all(t["seconds"] > 0 and t["peak_memory_bytes"] > 2**20 for t in timings.values())

@@ -18,6 +18,7 @@ from vibethinker.rewards import (
     Part,
     examine,
 )
+from vibethinker.rewards.base import grade
 
 MATH = Problem(id="m", domain="algebra", prompt="2 + 2?", answer="4")
 CODE = Problem(id="c", domain="code", prompt="print 4", tests=({"input": "", "output": "4"},))
@@ -143,3 +144,22 @@ def test_rewards_are_torch_free() -> None:
 
 def test_a_format_is_no_answer() -> None:
     assert FormatReward()([MATH], [WRONG]) == [1.0]
+
+
+class Generous(MathReward):
+    """Overrides what it gives, and not the kinds that go with it."""
+
+    def __call__(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
+        return [max(score, 0.5) for score in super().__call__(problems, completions)]
+
+
+def test_grade_goes_with_the_call_that_a_subclass_overrides() -> None:
+    problems = [Problem(id="p", domain="algebra", prompt="?", answer="2")] * 4
+    texts = [r"\boxed{2}", r"\boxed{3}", "two", r"\boxed{2} or \boxed{3}"]
+    kinds = ["passed", "wrong", "no answer", "several answers"]
+    assert [outcome.kind for outcome in grade(DispatchReward(), problems, texts)] == kinds
+    assert [outcome.kind for outcome in grade(Generous(), problems, texts)] == ["passed", *["partial"] * 3]
+    assert [outcome.kind for outcome in grade(DispatchReward(math=Generous()), problems, texts)][1] == "partial"
+    assert [outcome.score for outcome in grade(lambda p, c: [0.0] * len(c), problems, texts)] == [0.0] * 4
+    with pytest.raises(ValueError, match="an outcome lies in"):
+        grade(lambda p, c: [2.0] * len(c), problems, texts)

@@ -178,6 +178,10 @@ def test_hangers_run_out_of_time_side_by_side() -> None:
         assert reward.compare([*hangers, *short]) == [False] * 4 + [True] * 200
         assert (reward.timeouts, reward.crashes) == (4, 0)
         assert len(reward._symbolic._pool) == 2
+        problems = [Problem(id=given, domain="algebra", prompt="?", answer=gold) for given, gold in hangers[:2]]
+        again = reward.grade(problems * 2, [rf"\boxed{{{given}}}" for given, _ in hangers[:2]] * 2)
+        assert [(outcome.score, outcome.kind) for outcome in again] == [(0.0, "timeout")] * 4  # remembered as such
+        assert reward.timeouts == 4
 
 
 def test_reward_with_fallbacks() -> None:

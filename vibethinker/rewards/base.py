@@ -45,6 +45,10 @@ class Verifier(ABC):
     def __call__(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
         """Outcome of `completions[i]` as an answer to `problems[i]`, in order."""
 
+    def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Outcome]:
+        """What `__call__` gives, with its kinds; judged together, so without times."""
+        return [Outcome(score, kind_of(score)) for score in scores(self, problems, completions, "reward")]
+
     def examine(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Outcome]:
         """What `__call__` gives, with reasons and times; one after the other, so that each has a time of its own."""
         return [_examine(self, *pair) for pair in zip(problems, completions, strict=True)]
@@ -104,20 +108,34 @@ def scores(reward: Reward, problems: Sequence[Problem], completions: Sequence[st
     return values
 
 
-def outcomes(reward: Reward, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
+def grade(reward: Reward, problems: Sequence[Problem], completions: Sequence[str]) -> list[Outcome]:
     """What the reward gives, checked to be correctness: pass rates and maximum-entropy weights are made of it.
 
     Raises:
-        ValueError: a value outside [0, 1].
+        ValueError: a value outside [0, 1], or as in `scores`.
     """
-    values = scores(reward, problems, completions, "reward")
-    for value, problem in zip(values, problems, strict=True):
-        if not 0 <= value <= 1:
+    if _own_grade(type(reward)):
+        found = reward.grade(problems, completions)  # type: ignore[union-attr]  # no plain function has one
+    else:
+        found = [Outcome(score, kind_of(score)) for score in scores(reward, problems, completions, "reward")]
+    for outcome, problem in zip(found, problems, strict=True):
+        if not 0 <= outcome.score <= 1:
             raise ValueError(
-                f"reward: {name_of(reward)} gave {value:g} for problem {problem.id!r}, an outcome lies in [0, 1]; "
-                "what only shapes the reward belongs in model.shaping"
+                f"reward: {name_of(reward)} gave {outcome.score:g} for problem {problem.id!r}, an outcome lies in "
+                "[0, 1]; what only shapes the reward belongs in model.shaping"
             )
-    return values
+    return found
+
+
+def _own_grade(kind: type) -> bool:
+    """Whether there is one for this very call, and not for one that a subclass has overridden since."""
+    graded, called = (next((c for c in kind.__mro__ if name in vars(c)), None) for name in ("grade", "__call__"))
+    return graded is not None and called is not None and issubclass(graded, called)
+
+
+def kind_of(score: float, otherwise: str = "wrong") -> str:
+    """Kind of an outcome of which no more than its score is known, `otherwise` where that is 0."""
+    return "passed" if score == 1 else otherwise if score == 0 else "partial" if 0 < score < 1 else "scored"
 
 
 def counted(reward: Reward) -> dict[str, int]:
@@ -154,6 +172,4 @@ def _examine(reward: Reward, problem: Problem, completion: str) -> Outcome:
     if new:
         return Outcome(score, {"timeouts": "timeout", "crashes": "crashed"}[new[0]], "", seconds)
     kind, detail = reward.fault(problem, completion) if isinstance(reward, Verifier) else ("wrong", "")
-    if score != 0:
-        kind = "partial" if 0 < score < 1 else "scored"
-    return Outcome(score, kind, detail, seconds)
+    return Outcome(score, kind_of(score, kind), detail, seconds)

@@ -60,14 +60,17 @@ class CodeReward(Verifier):
             ValueError: the two differ in length, or a problem has no tests.
             SandboxError: the sandbox does not start, or not at the level asked for.
         """
-        verdicts = self._verdicts(problems, completions, stop_early=not self.partial)
-        if self.partial:
-            return [verdict.score for verdict in verdicts]
-        return [float(verdict.passed) for verdict in verdicts]
+        return [outcome.score for outcome in self.grade(problems, completions)]
+
+    def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Outcome]:
+        """The sandbox's verdicts; a program's first failing test ends it, unless its share of the tests is asked."""
+        return self._outcomes(self._verdicts(problems, completions, stop_early=not self.partial))
 
     def examine(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Outcome]:
         """The sandbox's verdicts with their reasons, over all tests."""
-        verdicts = self._verdicts(problems, completions, stop_early=False)
+        return self._outcomes(self._verdicts(problems, completions, stop_early=False))
+
+    def _outcomes(self, verdicts: Sequence[Verdict]) -> list[Outcome]:
         return [
             Outcome(
                 verdict.score if self.partial else float(verdict.passed),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import mul
 
 from vibethinker.problems import Problem
-from vibethinker.rewards.base import Outcome, Reward, Verifier, check_callable, close, counted, examine, scores
+from vibethinker.rewards.base import Outcome, Reward, Verifier, check_callable, close, counted, examine, grade, scores
 from vibethinker.rewards.code import CodeReward
 from vibethinker.rewards.math import MathReward
 
@@ -66,10 +66,18 @@ class DispatchReward(Verifier):
                 result[place] = value
         return result
 
+    def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Outcome]:
+        return self._each(grade, problems, completions)
+
     def examine(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Outcome]:
+        return self._each(examine, problems, completions)
+
+    def _each(
+        self, judge: Callable[..., list[Outcome]], problems: Sequence[Problem], completions: Sequence[str]
+    ) -> list[Outcome]:
         result: dict[int, Outcome] = {}
         for reward, places in self._routes(problems):
-            found = examine(reward, [problems[i] for i in places], [completions[i] for i in places])
+            found = judge(reward, [problems[i] for i in places], [completions[i] for i in places])
             result.update(zip(places, found, strict=True))
         return [result[place] for place in range(len(completions))]
 

@@ -13,10 +13,10 @@ from functools import lru_cache
 from typing import Final
 
 from vibethinker.problems import Problem
-from vibethinker.rewards.base import Verifier
+from vibethinker.rewards.base import Outcome, Verifier
 from vibethinker.rewards.exact import decide
 from vibethinker.rewards.normalize import normalize
-from vibethinker.rewards.workers import Pair, SymbolicWorkers
+from vibethinker.rewards.workers import Pair, SymbolicWorkers, Verdict
 
 MAX_BARE_ANSWER: Final = 200  # characters of a text without a box that may itself be an answer
 MAX_DIFFERENT_BOXES: Final = 4  # spellings of one answer; a text with more is guessing
@@ -68,6 +68,9 @@ class MathReward(Verifier):
         Raises:
             ValueError: the two differ in length, or a problem has no answer.
         """
+        return [outcome.score for outcome in self.grade(problems, completions)]
+
+    def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Outcome]:
         if len(problems) != len(completions):
             raise ValueError(f"MathReward: {len(problems)} problems for {len(completions)} completions")
         golds: list[str] = []
@@ -76,33 +79,43 @@ class MathReward(Verifier):
                 raise ValueError(f"MathReward: problem {problem.id!r} ({problem.source}) has no answer to compare with")
             golds.append(problem.answer)
         answers = [_answers(text.rpartition("</think>")[2], self.fallbacks) for text in completions]
-        answers = [given if len(given) <= MAX_DIFFERENT_BOXES else [] for given in answers]
-        pairs = [(answer, gold) for given, gold in zip(answers, golds, strict=True) for answer in given]
-        verdicts = dict(zip(pairs, self.compare(pairs), strict=True))
+        judged = [given if len(given) <= MAX_DIFFERENT_BOXES else [] for given in answers]
+        pairs = [(answer, gold) for given, gold in zip(judged, golds, strict=True) for answer in given]
+        verdicts = dict(zip(pairs, self._verdicts(pairs), strict=True))
         return [
-            float(bool(given) and all(verdicts[answer, gold] for answer in given))
-            for given, gold in zip(answers, golds, strict=True)
+            _outcome(given, [verdicts[answer, gold] for answer in own])
+            for given, own, gold in zip(answers, judged, golds, strict=True)
         ]
 
     def fault(self, problem: Problem, completion: str) -> tuple[str, str]:
         """Kind and detail of a completion that is not right."""
         given = _answers(completion.rpartition("</think>")[2], self.fallbacks)
-        kind = "no answer" if not given else "several answers" if len(given) > 1 else "wrong"
-        return kind, f"{', '.join(given)} for {problem.answer}" if given else ""
+        return _outcome(given, []).kind, f"{', '.join(given)} for {problem.answer}" if given else ""
 
     def compare(self, pairs: Sequence[Pair]) -> list[bool]:
         """Whether the two bare answers of each (prediction, gold) are equivalent, in order."""
+        return [verdict is True for verdict in self._verdicts(pairs)]
+
+    def _verdicts(self, pairs: Sequence[Pair]) -> list[Verdict]:
         bare = [(_unboxed(prediction), _one_form(_unboxed(gold))) for prediction, gold in pairs]
-        verdicts = [decide(prediction, gold) for prediction, gold in bare]
+        verdicts: list[Verdict | None] = [decide(prediction, gold) for prediction, gold in bare]
         undecided = [index for index, verdict in enumerate(verdicts) if verdict is None]
         normalised = [(normalize(bare[index][0]).text, normalize(bare[index][1]).text) for index in undecided]
-        for index, verdict in zip(undecided, self._symbolic.verify(normalised), strict=True):
+        for index, verdict in zip(undecided, self._symbolic.verdicts(normalised), strict=True):
             verdicts[index] = verdict
-        return [bool(verdict) for verdict in verdicts]
+        return [verdict or False for verdict in verdicts]
 
     def close(self) -> None:
         """End the worker processes; they come back if they are needed again."""
         self._symbolic.close()
+
+
+def _outcome(given: Sequence[str], verdicts: Sequence[Verdict]) -> Outcome:
+    """Of the different answers that a completion gives, and what became of each."""
+    if verdicts and all(verdict is True for verdict in verdicts):
+        return Outcome(1.0, "passed")
+    lost = next((verdict for verdict in verdicts if isinstance(verdict, str)), None)
+    return Outcome(0.0, lost or ("no answer" if not given else "several answers" if len(given) > 1 else "wrong"))
 
 
 def is_equivalent(prediction_text: str, gold: str | Sequence[str]) -> bool:

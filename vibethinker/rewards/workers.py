@@ -22,7 +22,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 START_LIMIT: Final = 60.0  # seconds for an interpreter to import sympy on a busy machine
 START_ATTEMPTS: Final = 3
@@ -31,6 +31,7 @@ PATIENCE: Final = 30.0  # seconds of wall clock for a pair, beside ten times its
 CACHE_SIZE: Final = 16_384  # verdicts kept
 
 Pair = tuple[str, str]
+Verdict = bool | Literal["timeout", "crashed"]
 
 
 class SymbolicWorkers:
@@ -50,14 +51,18 @@ class SymbolicWorkers:
         self.timeouts = self.crashes = 0
         self._lock = threading.Lock()
         self._failed_starts = 0
-        self._cache: dict[Pair, bool] = {}  # the most recently used last
+        self._cache: dict[Pair, Verdict] = {}  # the most recently used last
         self._adopt_pool()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SymbolicWorkers, (self.workers, self.timeout)
 
     def verify(self, pairs: Sequence[Pair]) -> list[bool]:
-        """Whether each (prediction, gold) agrees; a pair that hangs or crashes does not. Remembers recent verdicts.
+        """Whether each (prediction, gold) agrees; a pair that hangs or crashes does not."""
+        return [verdict is True for verdict in self.verdicts(pairs)]
+
+    def verdicts(self, pairs: Sequence[Pair]) -> list[Verdict]:
+        """What became of each (prediction, gold), in order. Remembers recent ones.
 
         Raises:
             RuntimeError: the workers do not start, as when math-verify is not installed.
@@ -89,8 +94,8 @@ class SymbolicWorkers:
         self._pool: list[_Worker] = []
         weakref.finalize(self, _end, self._pool, self._owner)
 
-    def _run(self, pairs: Sequence[Pair]) -> list[bool]:
-        verdicts: dict[int, bool] = {}
+    def _run(self, pairs: Sequence[Pair]) -> list[Verdict]:
+        verdicts: dict[int, Verdict] = {}
         queue = deque(range(len(pairs)))
         losses: Counter[int] = Counter()
         while len(verdicts) < len(pairs):
@@ -109,7 +114,7 @@ class SymbolicWorkers:
                     if not late and losses[job] < ATTEMPTS:
                         queue.appendleft(job)
                         continue
-                    verdicts[job] = False
+                    verdicts[job] = "timeout" if late else "crashed"
                     self.timeouts += late
                     self.crashes += not late
         return [verdicts[index] for index in range(len(pairs))]

@@ -1,0 +1,222 @@
+"""Training problems chosen by how often a stated checkpoint solves them.
+
+Reinforcement learning learns nothing from problems that are solved always or never (arXiv 2606.16140, section 2.2.2),
+and fine-tuning on hard reasoning takes those that are mostly failed, with long solutions (section 2.1).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from transformers import PreTrainedTokenizerBase
+
+from vibethinker.datamodules.benchmarks import read_rows
+from vibethinker.datamodules.files import SUFFIXES, Row
+from vibethinker.evaluation import Examination, Protocol
+from vibethinker.files import write_atomic
+from vibethinker.problems import SPLITS, Problem, split_of
+from vibethinker.rewards import DispatchReward, Reward
+from vibethinker.rewards.base import close, name_of
+from vibethinker.rollout.engine import Progress
+from vibethinker.samples import SampleStore
+from vibethinker.staging import staged_folder
+
+MANIFEST: Final = "manifest.json"
+RATE: Final = "pass_rate"  # the column that is added
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """Which training problems to keep.
+
+    Attributes:
+        min_error_rate: least share of wrong samples.
+        max_error_rate: largest share of wrong samples. With neither bound, problems solved always or never are dropped.
+        min_solution_tokens: drop shorter solutions, and problems that have no other.
+
+    Raises:
+        ValueError: a bound outside its range, or the two the wrong way round.
+    """
+
+    min_error_rate: float | None = None
+    max_error_rate: float | None = None
+    min_solution_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        low, high = self.min_error_rate or 0.0, 1.0 if self.max_error_rate is None else self.max_error_rate
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"--min-error-rate {low} and --max-error-rate {high} must be 0 <= min <= max <= 1")
+        if self.min_solution_tokens < 0:
+            raise ValueError(f"--min-solution-tokens must not be negative, got {self.min_solution_tokens}")
+
+    def keeps(self, solved: int, samples: int) -> bool:
+        """Whether a problem of which `solved` of its `samples` are right is neither too easy nor too hard."""
+        if self.min_error_rate is None and self.max_error_rate is None:
+            return 0 < solved < samples
+        error_rate = (samples - solved) / samples  # not 1 − solved/samples, which may miss a bound by a rounding
+        return (
+            (self.min_error_rate or 0.0) <= error_rate <= (1.0 if self.max_error_rate is None else self.max_error_rate)
+        )
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A row that is kept; `solutions` replaces its own unless it is `None`."""
+
+    row: Row
+    pass_rate: float | None
+    solutions: list[str] | None = None
+
+
+def filter_by_difficulty(
+    model: str,
+    data: str | Path,
+    out: str | Path,
+    criteria: Criteria | None = None,
+    *,
+    protocol: Protocol | None = None,
+    reward: Reward | None = None,
+    fields: Mapping[str, str] | None = None,
+    skip_long: bool = False,
+    slots: int = 256,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Samples every training problem and writes a data folder with those that the criteria keep.
+
+    The folder is for `DomainDataModule`: the rows are as they were, with their `pass_rate`; held-out files are copied,
+    and rows of the training file that the loader cuts off as held out by the hash of their prompt stay unsampled, so
+    held-out sets are the same before and after. Samples are kept beside it, in `OUT.samples`: other criteria need no
+    model, and a killed run goes on.
+
+    Args:
+        model: folder, hub name, or `nano`.
+        data: a `.jsonl` or `.parquet` file, or a folder with a `train` file.
+        out: the new folder; replaced if it was made here.
+        criteria: what to keep; by default what is solved sometimes.
+        protocol: how the model is asked; 8 samples by default.
+        reward: judges the answers; a store tells one from another by name.
+        fields: as in `DomainDataModule`.
+        skip_long: drop problems whose prompt leaves no room for `protocol.max_new_tokens`.
+        slots: sequences at a time.
+        progress: called with completions done and in all.
+
+    Returns:
+        What is written to `manifest.json`: options, and counts by domain.
+
+    Raises:
+        FileNotFoundError, ValueError: before sampling, naming the file, row or option.
+    """
+    criteria, protocol, out = criteria or Criteria(), protocol or Protocol(), Path(out)
+    train, held_out = _files(Path(data))
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise ValueError(f"{out}: is there already, and not a folder of filtered data")
+    rows = read_rows(train, fields or {})
+    named = {_split(path) for path in held_out}
+    asked = [p for _, p in rows if (home := split_of(p.prompt)) == "train" or home in named]
+    if not asked:
+        raise ValueError(f"{train}: all of its problems are held out")
+    exam = Examination(model, {"": asked}, protocol, skip_long=skip_long)
+    judge = reward or DispatchReward()
+    store = SampleStore(out.with_name(f"{out.name}.samples"), {**exam.options, "--reward": name_of(judge)})
+    try:
+        exam.run(store, judge, slots=slots, progress=progress)
+    finally:
+        close(judge)
+    solved = {problem: counts for (_, problem), counts in store.solved().items()}
+    kept, counts = _choose(rows, {p.id for p in asked}, solved, criteria, exam.tokenizer)
+    manifest = {"model": model, "data": str(data), "criteria": asdict(criteria), "options": store.options, **counts}
+    with staged_folder(out) as scratch:
+        for path in held_out:
+            shutil.copy(path, scratch / path.name)
+        _write(scratch / f"train{train.suffix}", train, kept)
+        write_atomic(scratch / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1))
+    return manifest
+
+
+def _files(data: Path) -> tuple[Path, list[Path]]:
+    """The training file, and the held-out files beside it."""
+    if not data.is_dir():
+        return data, []  # `read_rows` says what is wrong with it
+    files = [path for path in sorted(data.iterdir()) if path.suffix in SUFFIXES and _split(path) in SPLITS]
+    train = [path for path in files if _split(path) == "train"]
+    if len(train) != 1:
+        raise ValueError(f"{data}: holds {len(train)} files train.jsonl or train.parquet, one is needed")
+    return train[0], [path for path in files if path not in train]
+
+
+def _split(path: Path) -> str:
+    return "val" if path.stem == "validation" else path.stem
+
+
+def _choose(
+    rows: Sequence[tuple[Row, Problem]],
+    asked: set[str],
+    solved: Mapping[str, tuple[int, int]],
+    criteria: Criteria,
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[list[_Kept], dict[str, Any]]:
+    """The rows to keep, and what became of all of them."""
+    kept: list[_Kept] = []
+    domains: dict[str, Counter[str]] = {}
+    held_out = too_long = 0
+    for row, problem in rows:
+        if problem.id not in asked:
+            held_out += 1
+            kept.append(_Kept(row, None))
+            continue
+        if problem.id not in solved:
+            too_long += 1
+            continue
+        right, samples = solved[problem.id]
+        count = domains.setdefault(problem.domain, Counter(problems=0, never=0, between=0, always=0, kept=0, short=0))
+        count.update(("problems", "never" if right == 0 else "always" if right == samples else "between"))
+        if not criteria.keeps(right, samples):
+            continue
+        solutions = _long_solutions(row, problem, criteria.min_solution_tokens, tokenizer)
+        if criteria.min_solution_tokens and not solutions:
+            count.update(("short",))
+            continue
+        count.update(("kept",))
+        kept.append(_Kept(row, right / samples, solutions if isinstance(row.value("solutions"), list) else None))
+    counts = {"domains": {name: dict(count) for name, count in sorted(domains.items())}}
+    return kept, {**counts, "held_out": held_out, "prompt_too_long": too_long}
+
+
+def _long_solutions(row: Row, problem: Problem, least: int, tokenizer: PreTrainedTokenizerBase) -> list[str] | None:
+    """Of a list the solutions that are long enough, of a text whether it is; `None` where none has to be."""
+    if not least:
+        return None
+    value = row.value("solutions")
+    texts = [text for text in value if text.strip()] if isinstance(value, list) else problem.solutions
+    return [text for text in texts if len(tokenizer.encode(text, add_special_tokens=False)) >= least]
+
+
+def _write(path: Path, source: Path, kept: Sequence[_Kept]) -> None:
+    if source.suffix == ".jsonl":
+        lines = (json.dumps(_row(one), ensure_ascii=False) for one in kept)
+        path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+        return
+    table = pq.read_table(source).take([one.row.number - 1 for one in kept])  # its own types, not guessed ones
+    if kept and any(one.solutions is not None for one in kept):
+        column = kept[0].row.columns["solutions"]
+        values = [one.row.raw[column] if one.solutions is None else one.solutions for one in kept]
+        place = table.schema.get_field_index(column)
+        table = table.set_column(place, column, pa.array(values, table.schema.field(column).type))
+    if RATE in table.column_names:
+        table = table.drop_columns([RATE])
+    pq.write_table(table.append_column(RATE, pa.array([one.pass_rate for one in kept], pa.float64())), path)
+
+
+def _row(kept: _Kept) -> dict[str, Any]:
+    row = dict(kept.row.raw)
+    if kept.solutions is not None:
+        row[kept.row.columns["solutions"]] = kept.solutions
+    return row if kept.pass_rate is None else {**row, RATE: kept.pass_rate}
