@@ -59,7 +59,8 @@ def _judge(options: argparse.Namespace, problems: list[Problem]) -> Judged:
             f"problem {problems[lengths.index(longest)].id!r} has {longest} tokens; with --max-new-tokens {new_tokens} "
             f"that is more than the context of {options.model!r}, {context} tokens"
         )
-    policy = policies.load_policy(options.model).to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+    policy: Any = policies.load_policy(options.model, trainable=False)
+    policy.to("cuda" if torch.cuda.is_available() else "cpu")
     engine = RolloutEngine(policy, max_length=longest + new_tokens, slots=options.slots)
     del policy
     bar = Meter()
