@@ -182,7 +182,7 @@ def _load(model: str, config: PreTrainedConfig, dtype: torch.dtype, quantization
     for parameter in policy.parameters():
         if not is_quantized(parameter):
             parameter.data = parameter.data.to(dtype)  # transformers keeps what a quantized checkpoint has
-    policy.config._name_or_path = locate(model)
+    policy.name_or_path = policy.config._name_or_path = locate(model)
     return policy
 
 
