@@ -10,14 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from checkpoints import edit_json
 from fits import SaveAt, assert_same_weights, fit, grpo, sft, weights
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
+from tests.cli import miniature
 from vibethinker import policy
 from vibethinker.attention import PackedAttention, hidden_states
+from vibethinker.cli.main import main
 from vibethinker.fusion import fuse
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.packing import pack
@@ -251,6 +254,47 @@ def test_resume_is_bitwise_and_checkpoints_hold_no_base(stored: dict[str, str], 
     saved: dict[str, Any] = torch.load(tmp_path / "a.ckpt", weights_only=True)
     assert saved["state_dict"]
     assert all("lora_" in n and w.dtype == torch.float32 for n, w in saved["state_dict"].items())
+
+
+def test_specialists_are_adapters_from_fit_to_the_signal_phase(
+    stored: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two fits over a stored 4-bit base on the command line, their fusion, and what else takes an adapter folder."""
+
+    def write(name: str, config: dict[str, Any]) -> str:
+        config["trainer"]["max_steps"] = 2
+        (tmp_path / name).write_text(yaml.safe_dump(config))
+        return str(tmp_path / name)
+
+    config = miniature.sft(stored["4bit"])
+    config["model"]["init_args"]["lora"] = {"rank": 4}
+    export = {"class_path": "HuggingFaceExport", "init_args": {"adapter_only": True}}
+    config["trainer"]["callbacks"].insert(0, export)  # --trainer.callbacks.monitor is of the last one
+    file, adapters = write("sft.yaml", config), []
+    for domain in ("algebra", "geometry"):
+        root = tmp_path / domain
+        monitor = f"probe/{domain}/pass@2"
+        options = ["--data.domain", domain, "--trainer.callbacks.monitor", monitor]
+        assert main(["fit", "--config", file, "--trainer.default_root_dir", str(root), *options]) == 0
+        adapters.append(root / json.loads((root / "chosen.json").read_text())[monitor])
+        assert {f.name for f in adapters[-1].glob("*.safetensors")} == {"adapter_model.safetensors"}
+        assert (
+            json.loads((adapters[-1] / "adapter_config.json").read_text())["base_model_name_or_path"] == stored["4bit"]
+        )
+    fused = tmp_path / "fused"
+    assert main(["fuse", *map(str, adapters), "--out", str(fused)]) == 0
+    one, two = (merged_by_peft(stored["4bit"], None, adapter) for adapter in adapters)
+    assert any(not torch.equal(one[n], two[n]) for n in one)
+    assert_close(load_file(fused / "model.safetensors"), {n: (one[n].detach() + two[n].detach()) / 2 for n in one})
+    signal = ["fit", "--config", write("mgpo.yaml", miniature.mgpo(str(adapters[0])))]
+    assert main([*signal, "--trainer.default_root_dir", str(tmp_path / "signal")]) == 0
+    assert (tmp_path / "signal/checkpoints/last/model.safetensors").is_file()
+    small = ["--problems", "2", "--samples", "2", "--k", "1", "--max-new-tokens", "4", "--domains", "algebra"]
+    for model in (str(adapters[0]), stored["4bit"]):
+        assert main(["evaluate", model, *small, "--difficulty", "1"]) == 0
+    config["model"]["init_args"]["lora"] = None
+    assert main(["fit", "--config", write("bare.yaml", config), "--trainer.default_root_dir", str(tmp_path / "bare")])
+    assert "needs lora: it is quantized" in capsys.readouterr().err
 
 
 # What is refused

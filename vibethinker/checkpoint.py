@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from vibethinker.experts import ADAPTER, base_changes, base_name, is_adapter
 
 NANO = "nano"
 _NANO_FOLDER = Path(__file__).parent / "nano"
+_VOCABULARIES = ("tokenizer.*", "vocab.*", "*.model", "*.tiktoken")  # without one transformers makes up a tokenizer
 
 
 def locate(model: str) -> str:
@@ -89,6 +91,8 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     where = locate(model)
     if is_adapter(where) and not (Path(where) / "tokenizer_config.json").is_file():
         where = base_of(model)
+    if Path(where).is_dir() and not any(file for kind in _VOCABULARIES for file in Path(where).glob(kind)):
+        raise ValueError(f"model {model!r}: its folder has no tokenizer.json")
     with _found(model, where):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where)
     if not tokenizer.chat_template:
@@ -103,8 +107,8 @@ def _found(model: str, where: str) -> Iterator[None]:
     """One line for what transformers and the hub have pages about."""
     try:
         yield
-    except (OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
+    except (OSError, ValueError, StrictDataclassError) as error:
+        reason = " ".join(str(error).partition("\n\n")[0].split())
         if Path(where).is_dir():
             raise ValueError(f"model {model!r}: {reason}") from error
         raise FileNotFoundError(f"model {model!r} is neither a folder here nor found on the hub: {reason}") from error

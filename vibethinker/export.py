@@ -48,6 +48,10 @@ def export(
     # demonstrations end with the tokenizer's token: whoever samples this model has to stop there too
     stops = list(dict.fromkeys([*stop_token_ids(policy), tokenizer.eos_token_id]))
     generation.eos_token_id = stops if len(stops) > 1 else stops[0]
+    try:
+        generation.validate(strict=True)
+    except ValueError:  # some models are published with a temperature and without do_sample; that cannot be saved
+        generation.do_sample = True
     with staged_folder(folder) as scratch:
         try:
             if adapter_only:

@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
@@ -159,7 +160,8 @@ def _frozen_dtype(asked: BaseDtype) -> torch.dtype:
 
 def _load(model: str, config: PreTrainedConfig, dtype: torch.dtype, quantization: Quantization | None) -> Any:
     """The weights in a model for packed rows; those not in 4 or 8 bits in the dtype asked for."""
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention.NAME, "output_loading_info": True}
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention.NAME}
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # refused below, in one line
     merged = is_adapter(locate(model))
     config = plain_config(config) if merged else config
     stored = getattr(config, "quantization_config", None)
@@ -173,12 +175,16 @@ def _load(model: str, config: PreTrainedConfig, dtype: torch.dtype, quantization
         try:
             loader: Any = AutoModelForCausalLM
             policy, info = loader.from_pretrained(folder, config=config, **options)
-        except (OSError, RuntimeError, ValueError, ImportError) as error:
+        except (OSError, RuntimeError, ValueError, ImportError, SafetensorError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise ValueError(f"model {model!r} cannot be loaded: {reason}") from error
     if missing := sorted(info["missing_keys"]):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ValueError(f"model {model!r}: its files have no {missing[0]}{more}")
+    for name, stored_shape, shape in sorted(info["mismatched_keys"]):
+        raise ValueError(
+            f"model {model!r}: {name} has shape {list(stored_shape)} in its files, {list(shape)} by its config.json"
+        )
     for parameter in policy.parameters():
         if not is_quantized(parameter):
             parameter.data = parameter.data.to(dtype)  # transformers keeps what a quantized checkpoint has
