@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from vibethinker.export import check_adapter
 from vibethinker.files import atomic_file
 from vibethinker.module import PolicyModule
 from vibethinker.staging import staged_folder
@@ -46,10 +47,12 @@ class FolderCheckpointIO(TorchCheckpointIO):
 
     Args:
         module: whose policy is exported.
+        dtype: of the exported weights.
+        adapter_only: export the adapter instead of the merged model.
     """
 
-    def __init__(self, module: PolicyModule):
-        self.module = module
+    def __init__(self, module: PolicyModule, dtype: torch.dtype = torch.float32, adapter_only: bool = False):
+        self.module, self.dtype, self.adapter_only = module, dtype, adapter_only
         self._dropped: list[Path] = []
         self._exported: tuple[int, Path] | None = None
 
@@ -68,7 +71,7 @@ class FolderCheckpointIO(TorchCheckpointIO):
             if self._exported[1] != folder:
                 share_folder(self._exported[1], folder)
             return
-        self.module.export(folder)
+        self.module.export(folder, self.dtype, adapter_only=self.adapter_only)
         self._exported = (step, folder)
 
     def remove_checkpoint(self, path: str | Path) -> None:
@@ -93,10 +96,22 @@ class HuggingFaceExport(Callback):
     Both are written atomically, and go together when `ModelCheckpoint` keeps only its best. With `save_last=True` there
     is a `last.ckpt` to resume from at any moment after the first save.
 
+    Args:
+        dtype: of the weights in the folder; float32 loses nothing for fusion and further training.
+        adapter_only: write the adapter alone, as PEFT does, instead of the merged model. It takes a hundredth of the
+            room, and whatever takes a model merges it; its base has to stay where it is.
+
     Raises:
-        ValueError: at setup, if `last.ckpt` would not hold the choices of every `ModelCheckpoint`, or if another
-            checkpoint plugin is in use.
+        ValueError: at setup, if `last.ckpt` would not hold the choices of every `ModelCheckpoint`, another checkpoint
+            plugin is in use, or there is no adapter to write alone.
     """
+
+    def __init__(self, dtype: Literal["float32", "bfloat16", "float16"] = "float32", adapter_only: bool = False):
+        if dtype not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"HuggingFaceExport: dtype must be float32, bfloat16 or float16, got {dtype!r}")
+        if adapter_only and dtype != "float32":
+            raise ValueError("HuggingFaceExport: an adapter alone is float32; leave dtype out")
+        self.dtype, self.adapter_only = dtype, adapter_only
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if not isinstance(pl_module, PolicyModule):
@@ -104,7 +119,10 @@ class HuggingFaceExport(Callback):
         current = type(trainer.strategy.checkpoint_io)
         if current not in (TorchCheckpointIO, FolderCheckpointIO):
             raise ValueError(f"HuggingFaceExport replaces Lightning's checkpoint writer: leave out {current.__name__}")
-        trainer.strategy.checkpoint_io = FolderCheckpointIO(pl_module)
+        if self.adapter_only:
+            check_adapter(pl_module.policy)
+        io = FolderCheckpointIO(pl_module, getattr(torch, self.dtype), self.adapter_only)
+        trainer.strategy.checkpoint_io = io
         checkpoints = _model_checkpoints(trainer)
         if any(c.save_last for c in checkpoints) and not checkpoints[-1].save_last:
             raise ValueError(

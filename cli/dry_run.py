@@ -19,7 +19,6 @@ from vibethinker.policy import FrozenCopy, Lora
 _GIB: Final = 2**30
 _USABLE: Final = 0.88  # the allocator holds 5 to 16% more than is in use, and CUDA itself half a GiB
 _SIZES: Final = (16, 24, 40, 48, 80, 141)  # GiB that cards come with
-_BITS: Final[dict[str | None, Literal[4, 8, 16, 32]]] = {None: 32, "8bit": 8, "4bit": 4}
 _PROMPT: Final = 256  # tokens of a demonstration that are its problem; only the others reach the head
 
 
@@ -65,7 +64,7 @@ def workload(module: PolicyModule, config: Any) -> Workload:
     return Workload(
         config=module.policy.config,
         lora=module.lora,
-        bits=_BITS[module.quantization],
+        bits=_bits(module),
         checkpointing=module.gradient_checkpointing,
         autocast="mixed" in str(config.trainer.precision),
         row_lengths=(module.max_length,) * -(-sequences // module.micro_batches),
@@ -77,6 +76,16 @@ def workload(module: PolicyModule, config: Any) -> Workload:
         reference=grpo and isinstance(module.reference, FrozenCopy),
         replicas=devices,
     )
+
+
+def _bits(module: PolicyModule) -> Literal[4, 8, 16, 32]:
+    """Of the base's weights on a GPU, whatever this machine has."""
+    stored = getattr(module.policy.config, "quantization_config", None) or {}
+    if module.quantization == "8bit" or stored.get("load_in_8bit"):
+        return 8
+    if module.quantization or stored:
+        return 4
+    return 32 if module.lora is None or module.base_dtype == "float32" else 16
 
 
 def _advice(work: Workload, made: Estimate, size: float) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoints import edit_json
 from torch import Tensor
 from transformers import (
     AttentionInterface,
@@ -157,6 +158,42 @@ def test_gradient_checkpointing_changes_nothing(folder: str, lora: Lora | None) 
     assert len(gradients[0]) > 0
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("adapter_only", [False, True])
+def test_an_export_keeps_the_longer_context(folder: str, tmp_path: Path, adapter_only: bool) -> None:
+    lora = LORA if adapter_only else None
+    model: Any = policy.load_policy(folder, lora=lora, context_length=4096, rope_theta=2e6)
+    out = policy.export(model, policy.load_tokenizer(folder), tmp_path / "out", adapter_only=adapter_only)
+    loaded: Any = policy.load_policy(str(out))
+    assert policy.context_length(str(out)) == loaded.config.max_position_embeddings == 4096
+    assert loaded.config.rope_parameters["rope_theta"] == 2e6
+    frequencies = loaded.model.rotary_emb.inv_freq
+    width = 2 * len(frequencies)
+    torch.testing.assert_close(frequencies, 2e6 ** -(torch.arange(0, width, 2) / width))
+    assert not any("attn_implementation" in file.read_text() for file in out.glob("*.json"))
+    assert (
+        policy.context_length(folder)
+        == json.loads((Path(folder) / "config.json").read_text())["max_position_embeddings"]
+    )
+
+
+def test_a_large_export_is_sharded(tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vibethinker.export._SHARD", "40KB")
+    model = load(tiny_model)
+    out = policy.export(model, policy.load_tokenizer(tiny_model), tmp_path / "out")
+    assert (out / "model.safetensors.index.json").is_file()
+    expected = dict(model.named_parameters())
+    for name, weight in AutoModelForCausalLM.from_pretrained(out).named_parameters():
+        assert torch.equal(weight, expected[name])
+
+
+def test_sampling_defaults_that_contradict_each_other_are_saved(tiny_model: str, tmp_path: Path) -> None:
+    """As in Llama 2: a temperature, but no do_sample; transformers loads that and refuses to save it."""
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    (folder / "generation_config.json").write_text(json.dumps({"temperature": 0.6, "eos_token_id": 0}))
+    out = policy.export(policy.load_policy(str(folder)), policy.load_tokenizer(tiny_model), tmp_path / "out")
+    assert json.loads((out / "generation_config.json").read_text())["temperature"] == 0.6
 
 
 # References
@@ -327,6 +364,73 @@ def test_a_folder_that_is_no_checkpoint(tmp_path: Path, tiny_model: str) -> None
         policy.locate(str(tmp_path))
     with pytest.raises(ValueError, match="not a checkpoint folder"):
         policy.locate(str(tmp_path / "missing"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"intermediate_size": 99},
+            r"mlp.down_proj.weight has shape \[32, 64\] in its files, \[32, 99\] by its config",
+        ),
+        ({"num_hidden_layers": 3, "layer_types": None}, r"its files have no model.layers.2.\S+ and \d+ more"),
+        ({"num_hidden_layers": 3}, "`num_hidden_layers` .3. must be equal to the number of `layer_types`"),
+        ({"model_type": "novel"}, "has model type `novel` but Transformers does not recognize"),
+    ],
+)
+def test_weights_that_are_not_what_config_json_says(
+    tiny_model: str, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    edit_json(folder / "config.json", **changes)
+    with pytest.raises(ValueError, match=message) as caught:
+        policy.load_policy(str(folder))
+    assert "\n" not in str(caught.value)
+
+
+def test_broken_files(tiny_model: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(ValueError, match="cannot be loaded: Error while deserializing header"):
+        policy.load_policy(str(folder))
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="is not a valid JSON file"):
+        policy.load_policy(str(folder))
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"its folder has no tokenizer\.json"):
+        policy.load_tokenizer(str(folder))
+
+
+def test_a_hub_name_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for ask in (policy.context_length, policy.load_tokenizer, policy.load_policy):
+        with pytest.raises(FileNotFoundError, match="'nobody/nothing' is neither a folder here nor found") as caught:
+            ask("nobody/nothing")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("target", ["w1", "norm"])
+def test_lora_on_layers_that_are_not_there(tiny_model: str, target: str) -> None:
+    with pytest.raises(ValueError, match=f"'{target}' is no linear layer of .*; it has down_proj, gate_proj, k_proj"):
+        policy.load_policy(tiny_model, lora=Lora(target_modules=["q_proj", target]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"context_length": 0}, "context_length must be at least 1"),
+        ({"rope_theta": -1.0}, "rope_theta: model .* cannot be -1.0"),
+    ],
+)
+def test_contexts_that_cannot_be(tiny_model: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        policy.load_policy(tiny_model, **options)
+
+
+def test_an_adapter_alone_needs_one(tiny_model: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="adapter_only needs lora"):
+        policy.export(load(tiny_model), policy.load_tokenizer(tiny_model), tmp_path / "out", adapter_only=True)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_tokenizer_without_a_chat_template_or_an_end(tiny_model: str, tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ class Examination:
                 store.add(self._ask(engine, left[start : start + size], reward, shown))
 
     def _engine(self, slots: int) -> RolloutEngine:
-        policy: Any = policies.load_policy(self.model)
+        policy: Any = policies.load_policy(self.model, trainable=False)
         policy.to("cuda" if torch.cuda.is_available() else "cpu")
         return RolloutEngine(policy, max_length=self._longest + self.max_new_tokens, slots=slots)
 

@@ -1,5 +1,7 @@
 """An expert as fusion sees it: a model folder, or an adapter over one, giving float32 weights range by range.
 
+Weights in 4 or 8 bits are expanded, of the folder itself or of an adapter's base.
+
 A LoRA adapter (arXiv 2106.09685) is added to its base here, before any averaging: the mean of the products B·A is not
 the product of the means.
 """
@@ -10,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, Final
@@ -18,11 +20,19 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from vibethinker.quantized import (
+    QuantizedRef,
+    need_bitsandbytes,
+    quantized_on_loading,
+    stored_in_full,
+    stored_quantization,
+)
 from vibethinker.safetensors_io import Files, TensorRef, read_header, read_tensors, weight_files
 
 FLOATS: Final = (torch.float32, torch.bfloat16, torch.float16)
 ADAPTER: Final = "adapter_model.safetensors"
 ADAPTER_CONFIG: Final = "adapter_config.json"
+ADAPTER_BASE: Final = "adapter_base.json"  # ours: what else than base_model_name_or_path says makes the base
 _SIDECARS: Final = (
     *("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*"),
     *("additional_chat_templates/*", "generation_config.json", "*.py"),
@@ -69,7 +79,7 @@ class Expert:
 
     Attributes:
         folder: as given.
-        config: its `config.json`; of an adapter, the base's.
+        config: its `config.json` without traces of quantization; of an adapter, the base's as it was trained.
         tensors: every tensor once; tied copies are left out, modules that an adapter replaces are its own.
         deltas: what an adapter adds, by tensor name.
         folders: where tokenizer and other small files are found; later ones win.
@@ -93,9 +103,12 @@ class Expert:
     def reader(self, name: str, files: Files, scratch: Tensor) -> Fill:
         """A function that fills float32 ranges of a weight, the adapter merged; `scratch` holds a range as stored."""
         ref = self.tensors[name]
+        whole = ref.expanded(files).view(-1) if isinstance(ref, QuantizedRef) else None
 
         def plain(start: int, values: Tensor) -> None:
-            if ref.dtype == torch.float32:
+            if whole is not None:
+                values.copy_(whole[start : start + values.numel()])
+            elif ref.dtype == torch.float32:
                 files.read(ref, start, values)
             else:
                 stored = scratch.view(ref.dtype)[: values.numel()]
@@ -141,13 +154,15 @@ def open_expert(folder: Path) -> Expert:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
-    if (folder / ADAPTER_CONFIG).is_file():
+    if is_adapter(folder):
         return _open_adapter(folder)
     files = weight_files(folder)
     config = read_json(folder / "config.json")
-    if "quantization_config" in config:
-        raise ValueError(f"{folder}: config.json has quantization_config; fuse the full-precision weights instead")
+    quantized = stored_quantization(folder, config)
     tensors = _untied(folder, config, read_tensors(folder))
+    if quantized:
+        del config["quantization_config"]
+        tensors = stored_in_full(tensors)
     return Expert(folder, config, tensors, (folder,), tuple(files))
 
 
@@ -160,6 +175,10 @@ def _untied(folder: Path, config: dict[str, Any], tensors: dict[str, TensorRef])
         if not any(files.equal(ref, head) for ref in tensors.values() if ref != head):
             raise ValueError(f"{folder}: tie_word_embeddings is true, but lm_head.weight equals no embedding")
     return {name: ref for name, ref in tensors.items() if ref != head}
+
+
+def is_adapter(folder: str | Path) -> bool:
+    return (Path(folder) / ADAPTER_CONFIG).is_file()
 
 
 def _open_adapter(folder: Path) -> Expert:
@@ -175,9 +194,7 @@ def _open_adapter(folder: Path) -> Expert:
         raise ValueError(f"{where}: init_lora_weights {init!r} also changes the base; merge with peft first")
     if not (folder / ADAPTER).is_file():
         raise FileNotFoundError(f"{folder}: {ADAPTER_CONFIG} without {ADAPTER}")
-    base = open_expert(_base_folder(where, settings))
-    if base.deltas:
-        raise ValueError(f"{where}: base_model_name_or_path is itself an adapter")
+    base = _base_as_trained(folder, open_expert(_base_folder(folder, settings)))
     replaced, deltas = _adapter_tensors(folder / ADAPTER, settings, base)
     return Expert(
         folder,
@@ -189,13 +206,29 @@ def _open_adapter(folder: Path) -> Expert:
     )
 
 
-def _base_folder(where: Path, settings: dict[str, Any]) -> Path:
-    name = settings.get("base_model_name_or_path")
+def base_name(folder: Path) -> str:
+    """What an adapter was trained over: a folder, or a hub name."""
+    where = folder / ADAPTER_CONFIG
+    name = read_json(where).get("base_model_name_or_path")
     if not name:
         raise ValueError(f"{where}: base_model_name_or_path is empty")
-    for folder in (Path(name).expanduser(), where.parent / name):
-        if folder.is_dir():
-            return folder
+    found = next((f for f in (Path(name).expanduser(), folder / name) if f.is_dir()), None)
+    if found is None:
+        return str(name)
+    if is_adapter(found):
+        raise ValueError(f"{where}: base_model_name_or_path is itself an adapter")
+    return str(found)
+
+
+def base_changes(folder: Path) -> dict[str, Any]:
+    """What an adapter's training changed in its base: `config` values, and weights `quantized` on loading."""
+    return read_json(folder / ADAPTER_BASE) if (folder / ADAPTER_BASE).is_file() else {}
+
+
+def _base_folder(folder: Path, settings: dict[str, Any]) -> Path:
+    name = base_name(folder)
+    if Path(name).is_dir():
+        return Path(name)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -203,8 +236,23 @@ def _base_folder(where: Path, settings: dict[str, Any]) -> Path:
         return Path(snapshot_download(name, revision=settings.get("revision"), local_files_only=True))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError):
         raise FileNotFoundError(
-            f"{where}: base_model_name_or_path {name!r} is neither a folder nor a downloaded model"
+            f"{folder / ADAPTER_CONFIG}: base_model_name_or_path {name!r} is neither a folder nor a downloaded model"
         ) from None
+
+
+def _base_as_trained(folder: Path, base: Expert) -> Expert:
+    """The base with the changes that the adapter's folder tells of."""
+    where, changes = folder / ADAPTER_BASE, base_changes(folder)
+    config, quantized = changes.get("config") or {}, changes.get("quantized")
+    if "rope_parameters" in config:  # the names before transformers 5
+        base = replace(base, config={k: v for k, v in base.config.items() if k not in ("rope_theta", "rope_scaling")})
+    base = replace(base, config={**base.config, **config})
+    if not quantized:
+        return base
+    need_bitsandbytes(str(where))
+    if missing := sorted(set(quantized["weights"]) - base.tensors.keys()):
+        raise ValueError(f"{where}: {missing[0]} is no tensor of the base {base.folder}")
+    return replace(base, tensors=quantized_on_loading(base.tensors, quantized))
 
 
 def _adapter_tensors(

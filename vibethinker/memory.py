@@ -22,7 +22,7 @@ from transformers import PreTrainedConfig
 from vibethinker.attention import hidden_states
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.packing import PackedRow, pack
-from vibethinker.policy import Lora, skeleton, with_checkpointing
+from vibethinker.policy import Lora, hollow, with_checkpointing
 from vibethinker.rollout.sampling import Sampling, sample
 
 _ROUNDING = 512  # bytes, of CUDA's allocator
@@ -92,11 +92,11 @@ class Estimate:
 
 def estimate(work: Workload) -> Estimate:
     """Adds up what a fit keeps, and traces one update and one step of sampling."""
-    policy = skeleton(work.config, work.lora, torch.float32)
+    policy = hollow(work.config, work.lora, torch.float32)
     parameters = {name: p.numel() for name, p in policy.named_parameters()}
     trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     plain = sum(count for name, count in parameters.items() if "lora_" not in name)
-    weights = _weight_bytes(policy, work.bits)
+    weights = _weight_bytes(policy, work.bits, _left_in_half(work.config))
     resident = {"policy": weights, "optimizer": _ADAMW_STATE * trainable}
     if work.replicas > 1:
         resident["gradient exchange"] = 4 * trainable
@@ -130,7 +130,7 @@ def update_bytes(work: Workload) -> int:
     prompts = [torch.zeros(min(work.prompt_length, n - 1), dtype=torch.long) for n in work.row_lengths]
     rest = [torch.zeros(n - len(p), dtype=torch.long) for n, p in zip(work.row_lengths, prompts, strict=True)]
     row = pack(prompts, rest) if sequences else pack([], [])
-    policy = skeleton(work.config, work.lora, torch.float32 if work.bits == 32 else torch.bfloat16)
+    policy = hollow(work.config, work.lora, torch.float32 if work.bits == 32 else torch.bfloat16)
     if work.checkpointing:
         with_checkpointing(policy)
     with _weightless(), Ledger() as ledger:
@@ -159,7 +159,7 @@ def rollout_bytes(work: Workload) -> dict[str, int]:
     if getattr(shallow, "layer_types", None):
         shallow.layer_types = shallow.layer_types[:1]
     with _weightless(), Ledger() as ledger, torch.no_grad():
-        replica = _faked(skeleton(shallow, None, torch.bfloat16))
+        replica = _faked(hollow(shallow, None, torch.bfloat16))
         ledger.peak = start = ledger.now
         tokens = torch.zeros(slots, dtype=torch.long)
         hidden = hidden_states(replica, tokens, tokens, _FlashFootprint())
@@ -181,9 +181,16 @@ def _linear_layers(policy: Any) -> dict[str, nn.Linear]:
     return {name: module for name, module in modules.items() if "lora_" not in name}
 
 
-def _weight_bytes(policy: Any, bits: int) -> int:
+def _left_in_half(config: PreTrainedConfig) -> tuple[str, ...]:
+    """Modules that a quantized checkpoint leaves in 16 bits."""
+    stored = getattr(config, "quantization_config", None) or {}
+    return tuple(stored.get("llm_int8_skip_modules") or ())
+
+
+def _weight_bytes(policy: Any, bits: int, skipped: tuple[str, ...] = ()) -> int:
     wide = 4 if bits == 32 else _HALF
-    layers = {id(m.weight): m.weight.numel() for m in _linear_layers(policy).values()} if bits < 16 else {}
+    few = {n: m for n, m in _linear_layers(policy).items() if bits < 16 and not any(part in n for part in skipped)}
+    layers = {id(m.weight): m.weight.numel() for m in few.values()}
     packed = sum(n * bits // 8 + n // _BLOCK * 4 for n in layers.values())
     rest = (p for p in policy.parameters() if id(p) not in layers)
     return packed + sum(p.numel() * (4 if p.requires_grad else wide) for p in rest)

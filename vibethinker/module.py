@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -89,8 +89,13 @@ class PolicyModule(pl.LightningModule):
             which keeps rarely moved weights from taking full steps on noise.
         micro_batches: packed rows an optimizer step is split into on each rank; more need less memory.
         lora: train a low-rank adapter instead of the full weights.
-        quantization: hold the frozen base in 4 or 8 bits; needs `lora`.
+        quantization: hold the frozen base in 4 or 8 bits, `4bit-double` with quantized scales; needs `lora`. A
+            checkpoint that is quantized already needs no word.
+        base_dtype: precision of a frozen base; `auto` is bfloat16 on CUDA and float32 on CPU.
         gradient_checkpointing: recompute activations in backward to save memory.
+        context_length: longest sequence the model is made for, in place of what its config.json says; exported folders
+            carry it on.
+        rope_theta: base of the rotary embedding, likewise; a longer context usually wants a larger one.
         max_length: longest prompt plus completion in tokens.
         max_new_tokens: longest completion that is sampled, in training, validation and probing.
         slots: sequences sampled at one time.
@@ -115,8 +120,11 @@ class PolicyModule(pl.LightningModule):
         epsilon: float = 1e-8,
         micro_batches: int = 1,
         lora: policies.Lora | None = None,
-        quantization: Literal["4bit", "8bit"] | None = None,
+        quantization: policies.Quantization | None = None,
+        base_dtype: policies.BaseDtype = "auto",
         gradient_checkpointing: bool = False,
+        context_length: int | None = None,
+        rope_theta: float | None = None,
         max_length: int = 4096,
         max_new_tokens: int = 2048,
         slots: int = 256,
@@ -133,11 +141,14 @@ class PolicyModule(pl.LightningModule):
             raise ValueError(f"warmup_ratio must lie between 0 and 1, got {warmup_ratio}")
         if max_new_tokens >= max_length:
             raise ValueError(f"max_new_tokens {max_new_tokens} leaves no room for a prompt in max_length {max_length}")
-        context = policies.context_length(model)
+        context = context_length or policies.context_length(model)
         if max_length > context:
-            raise ValueError(f"max_length {max_length} is longer than the context of {model!r}, {context} tokens")
+            raise ValueError(
+                f"max_length {max_length} is longer than the context of {model!r}, {context} tokens; "
+                "context_length extends it"
+            )
         self.model_name, self.lora, self.quantization = model, lora, quantization
-        self.gradient_checkpointing = gradient_checkpointing
+        self.base_dtype, self.gradient_checkpointing = base_dtype, gradient_checkpointing
         self.learning_rate, self.min_learning_rate = learning_rate, min_learning_rate
         self.warmup_ratio, self.weight_decay, self.betas, self.epsilon = warmup_ratio, weight_decay, betas, epsilon
         self.micro_batches, self.max_length, self.slots = micro_batches, max_length, slots
@@ -147,7 +158,13 @@ class PolicyModule(pl.LightningModule):
         check_callable(self.reward, "reward")
         self.tokenizer = policies.load_tokenizer(model)
         self.policy = policies.load_policy(
-            model, lora=lora, quantization=quantization, gradient_checkpointing=gradient_checkpointing
+            model,
+            lora=lora,
+            quantization=quantization,
+            base_dtype=base_dtype,
+            gradient_checkpointing=gradient_checkpointing,
+            context_length=context_length,
+            rope_theta=rope_theta,
         )
         self.strict_loading = False  # checkpoints hold trainable weights only
         self._engine: RolloutEngine | None = None
@@ -191,9 +208,9 @@ class PolicyModule(pl.LightningModule):
             if self.device.type == "cuda":
                 self.engine.release()  # keys and values, gigabytes of them, and updates take turns
 
-    def export(self, folder: str | Path) -> Path:
-        """Writes the policy as a Hugging Face folder."""
-        return policies.export(self.policy, self.tokenizer, folder)
+    def export(self, folder: str | Path, dtype: torch.dtype | None = None, *, adapter_only: bool = False) -> Path:
+        """Writes the policy as a Hugging Face folder, float32 by default, or its adapter alone."""
+        return policies.export(self.policy, self.tokenizer, folder, dtype, adapter_only=adapter_only)
 
     # Training
 

@@ -1,39 +1,62 @@
-"""The policy: loading a base model and its tokenizer, adapters, the frozen reference, plain weights, export.
+"""The policy: loading a model for training or sampling, with an adapter, over a base in full precision, 4 or 8 bits.
 
 Every model goes through here, the nano model that ships with the package and any Hugging Face folder or hub name alike.
+
+Weights that are trained are float32, an adapter's too. A frozen base is bfloat16 on CUDA, half the memory: autocast
+would round its matrices to that at every use, and the sampler's replica and the reference hold it so. What changes is
+that the residual stream is rounded to bfloat16 as well, as the replica's is. On a CPU it is float32.
 """
 
 from __future__ import annotations
 
-import copy
-import errno
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.initialization import no_init_weights
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 
 from vibethinker import attention
+from vibethinker.checkpoint import context_length, load_config, load_tokenizer, locate
+from vibethinker.experts import is_adapter
+from vibethinker.export import export, stop_token_ids
+from vibethinker.plain import copy_weights, empty_model, plain_config, plain_weights, skeleton
 from vibethinker.problems import Problem
-from vibethinker.staging import staged_folder
+from vibethinker.quantized import Quantization, check_method, is_quantized, loading_options, need_bitsandbytes
+from vibethinker.reference import AdapterOff, FrozenCopy
 
-NANO = "nano"
+__all__ = [
+    "AdapterOff",
+    "BaseDtype",
+    "FrozenCopy",
+    "Lora",
+    "Quantization",
+    "context_length",
+    "copy_weights",
+    "empty_model",
+    "export",
+    "hollow",
+    "load_config",
+    "load_policy",
+    "load_tokenizer",
+    "locate",
+    "plain_config",
+    "plain_weights",
+    "prompt_ids",
+    "stop_token_ids",
+    "weightless",
+    "with_checkpointing",
+]
+BaseDtype = Literal["auto", "float32", "bfloat16"]
 _weightless: ContextVar[bool] = ContextVar("weightless", default=False)
-_NANO_FOLDER = Path(__file__).parent / "nano"
 
 
 @dataclass
@@ -53,68 +76,51 @@ class Lora:
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
 
 
-def locate(model: str) -> str:
-    """A folder or hub name for transformers; `nano` is the model inside this package.
-
-    Raises:
-        ValueError: a local folder that is no checkpoint.
-    """
-    folder = Path(model)
-    if model == NANO and not folder.exists():
-        return str(_NANO_FOLDER)
-    hub_name = model.count("/") <= 1 and not model.startswith((".", "/", "~"))
-    if folder.exists() or not hub_name or (len(folder.parts) > 1 and folder.parent.is_dir()):
-        folder = folder.expanduser()
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"model {model!r} is not a checkpoint folder: it has no config.json")
-        if not any(folder.glob("*.safetensors")):
-            raise ValueError(f"model {model!r} is not a checkpoint folder: it has no *.safetensors")
-        return str(folder)
-    return model
-
-
-def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, which must carry a chat template and an end-of-sequence token."""
-    tokenizer = AutoTokenizer.from_pretrained(locate(model))
-    if not tokenizer.chat_template:
-        raise ValueError(f"model {model!r}: its tokenizer has no chat template; add chat_template.jinja to the folder")
-    if tokenizer.eos_token_id is None:
-        raise ValueError(f"model {model!r}: its tokenizer has no eos_token")
-    return tokenizer
-
-
 def load_policy(
     model: str,
     *,
     lora: Lora | None = None,
-    quantization: Literal["4bit", "8bit"] | None = None,
+    quantization: Quantization | None = None,
+    base_dtype: BaseDtype = "auto",
     gradient_checkpointing: bool = False,
+    context_length: int | None = None,
+    rope_theta: float | None = None,
+    trainable: bool = True,
 ) -> PreTrainedModel:
     """A causal model ready to be trained on packed rows, with float32 master weights where it is trained.
 
     Args:
-        model: folder, hub name, or `nano`.
+        model: folder, hub name, or `nano`; an adapter folder is its base with the adapter merged.
         lora: train an adapter; the base is frozen.
-        quantization: hold the frozen base in 4 or 8 bits (bitsandbytes); needs `lora`.
+        quantization: hold the frozen base in 4 or 8 bits (bitsandbytes), `4bit-double` with quantized scales; needs
+            `lora`. A checkpoint that is quantized already says so itself.
+        base_dtype: precision of a frozen base, and of computing with one in 4 bits; `auto` is bfloat16 on CUDA and
+            float32 on CPU.
         gradient_checkpointing: recompute activations in backward.
-    """
-    if quantization and lora is None:
-        raise ValueError("quantization needs lora: quantized weights cannot be trained themselves")
-    if _weightless.get():
-        hollow = skeleton(AutoConfig.from_pretrained(locate(model)), lora, torch.float32)
-        return with_checkpointing(hollow) if gradient_checkpointing else hollow
-    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": attention.NAME}
-    if quantization:
-        from transformers import BitsAndBytesConfig
+        context_length: longest sequence, in place of what config.json says; exported folders say it too.
+        rope_theta: base of the rotary embedding, likewise.
+        trainable: false for a model to sample from, all of it frozen.
 
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=quantization == "4bit", load_in_8bit=quantization == "8bit", bnb_4bit_quant_type="nf4"
-        )
-    policy: Any = AutoModelForCausalLM.from_pretrained(locate(model), **options)
-    _check_head(model, policy)
+    Raises:
+        ValueError, FileNotFoundError: one line; before weights are read wherever the configuration can tell.
+    """
+    config = load_config(model, context_length, rope_theta)
+    frozen = lora is not None or not trainable
+    _check_quantization(model, config, quantization, frozen)
+    if base_dtype != "auto" and not frozen:
+        raise ValueError("base_dtype needs lora: weights that are trained stay float32")
+    _check_architecture(model, config, lora)
+    dtype = _frozen_dtype(base_dtype) if frozen else torch.float32
+    if _weightless.get():
+        bare = hollow(config, lora, dtype)
+        return with_checkpointing(bare) if gradient_checkpointing else bare
+    policy: Any = _load(model, config, dtype, quantization)
+    if not trainable:
+        # Training mode all the same: in evaluation mode bitsandbytes repacks 4-bit weights on a CPU.
+        return policy.requires_grad_(False).train()
     if gradient_checkpointing:
         with_checkpointing(policy)
-    return (policy if lora is None else with_adapter(policy, lora)).train()
+    return (policy if lora is None else _with_adapter(policy, lora)).train()
 
 
 @contextmanager
@@ -127,15 +133,12 @@ def weightless() -> Iterator[None]:
         _weightless.reset(token)
 
 
-def skeleton(config: PreTrainedConfig, lora: Lora | None, dtype: torch.dtype) -> Any:
+def hollow(config: PreTrainedConfig, lora: Lora | None, dtype: torch.dtype) -> Any:
     """A policy on the meta device, unquantized."""
-    config = copy.deepcopy(config)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    with no_init_weights(), torch.device("meta"):
-        policy: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention.NAME)
-        policy.tie_weights()
-        return (policy if lora is None else with_adapter(policy, lora)).train()
+    policy: Any = skeleton(config, dtype, torch.device("meta"))
+    policy.tie_weights()
+    with torch.device("meta"):
+        return (policy if lora is None else _with_adapter(policy, lora)).train()
 
 
 def with_checkpointing(policy: Any) -> Any:
@@ -145,7 +148,98 @@ def with_checkpointing(policy: Any) -> Any:
     return policy
 
 
-def with_adapter(policy: PreTrainedModel, lora: Lora) -> Any:
+def _check_quantization(model: str, config: PreTrainedConfig, quantization: Quantization | None, frozen: bool) -> None:
+    stored = getattr(config, "quantization_config", None)
+    if quantization and not frozen:
+        raise ValueError("quantization needs lora: quantized weights cannot be trained themselves")
+    if quantization:
+        need_bitsandbytes("quantization")
+    if stored is None or is_adapter(locate(model)):  # merged, an adapter's base is in full precision
+        return
+    check_method(f"model {model!r}", stored)
+    if quantization:
+        raise ValueError(f"quantization: model {model!r} is quantized already; leave the option out")
+    if not frozen:
+        raise ValueError(f"model {model!r} needs lora: it is quantized, and its weights cannot be trained themselves")
+
+
+def _check_architecture(model: str, config: PreTrainedConfig, lora: Lora | None) -> None:
+    """Refuses heads that do more than a matrix product, since log-probs need no more, and adapters without a place."""
+    bare = skeleton(config, torch.float32, torch.device("meta"))
+    if getattr(bare.get_output_embeddings(), "bias", None) is not None:
+        raise ValueError(f"model {model!r} is not supported: its head has a bias")
+    for option in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
+        if getattr(config, option, None) not in (None, 1):
+            raise ValueError(f"model {model!r} is not supported: its config.json has {option}")
+    if lora is None or lora.target_modules == "all-linear":
+        return
+    ends = (bare.get_input_embeddings(), bare.get_output_embeddings())
+    linear = [n for n, m in bare.named_modules() if isinstance(m, nn.Linear | Conv1D) and m not in ends]
+    for target in lora.target_modules:
+        if any(f".{name}".endswith(f".{target}") for name, module in bare.named_modules() if module in ends):
+            raise ValueError("lora.target_modules must leave out the embedding and the head: their weights may be one")
+        if not any(f".{name}".endswith(f".{target}") for name in linear):
+            there = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+            raise ValueError(f"lora.target_modules: {target!r} is no linear layer of model {model!r}; it has {there}")
+
+
+def _frozen_dtype(asked: BaseDtype) -> torch.dtype:
+    if asked == "auto":
+        return torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    dtype: torch.dtype = getattr(torch, asked)
+    return dtype
+
+
+def _load(model: str, config: PreTrainedConfig, dtype: torch.dtype, quantization: Quantization | None) -> Any:
+    """The weights in a model for packed rows; those not in 4 or 8 bits in the dtype asked for."""
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention.NAME}
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # refused below, in one line
+    merged = is_adapter(locate(model))
+    config = plain_config(config) if merged else config
+    stored = getattr(config, "quantization_config", None)
+    if quantization:
+        options["quantization_config"] = loading_options(quantization, dtype)
+    elif stored:
+        stored["bnb_4bit_compute_dtype"] = str(dtype).removeprefix("torch.")
+    if (quantization or stored) and torch.cuda.is_available():
+        options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0))}
+    with _in_full(model) as folder:
+        try:
+            loader: Any = AutoModelForCausalLM
+            policy, info = loader.from_pretrained(folder, config=config, **options)
+        except (OSError, RuntimeError, ValueError, ImportError, SafetensorError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(f"model {model!r} cannot be loaded: {reason}") from error
+    if missing := sorted(info["missing_keys"]):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ValueError(f"model {model!r}: its files have no {missing[0]}{more}")
+    for name, stored_shape, shape in sorted(info["mismatched_keys"]):
+        raise ValueError(
+            f"model {model!r}: {name} has shape {list(stored_shape)} in its files, {list(shape)} by its config.json"
+        )
+    for parameter in policy.parameters():
+        if not is_quantized(parameter):
+            parameter.data = parameter.data.to(dtype)  # transformers keeps what a quantized checkpoint has
+    policy.name_or_path = policy.config._name_or_path = locate(model)
+    return policy
+
+
+@contextmanager
+def _in_full(model: str) -> Iterator[str]:
+    """The model's folder or hub name; for an adapter a folder, gone afterwards, with its base and it merged."""
+    where = locate(model)
+    if not is_adapter(where):
+        yield where
+        return
+    from vibethinker.fusion import fuse
+
+    with TemporaryDirectory(prefix="vibethinker-") as scratch:
+        merged = Path(scratch) / "merged"
+        fuse([where], merged)
+        yield str(merged)
+
+
+def _with_adapter(policy: PreTrainedModel, lora: Lora) -> Any:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -155,158 +249,7 @@ def with_adapter(policy: PreTrainedModel, lora: Lora) -> Any:
         target_modules=lora.target_modules,
         task_type="CAUSAL_LM",
     )
-    adapted: Any = get_peft_model(policy, config)
-    if any(hasattr(part(), "base_layer") for part in (adapted.get_input_embeddings, adapted.get_output_embeddings)):
-        raise ValueError("lora.target_modules must leave out the embedding and the head: their weights may be one")
-    return adapted
-
-
-def _check_head(model: str, policy: PreTrainedModel) -> None:
-    """Log-probs are computed from hidden states and the head's weight alone; a head that does more is refused."""
-    if getattr(policy.get_output_embeddings(), "bias", None) is not None:
-        raise ValueError(f"model {model!r} is not supported: its head has a bias")
-    for option in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
-        if getattr(policy.config, option, None) not in (None, 1):
-            raise ValueError(f"model {model!r} is not supported: its config.json has {option}")
-
-
-def stop_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
-    """The end-of-sequence tokens of a model's generation config."""
-    eos = model.generation_config.eos_token_id if model.generation_config else None
-    return tuple(eos) if isinstance(eos, list) else () if eos is None else (int(eos),)
-
-
-class FrozenCopy:
-    """The policy's plain weights as they are now, without gradients. No module: it enters no checkpoint."""
-
-    def __init__(self, policy: PreTrainedModel):
-        self.model: Any = empty_model(policy, torch.float32, next(policy.parameters()).device)
-        copy_weights(policy, self.model)
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        self.model.to(device, dtype)
-
-    def __call__(self) -> AbstractContextManager[PreTrainedModel]:
-        return nullcontext(self.model)
-
-
-class AdapterOff:
-    """The policy's own base weights with the adapter switched off: no second model in memory."""
-
-    def __init__(self, policy: PreTrainedModel):
-        if not hasattr(policy, "disable_adapter"):
-            raise ValueError("reference 'adapter_off' needs lora: this policy has no adapter to switch off")
-        self.policy: Any = policy
-
-    def __call__(self) -> AbstractContextManager[PreTrainedModel]:
-        return _adapter_off(self.policy)
-
-
-@contextmanager
-def _adapter_off(policy: Any) -> Iterator[PreTrainedModel]:
-    """Training mode stays: nothing drops out, and in evaluation mode bitsandbytes repacks 4-bit weights on a CPU."""
-    with policy.disable_adapter():
-        yield policy
-
-
-def plain_weights(policy: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """The policy's weights under their plain Hugging Face names: adapters merged in float32, 4 and 8 bits expanded.
-
-    Tied weights come once. Made one at a time, so that a merged copy of the model never exists.
-    """
-    seen: set[int] = set()
-    for prefix, module in policy.named_modules():
-        delta = hasattr(module, "get_delta_weight") and bool(getattr(module, "active_adapters", ()))
-        for name, parameter in [*module.named_parameters(recurse=False), *_persistent_buffers(module)]:
-            path = f"{prefix}.{name}"
-            if "lora_" in path or id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
-            yield _plain_name(path), _expanded(module, name, parameter)
-        if delta:
-            layer: Any = module
-            base = layer.get_base_layer()
-            seen.add(id(base.weight))
-            merged = _expanded(base, "weight", base.weight).float()
-            for adapter in layer.active_adapters:
-                merged = merged + layer.get_delta_weight(adapter).float()
-            yield _plain_name(f"{prefix}.weight"), merged
-
-
-def _persistent_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
-    transient = module._non_persistent_buffers_set
-    return [(n, b) for n, b in module.named_buffers(recurse=False) if n not in transient]
-
-
-def _plain_name(path: str) -> str:
-    return path.removeprefix("base_model.model.").replace(".base_layer.", ".")
-
-
-def _expanded(module: nn.Module, name: str, parameter: Tensor) -> Tensor:
-    """A quantized weight in full. PEFT's own helper would put another parameter in the place of one on a CPU."""
-    kind, quantized = type(parameter).__name__, cast(Any, parameter)
-    if name != "weight" or kind not in ("Params4bit", "Int8Params"):
-        return parameter.data
-    from bitsandbytes import functional
-
-    if kind == "Params4bit":
-        return functional.dequantize_4bit(parameter.data, quantized.quant_state)
-    state: Any = module.state
-    return functional.int8_vectorwise_dequant(parameter.data, quantized.SCB if state.SCB is None else state.SCB)
-
-
-def plain_config(policy: PreTrainedModel) -> Any:
-    """The model's configuration without traces of quantization or of our attention."""
-    config = copy.deepcopy(policy.config)
-    for trace in ("quantization_config", "_pre_quantization_dtype"):
-        if hasattr(config, trace):
-            delattr(config, trace)
-    return config
-
-
-def empty_model(policy: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    """A frozen model of the policy's architecture, weights not yet set, for packed rows."""
-    with no_init_weights(), torch.device(device):
-        model = AutoModelForCausalLM.from_config(plain_config(policy), dtype=dtype, attn_implementation=attention.NAME)
-    model.tie_weights()
-    return model.requires_grad_(False).eval()
-
-
-@torch.no_grad()
-def copy_weights(policy: PreTrainedModel, into: PreTrainedModel) -> None:
-    """Copies the policy's plain weights into a model of the same architecture, in that model's precision."""
-    targets, copied = into.state_dict(), set()
-    for name, weight in plain_weights(policy):
-        copied.add(targets[name].copy_(weight).data_ptr())
-    if missing := [name for name, target in targets.items() if target.data_ptr() not in copied]:
-        raise RuntimeError(f"the policy has no {missing[0]}")
-
-
-def export(
-    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, dtype: torch.dtype | None = None
-) -> Path:
-    """Writes a Hugging Face folder that any tool can load; it appears whole or not at all.
-
-    Args:
-        policy: full or LoRA; adapters are merged.
-        tokenizer: saved beside the weights with its chat template.
-        folder: replaced if it exists.
-        dtype: precision of the file, float32 by default so that fusing and further training lose nothing.
-    """
-    folder = Path(folder)
-    model = empty_model(policy, dtype or torch.float32, torch.device("cpu"))
-    copy_weights(policy, model)
-    model.generation_config = copy.deepcopy(policy.generation_config)
-    # demonstrations end with the tokenizer's token: whoever samples this model has to stop there too
-    stops = list(dict.fromkeys([*stop_token_ids(policy), tokenizer.eos_token_id]))
-    model.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
-    with staged_folder(folder) as scratch:
-        try:
-            model.save_pretrained(scratch)
-        except SafetensorError as error:
-            raise OSError(errno.EIO, f"the weights could not be written: {error}", str(folder)) from error
-        tokenizer.save_pretrained(scratch)
-    return folder
+    return get_peft_model(policy, config)
 
 
 def prompt_ids(
@@ -315,16 +258,3 @@ def prompt_ids(
     """What a completion continues: the chat template's rendering of each problem, opened for the assistant."""
     render: Any = tokenizer.apply_chat_template
     return [render(p.messages(instruction), add_generation_prompt=True, return_dict=False) for p in problems]
-
-
-def context_length(model: str) -> int:
-    """The longest sequence a model was made for.
-
-    Raises:
-        FileNotFoundError: there is no such model; asked before anything large is loaded.
-    """
-    try:
-        return int(AutoConfig.from_pretrained(locate(model)).max_position_embeddings)
-    except OSError as error:
-        reason = str(error).partition("\n")[0]
-        raise FileNotFoundError(f"model {model!r} is neither a folder here nor found on the hub: {reason}") from error

@@ -12,7 +12,8 @@ import json
 import math
 import os
 import threading
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -37,6 +38,7 @@ DTYPES: Final[Mapping[str, torch.dtype]] = {
     "BOOL": torch.bool,
 }
 Spec = tuple[torch.dtype, tuple[int, ...]]  # of a tensor that is not stored yet: element type, shape
+_KEPT: Final = 8  # made tensors: one for each thread of a fusion
 _CODES: Final = {dtype: code for code, dtype in DTYPES.items()}
 
 
@@ -200,11 +202,20 @@ def _allocate(fd: int, size: int) -> None:
                 raise
 
 
+class _Made:
+    """A tensor that whoever comes first makes, while others wait."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.tensor: Tensor | None = None
+
+
 class Files:
     """Open files shared by threads: positioned reads and writes of tensor ranges, each file opened once."""
 
     def __init__(self) -> None:
         self._open: dict[tuple[Path, int], int] = {}
+        self._made: OrderedDict[Hashable, _Made] = OrderedDict()
         self._lock = threading.Lock()
 
     def __enter__(self) -> Files:
@@ -242,6 +253,18 @@ class Files:
         values = torch.empty(ref.numel, dtype=ref.dtype)
         self.read(ref, 0, values)
         return values.view(ref.shape)
+
+    def once(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` gives, kept for others who ask until `_KEPT` further tensors were asked for."""
+        with self._lock:
+            made = self._made.setdefault(key, _Made())
+            self._made.move_to_end(key)
+            if len(self._made) > _KEPT:
+                self._made.popitem(last=False)
+        with made.lock:
+            if made.tensor is None:
+                made.tensor = make()
+            return made.tensor
 
     def equal(self, a: TensorRef, b: TensorRef, chunk: int = 1 << 20) -> bool:
         """Whether two tensors have the same dtype, shape and bits."""

@@ -58,14 +58,14 @@ class SFTModule(PolicyModule):
         sums = [sum(len(c) for _, c in fitting), len(problems), len(problems) - len(fitting)]
         tokens, *counts = self.all_reduce_sum(torch.tensor(sums, dtype=torch.float32)).cpu()
         if streaming:
-            self._count(*map(float, counts))
+            self._count_streamed(*map(float, counts))
         slices = []
         for part in balance([len(p) + len(c) for p, c in fitting], self.micro_batches):
             row = pack([fitting[i][0] for i in part], [fitting[i][1] for i in part])
             slices.append(Slice(row, {"weight": torch.ones(len(row.targets)) / tokens}))
         return slices
 
-    def _count(self, seen: float, left_out: float) -> None:
+    def _count_streamed(self, seen: float, left_out: float) -> None:
         """What is too long in a stream, or has no solution, is known only when it comes."""
         self._streamed = [self._streamed[0] + seen, self._streamed[1] + left_out]
         self._figures["train/left_out"] = self._streamed[1]

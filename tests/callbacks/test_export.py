@@ -121,6 +121,28 @@ def test_killed_while_saving_there_is_a_whole_checkpoint(tmp_path: Path, writer:
     assert names(tmp_path) == ["last", "last.ckpt"]
 
 
+def test_a_folder_in_half_precision(tmp_path: Path, tiny_model: str) -> None:
+    saved = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1)
+    run = runs.trainer(tmp_path, HuggingFaceExport(dtype="bfloat16"), saved, max_steps=1)
+    run.fit(runs.sft(tiny_model), datamodule=runs.data())
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "step=1").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"dtype": "int8"}, "dtype must be"), ({"dtype": "bfloat16", "adapter_only": True}, "leave dtype out")],
+)
+def test_refuses_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        HuggingFaceExport(**options)
+
+
+def test_refuses_an_adapter_alone_where_there_is_none(tmp_path: Path, tiny_model: str) -> None:
+    run = runs.trainer(tmp_path, HuggingFaceExport(adapter_only=True))
+    with pytest.raises(ValueError, match="adapter_only needs lora"):
+        run.fit(runs.sft(tiny_model), datamodule=runs.data())
+
+
 def test_refuses_a_place_it_cannot_write(tmp_path: Path, writer: FolderCheckpointIO) -> None:
     for path in ("s3://bucket/last.ckpt", str(tmp_path / "last")):
         with pytest.raises(ValueError, match=r"local files that end in \.ckpt"):
