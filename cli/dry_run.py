@@ -10,11 +10,12 @@ import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from transformers import PreTrainedConfig
 
 from vibethinker.grpo import GRPOModule
 from vibethinker.memory import Estimate, Workload, estimate
 from vibethinker.module import PolicyModule
-from vibethinker.policy import FrozenCopy, Lora
+from vibethinker.policy import FrozenCopy, Lora, load_config
 
 _GIB: Final = 2**30
 _USABLE: Final = 0.88  # the allocator holds 5 to 16% more than is in use, and CUDA itself half a GiB
@@ -57,14 +58,15 @@ def describe(module: PolicyModule, config: Any, memory: float) -> None:
 def workload(module: PolicyModule, config: Any) -> Workload:
     """The most that the options allow: every sequence as long as it may be."""
     grpo = isinstance(module, GRPOModule)
+    stored = load_config(module.model_name)
     devices = _devices(config)
     sequences = -(-config.data.init_args.batch_size // devices) * (module.group_size if grpo else 1)
     prompt = module.max_length - module.sampling.max_new_tokens if grpo else min(_PROMPT, module.max_length // 2)
     samples = grpo or _has_probe(config) or config.trainer.limit_val_batches != 0
     return Workload(
-        config=module.policy.config,
+        config=stored,
         lora=module.lora,
-        bits=_bits(module),
+        bits=_bits(module, stored),
         checkpointing=module.gradient_checkpointing,
         autocast="mixed" in str(config.trainer.precision),
         row_lengths=(module.max_length,) * -(-sequences // module.micro_batches),
@@ -78,9 +80,9 @@ def workload(module: PolicyModule, config: Any) -> Workload:
     )
 
 
-def _bits(module: PolicyModule) -> Literal[4, 8, 16, 32]:
+def _bits(module: PolicyModule, config: PreTrainedConfig) -> Literal[4, 8, 16, 32]:
     """Of the base's weights on a GPU, whatever this machine has."""
-    stored = getattr(module.policy.config, "quantization_config", None) or {}
+    stored = getattr(config, "quantization_config", None) or {}
     if module.quantization == "8bit" or stored.get("load_in_8bit"):
         return 8
     if module.quantization or stored:

@@ -99,6 +99,7 @@ class VibeThinkerCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
+        self.trainer.datamodule = self.datamodule
         for part in (self.datamodule, self.model):  # what is wrong with them shows before anything is written
             part.trainer = self.trainer
             part.setup("fit")

@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 import torch
 
 from vibethinker.datamodules.files import MAX_UNUSABLE
-from vibethinker.datamodules.sampling import HeldOutLoader, TrainLoader, check_divisible
+from vibethinker.datamodules.sampling import ENDLESS, HeldOutLoader, TrainLoader, check_divisible
 from vibethinker.datamodules.source import ProblemSource
 from vibethinker.datamodules.unusable import learnable
 from vibethinker.problems import Problem, Split
@@ -118,6 +118,12 @@ class DomainDataModule(ProblemSource, pl.LightningDataModule):
             self.feed().take(range(1), range(1))
         elif stage == "fit" and refusals is not None:
             self._learnable = learnable(self._train, refusals(self._train), self.max_unusable, self._name)
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Global batches in a pass through the train set; `None` where that has no end, or none that is known."""
+        size = ENDLESS if self.streaming else self.feed(self._learnable).size
+        return None if size >= ENDLESS else -(-size // self.batch_size)
 
     def train_dataloader(self) -> TrainLoader:
         """Global batches of training problems; see `TrainLoader` for their order and for how to resume.

@@ -170,6 +170,7 @@ class PolicyModule(pl.LightningModule):
         self._engine: RolloutEngine | None = None
         self._window: list[Slice] = []
         self._used = 0
+        self._by_epochs = False
         self._random_state: dict[str, Any] | None = None
         self._figures: dict[str, float] = {}
         self._sums: dict[str, Tensor] = {}
@@ -226,7 +227,8 @@ class PolicyModule(pl.LightningModule):
         if wanted not in (1, self.micro_batches):
             raise ValueError(f"set model.micro_batches instead of trainer.accumulate_grad_batches={wanted}")
         self.trainer.accumulate_grad_batches = self.micro_batches
-        if self.trainer.max_steps < 1:
+        if self.trainer.max_steps < 1 or self._by_epochs:  # set up twice, the second time with what is learnable alone
+            self._by_epochs = True
             self.trainer.fit_loop.epoch_loop.max_steps = self._steps_of_epochs()
 
     def _steps_of_epochs(self) -> int:

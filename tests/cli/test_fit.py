@@ -205,3 +205,24 @@ def test_a_dry_run_needs_neither_weights_nor_data_and_writes_nothing(
 def test_a_dry_run_checks_the_options(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(fit(folder, "mgpo", "run", "--model.max_new_tokens", "448", "--dry_run")) == 1
     assert "max_new_tokens 448 leaves no room" in capsys.readouterr().err
+
+
+def test_epochs_give_the_horizon(folder: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i} + 1?", "answer": str(i + 1), "solutions": [f"\\boxed{{{i + 1}}}"]} for i in range(10)]
+    rows[0]["solutions"] = ["long " * 200]  # left out: three steps of four in an epoch, not of ten problems but nine
+    (tmp_path / "data").mkdir()
+    for split, own in (("train", rows), ("probe", rows[5:6]), ("val", rows[6:7]), ("test", rows[7:8])):
+        text = "\n".join(json.dumps({**row, "prompt": row["prompt"] + split}) for row in own)
+        (tmp_path / "data" / f"{split}.jsonl").write_text(text)
+    data = ["--data.data", str(tmp_path / "data"), "--data.max_unusable", "0.2", "--data.batch_size", "3"]
+    epochs = ["--trainer.max_steps", "-1", "--trainer.max_epochs", "2", "--model.min_learning_rate", "1e-4"]
+    probe = ["--trainer.callbacks.init_args.every_n_train_steps", "2"]
+    assert main(fit(folder, "sft", "run", *data, *epochs, *probe)) == 0
+    checkpoint = torch.load(folder / "run" / "checkpoints" / "last.ckpt", weights_only=False)
+    assert checkpoint["global_step"] == 6
+    assert checkpoint["lr_schedulers"][0]["_last_lr"][0] == pytest.approx(1e-4)
+
+
+def test_epochs_of_what_has_no_end(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(fit(folder, "sft", "run", "--trainer.max_steps", "-1", "--trainer.max_epochs", "2")) == 1
+    assert "trainer.max_epochs needs a train set that ends" in capsys.readouterr().err
