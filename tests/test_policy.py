@@ -25,7 +25,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from vibethinker import attention, policy
+from vibethinker import SFTModule, attention, policy
 from vibethinker.attention import PackedAttention, hidden_states
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.packing import PackedRow, pack
@@ -176,6 +176,18 @@ def test_an_export_keeps_the_longer_context(folder: str, tmp_path: Path, adapter
         policy.context_length(folder)
         == json.loads((Path(folder) / "config.json").read_text())["max_position_embeddings"]
     )
+
+
+def test_a_module_trains_beyond_the_context_of_its_config(tiny_model: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    edit_json(folder / "tokenizer_config.json", model_max_length=512)
+    with pytest.raises(ValueError, match="longer than the context of .*, 512 tokens; context_length extends it"):
+        SFTModule(str(folder), max_length=1000, max_new_tokens=8)
+    module = SFTModule(str(folder), max_length=1000, max_new_tokens=8, context_length=1024)
+    assert module.engine.max_length == 1000
+    out = module.export(tmp_path / "out")
+    assert AutoTokenizer.from_pretrained(out).model_max_length == 1024
+    assert policy.context_length(str(out)) == 1024
 
 
 def test_a_large_export_is_sharded(tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

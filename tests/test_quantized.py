@@ -48,12 +48,12 @@ def stored(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     from transformers import BitsAndBytesConfig
 
     root = tmp_path_factory.mktemp("stored")
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    shape: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
     shape |= {"vocab_size": 259, "num_hidden_layers": 2, "head_dim": 8, "max_position_embeddings": 512}
     state = torch.get_rng_state()
     torch.manual_seed(0)
-    config = Qwen3Config(**shape, tie_word_embeddings=True, eos_token_id=0, pad_token_id=0)
-    Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(root / "full")
+    model: Any = Qwen3ForCausalLM(Qwen3Config(**shape, tie_word_embeddings=True, eos_token_id=0, pad_token_id=0))
+    model.to(torch.bfloat16).save_pretrained(root / "full")
     torch.set_rng_state(state)
     four: dict[str, Any] = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
     four["bnb_4bit_compute_dtype"] = "bfloat16"

@@ -86,8 +86,13 @@ def context_length(model: str) -> int:
     return int(length)
 
 
-def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, which must carry a chat template and an end-of-sequence token."""
+def load_tokenizer(model: str, context_length: int | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, which must carry a chat template and an end-of-sequence token.
+
+    Args:
+        model: folder, hub name, or `nano`.
+        context_length: what its own limit is raised to, which others hold exported folders to.
+    """
     where = locate(model)
     if is_adapter(where) and not (Path(where) / "tokenizer_config.json").is_file():
         where = base_of(model)
@@ -99,6 +104,7 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
         raise ValueError(f"model {model!r}: its tokenizer has no chat template; add chat_template.jinja to the folder")
     if tokenizer.eos_token_id is None:
         raise ValueError(f"model {model!r}: its tokenizer has no eos_token")
+    tokenizer.model_max_length = max(tokenizer.model_max_length, context_length or 0)
     return tokenizer
 
 

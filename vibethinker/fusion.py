@@ -9,7 +9,8 @@ subtraction rounds at the scale of the weights; summing w_i θ_i rounds there N 
 bitwise whatever the weights (1/3 + 1/3 + 1/3 does not), the sign of zero included, and so does a weight of one.
 
 Weights are computed in float32 and rounded once, when stored. Worker threads read, average and write ranges of tensors;
-a range fits the processor's cache and no tensor is ever held whole.
+a range fits the processor's cache and no tensor is ever held whole, except one in 4 or 8 bits: it is expanded once
+for all experts over the same base, a tensor for each thread at a time.
 """
 
 from __future__ import annotations
@@ -139,7 +140,8 @@ def fuse(
     Everything but the weights (configuration, tokenizer, chat template, generation config) comes from the first expert.
 
     Args:
-        experts: Hugging Face folders with safetensors, sharded or not, or LoRA adapter folders, which are merged first.
+        experts: Hugging Face folders with safetensors, sharded or not, or LoRA adapter folders, which are merged first;
+            weights in 4 or 8 bits (bitsandbytes) are expanded.
         out: folder to make. An earlier fusion of the same inputs is made anew; nothing else is replaced unasked.
         weights: non-negative, sum 1; uniform by default.
         method: `linear` average, or `task_arithmetic` over `base`.

@@ -156,7 +156,7 @@ class PolicyModule(pl.LightningModule):
         self.sampling = Sampling(max_new_tokens=max_new_tokens)
         self.reward: Reward = reward or DispatchReward()
         check_callable(self.reward, "reward")
-        self.tokenizer = policies.load_tokenizer(model)
+        self.tokenizer = policies.load_tokenizer(model, context_length)
         self.policy = policies.load_policy(
             model,
             lora=lora,
