@@ -147,7 +147,7 @@ def _add_protocol(parser: argparse.ArgumentParser, samples: int) -> None:
 
 def _add_regrade(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="FILE.json", help="results of an evaluation, its samples beside it")
-    parser.add_argument("--reward", metavar="NAME", help=_REWARD)
+    parser.add_argument("--reward", metavar="NAME", help="as of evaluate; default: as before")
     parser.add_argument("--k", nargs="+", type=_positive, help="of pass@k (default: as before)")
     parser.set_defaults(command=_regrade)
 

@@ -82,9 +82,10 @@ def again(options: argparse.Namespace) -> None:
     options.k = options.k or sorted(int(m.removeprefix("pass@")) for m in metrics if m.startswith("pass@"))
     options.distinct = "distinct_solutions" in metrics
     _check_ks(options.k, first["samples"])
-    reward, bar = reward_of(options.reward), Meter()
+    named = options.reward or store.options["--reward"]
+    reward, bar = reward_of(named), Meter()
     try:
-        regrade(store, reward, {"--reward": options.reward}, lambda done, total: bar.show("regrade", done, total))
+        regrade(store, reward, {"--reward": named}, lambda done, total: bar.show("regrade", done, total))
     finally:
         bar.close()
         close(reward)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -26,8 +25,6 @@ def run(options: argparse.Namespace) -> None:
     hush()
     criteria = Criteria(options.min_error_rate, options.max_error_rate, options.min_solution_tokens)
     wanted, reward = protocol(options), reward_of(options.reward)
-    if options.overwrite:
-        shutil.rmtree(options.out.with_name(f"{options.out.name}.samples"), ignore_errors=True)
     bar = Meter()
     try:
         manifest = filter_by_difficulty(
@@ -40,6 +37,7 @@ def run(options: argparse.Namespace) -> None:
             fields=options.fields,
             skip_long=options.skip_long,
             slots=options.slots,
+            overwrite=options.overwrite,
             progress=lambda done, total: bar.show("filter", done, total),
         )
     finally:

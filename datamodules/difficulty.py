@@ -87,6 +87,7 @@ def filter_by_difficulty(
     fields: Mapping[str, str] | None = None,
     skip_long: bool = False,
     slots: int = 256,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Samples every training problem and writes a data folder with those that the criteria keep.
@@ -106,6 +107,7 @@ def filter_by_difficulty(
         fields: as in `DomainDataModule`.
         skip_long: drop problems whose prompt leaves no room for `protocol.max_new_tokens`.
         slots: sequences at a time.
+        overwrite: drop the samples that are kept.
         progress: called with completions done and in all.
 
     Returns:
@@ -125,7 +127,10 @@ def filter_by_difficulty(
         raise ValueError(f"{train}: all of its problems are held out")
     exam = Examination(model, {"": asked}, protocol, skip_long=skip_long)
     judge = reward or DispatchReward()
-    store = SampleStore(out.with_name(f"{out.name}.samples"), {**exam.options, "--reward": name_of(judge)})
+    folder = out.with_name(f"{out.name}.samples")
+    if overwrite:
+        shutil.rmtree(folder, ignore_errors=True)
+    store = SampleStore(folder, {**exam.options, "--reward": name_of(judge)})
     try:
         exam.run(store, judge, slots=slots, progress=progress)
     finally:

@@ -63,7 +63,7 @@ def test_a_command_of_the_readme_parses(command: str, tmp_path: Path, monkeypatc
 
 def test_every_command_is_shown() -> None:
     shown = {shlex.split(command)[1] for command in commands_shown()}
-    assert shown == {"fit", "run", "fuse", "probe", "evaluate", "report", "doctor", "verify"}
+    assert shown == {"fit", "run", "fuse", "probe", "evaluate", "regrade", "filter", "report", "doctor", "verify"}
 
 
 def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

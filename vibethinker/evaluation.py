@@ -210,6 +210,7 @@ class Examination:
             "--top-p": self.protocol.top_p,
             "--max-new-tokens": self.max_new_tokens,
             "--instruction": self.protocol.instruction,
+            "--instruction, of programs": self.protocol.code_instruction,
             "--seed": self.protocol.seed,
             **{f"problems of {file}" if file else "problems": problems_digest(own) for file, own in asked.items()},
         }

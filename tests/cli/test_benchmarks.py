@@ -148,7 +148,7 @@ def test_regrade(tiny_model: str, bench: str, tmp_path: Path, capsys: pytest.Cap
     out = tmp_path / "out.json"
     assert run("evaluate", tiny_model, bench, *SMALL, *ODD, "--out", str(out)) == 0
     before = content(out)
-    assert run("regrade", str(out), *ODD) == 0
+    assert run("regrade", str(out)) == 0  # by the reward it was graded with
     assert content(out) == before
     assert run("regrade", str(out), "--reward", "tests.cli.test_benchmarks.even_length", "--k", "2") == 0
     after = content(out)
@@ -313,6 +313,7 @@ def test_a_folder_is_filtered_and_its_held_out_files_stay(
     assert {row["pass_rate"] for row in jsonl(out / "train.jsonl") if "pass_rate" in row} <= {0.0}
     error = refused(capsys, "filter", tiny_model, str(data), "--out", str(out), *ASK, "--seed", "3")
     assert "--seed = 0, now it is 3" in error
+    assert run("filter", tiny_model, str(data), "--out", str(out), *ASK, "--seed", "3", "--overwrite") == 0
 
 
 def test_short_solutions_go(tiny_model: str, tmp_path: Path) -> None:
