@@ -99,7 +99,7 @@ class VibeThinkerCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
-        self.trainer.datamodule = self.datamodule
+        self.trainer.datamodule = self.datamodule  # type: ignore[attr-defined]
         for part in (self.datamodule, self.model):  # what is wrong with them shows before anything is written
             part.trainer = self.trainer
             part.setup("fit")

@@ -208,7 +208,9 @@ def test_a_dry_run_checks_the_options(folder: Path, capsys: pytest.CaptureFixtur
 
 
 def test_epochs_give_the_horizon(folder: Path, tmp_path: Path) -> None:
-    rows = [{"prompt": f"{i} + 1?", "answer": str(i + 1), "solutions": [f"\\boxed{{{i + 1}}}"]} for i in range(10)]
+    rows: list[dict[str, Any]] = [
+        {"prompt": f"{i} + 1?", "answer": str(i + 1), "solutions": [f"\\boxed{{{i + 1}}}"]} for i in range(10)
+    ]
     rows[0]["solutions"] = ["long " * 200]  # left out: three steps of four in an epoch, not of ten problems but nine
     (tmp_path / "data").mkdir()
     for split, own in (("train", rows), ("probe", rows[5:6]), ("val", rows[6:7]), ("test", rows[7:8])):
