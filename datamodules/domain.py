@@ -115,7 +115,7 @@ class DomainDataModule(ProblemSource, pl.LightningDataModule):
         _ = self._loaded
         refusals = getattr(getattr(self.trainer, "lightning_module", None), "refusals", None)
         if stage == "fit" and self.streaming:
-            self.feed().take(range(1), range(1))
+            self.feed().take(range(self.batch_size), range(self.batch_size))
         elif stage == "fit" and refusals is not None:
             self._learnable = learnable(self._train, refusals(self._train), self.max_unusable, self._name)
 

@@ -48,7 +48,7 @@ class Unusable:
             return
         counts = ", ".join(f"{reason}: {count}" for reason, count in self.reasons.most_common())
         what = f"{self.reasons.total()} of {self.seen} {things} cannot be used ({counts})"
-        examples = "; ".join(self.examples)
+        examples = "; ".join(self.examples) or name  # a resumed stream has counts alone
         if self.too_many:
             raise ValueError(f"{examples}: {what}, more than max_unusable={self.limit:g} allows")
         from lightning.pytorch.utilities import rank_zero_warn  # seconds that a reader of one table should not pay
