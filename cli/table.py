@@ -26,15 +26,21 @@ def results_table(rows: Sequence[dict[str, Any]], columns: str, title: str = "")
 
 
 def figures_table(rows: Sequence[dict[str, Any]], title: str = "") -> Table:
-    """Files and domains down, metrics across; each cell the mean and its standard error."""
-    keys = [key for key in ("file", "domain") if key in rows[0]]
+    """Domains down, below the name of their file, metrics across; each cell the mean, and its standard error below."""
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    table = Table(title=escape(title), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in (*keys, *metrics):
-        table.add_column(name, min_width=max(len(name), *(len(row[name]) for row in rows if name in keys), 0))
-    for place in dict.fromkeys(tuple(row[key] for key in keys) for row in rows):
-        cells = {row["metric"]: _figure(row) for row in rows if tuple(row[key] for key in keys) == place}
-        table.add_row(*map(escape, place), *(cells.get(metric, "") for metric in metrics))
+    table = Table(title=escape(title), box=SIMPLE_HEAD, padding=0, show_edge=False)
+    table.add_column("domain", no_wrap=True)
+    for metric in metrics:
+        table.add_column(metric.replace("@", "\n@"), no_wrap=True)  # eight of them fit into 80 characters
+    places: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        places.setdefault((row.get("file", ""), row["domain"]), {})[row["metric"]] = _figure(row)
+    last = ""
+    for (file, domain), cells in places.items():
+        if file != last:
+            table.add_row(f"[bold]{escape(file)}[/]")
+        last = file
+        table.add_row(f"{' ' if file else ''}{escape(domain)}", *(cells.get(metric, "") for metric in metrics))
     return table
 
 
@@ -55,7 +61,7 @@ def _cell(row: dict[str, Any]) -> str:
 
 def _figure(row: dict[str, Any]) -> str:
     digits = 0 if row["mean"] >= 10 else 2  # a length in tokens, or a share
-    error = "" if row["standard_error"] is None else f" [dim]±{row['standard_error']:.{digits}f}[/]"
+    error = "" if row["standard_error"] is None else f"\n[dim]±{row['standard_error']:.{digits}f}[/]"
     return f"{row['mean']:.{digits}f}{error}"
 
 
