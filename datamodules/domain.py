@@ -15,7 +15,7 @@ import torch
 from vibethinker.datamodules.files import MAX_UNUSABLE
 from vibethinker.datamodules.sampling import ENDLESS, HeldOutLoader, TrainLoader, check_divisible
 from vibethinker.datamodules.source import ProblemSource
-from vibethinker.datamodules.unusable import learnable
+from vibethinker.datamodules.unusable import askable, learnable
 from vibethinker.problems import Problem, Split
 
 
@@ -102,8 +102,8 @@ class DomainDataModule(ProblemSource, pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read the data, so that what is wrong with it shows before the model is loaded.
 
-        A module with a method `refusals` is asked which solutions of a set read from files it cannot learn from; they
-        count as unusable.
+        A module with a method `refusals` is asked which solutions of a set read from files it cannot learn from, one
+        with a method `unaskable` which problems it cannot ask; they count as unusable.
 
         Raises:
             ValueError: naming the option, or what is unusable.
@@ -113,11 +113,14 @@ class DomainDataModule(ProblemSource, pl.LightningDataModule):
         if self.data is None:
             return
         _ = self._loaded
-        refusals = getattr(getattr(self.trainer, "lightning_module", None), "refusals", None)
+        module = getattr(self.trainer, "lightning_module", None)
+        refusals, unaskable = getattr(module, "refusals", None), getattr(module, "unaskable", None)
         if stage == "fit" and self.streaming:
             self.feed().take(range(self.batch_size), range(self.batch_size))
         elif stage == "fit" and refusals is not None:
             self._learnable = learnable(self._train, refusals(self._train), self.max_unusable, self._name)
+        elif stage == "fit" and unaskable is not None:
+            self._learnable = askable(self._train, unaskable(self._train), self.max_unusable, self._name)
 
     @property
     def steps_per_epoch(self) -> int | None:

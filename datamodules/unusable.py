@@ -80,3 +80,13 @@ def learnable(problems: Sequence[Problem], refusals: Sequence[Sequence[str]], li
             kept.append(replace(problem, solutions=solutions) if any(own) else problem)
     unusable.check(name, "demonstrations")
     return kept
+
+
+def askable(problems: Sequence[Problem], reasons: Sequence[str], limit: float, name: str) -> list[Problem]:
+    """The problems without those that have a reason why they cannot be asked; an error when there are too many."""
+    unusable = Unusable(limit, seen=len(problems))
+    for problem, reason in zip(problems, reasons, strict=True):
+        if reason:
+            unusable.add(reason, f"{problem.source}, problem {problem.id!r}: {reason}")
+    unusable.check(name, "problems")
+    return [problem for problem, reason in zip(problems, reasons, strict=True) if not reason]

@@ -55,7 +55,8 @@ def shrunken(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> dict[
         (root / "math" / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     code = [{"prompt": f"Return {i}.", "tests": [{"call": "f", "args": [], "expected": i}]} for i in range(60)]
     (root / "code.jsonl").write_text("\n".join(map(json.dumps, code)))
-    return {"plain": tiny_model, "bnb4": str(root / "bnb4"), "math": str(root / "math"), "code": str(root / "code.jsonl")}
+    made = {"bnb4": "bnb4", "math": "math", "code": "code.jsonl"}
+    return {"plain": tiny_model, **{what: str(root / file) for what, file in made.items()}}
 
 
 @pytest.mark.parametrize("config", REAL, ids=name)

@@ -228,3 +228,15 @@ def test_epochs_give_the_horizon(folder: Path, tmp_path: Path) -> None:
 def test_epochs_of_what_has_no_end(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(fit(folder, "sft", "run", "--trainer.max_steps", "-1", "--trainer.max_epochs", "2")) == 1
     assert "trainer.max_epochs needs a train set that ends" in capsys.readouterr().err
+
+
+def test_prompts_that_leave_no_room_are_known_before_the_first_rollout(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": "very " * 120 if i == 7 else f"{i} + 1?", "answer": "1"} for i in range(64)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = ["--data.data", str(folder / "rows.jsonl"), "--data.domain", "algebra", "--trainer.max_steps", "2"]
+    assert main(fit(folder, "mgpo", "run", *data)) == 1
+    assert "problem 'rows/8': prompt longer than max_length less max_new_tokens = 440" in capsys.readouterr().err
+    with pytest.warns(RuntimeWarning, match=r"1 of 5\d problems cannot be used"):
+        assert main(fit(folder, "mgpo", "run", *data, "--data.max_unusable", "0.05")) == 0
