@@ -48,13 +48,15 @@ def stored(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     from transformers import BitsAndBytesConfig
 
     root = tmp_path_factory.mktemp("stored")
-    shape: dict[str, Any] = {
+    shape: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    shape |= {
         "hidden_size": 32,
         "intermediate_size": 64,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        "vocab_size": 259,
+        "num_hidden_layers": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 512,
     }
-    shape |= {"vocab_size": 259, "num_hidden_layers": 2, "head_dim": 8, "max_position_embeddings": 512}
     state = torch.get_rng_state()
     torch.manual_seed(0)
     model: Any = Qwen3ForCausalLM(Qwen3Config(**shape, tie_word_embeddings=True, eos_token_id=0, pad_token_id=0))

@@ -20,13 +20,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from vibethinker.quantized import (
-    QuantizedRef,
-    need_bitsandbytes,
-    quantized_on_loading,
-    stored_in_full,
-    stored_quantization,
-)
+from vibethinker.quantized import QuantizedRef, check_method, need_bitsandbytes, quantized_on_loading, stored_in_full
 from vibethinker.safetensors_io import Files, TensorRef, read_header, read_tensors, weight_files
 
 FLOATS: Final = (torch.float32, torch.bfloat16, torch.float16)
@@ -158,10 +152,11 @@ def open_expert(folder: Path) -> Expert:
         return _open_adapter(folder)
     files = weight_files(folder)
     config = read_json(folder / "config.json")
-    quantized = stored_quantization(folder, config)
+    quantization = config.pop("quantization_config", None)
+    if quantization is not None:
+        check_method(str(folder), quantization)
     tensors = _untied(folder, config, read_tensors(folder))
-    if quantized:
-        del config["quantization_config"]
+    if quantization is not None:
         tensors = stored_in_full(tensors)
     return Expert(folder, config, tensors, (folder,), tuple(files))
 

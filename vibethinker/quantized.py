@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -24,7 +23,7 @@ _PARTS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
 
 
 def check_method(where: str, stored: Mapping[str, Any]) -> None:
-    """Refuses a checkpoint's `quantization_config` unless it is bitsandbytes' and bitsandbytes is there."""
+    """Refuses a checkpoint's `quantization_config` unless it is bitsandbytes' and that is installed."""
     by_bits = stored.get("load_in_4bit") or stored.get("load_in_8bit")
     method = stored.get("quant_method", "bitsandbytes" if by_bits else "an unknown method")
     if method != "bitsandbytes" or not by_bits:
@@ -182,12 +181,3 @@ def describe(weights: Iterable[tuple[str, Tensor]], loaded_as: torch.dtype) -> d
     if not quantized:
         return None
     return {**asdict(Scheme.of(next(iter(quantized.values())), loaded_as)), "weights": list(quantized)}
-
-
-def stored_quantization(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint's config.json says that its weights are quantized; refuses what cannot be read."""
-    stored = config.get("quantization_config")
-    if stored is None:
-        return False
-    check_method(str(folder), stored)
-    return True
