@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -92,10 +93,14 @@ def bootstrap_interval(
         raise ValueError(f"bootstrap_interval: level must be in (0, 1), got {level!r}")
     if resamples < 2:
         raise ValueError(f"bootstrap_interval: resamples must be >= 2, got {resamples!r}")
-    rng = np.random.default_rng(seed)
-    means = np.array([data[rng.integers(data.size, size=data.size)].mean() for _ in range(resamples)])
+    means = data[_resampled(data.size, resamples, seed)].mean(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(data.mean()), float(low), float(high), float(means.std(ddof=1)))
+
+
+@lru_cache(maxsize=1)  # every metric of the same problems draws alike
+def _resampled(size: int, resamples: int, seed: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng(seed).integers(size, size=(resamples, size))
 
 
 def paired_difference(
