@@ -6,7 +6,7 @@ fine-tuning (`problem.solutions`) and reinforcement learning (`problem.prompt` a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -102,8 +102,8 @@ class DomainDataModule(ProblemSource, pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read the data, so that what is wrong with it shows before the model is loaded.
 
-        A module with a method `refusals` is asked which solutions of a set read from files it cannot learn from, one
-        with a method `unaskable` which problems it cannot ask; they count as unusable.
+        A module with a method `unaskable` is asked which problems of a set read from files it cannot ask, one with a
+        method `refusals` which of the training solutions it cannot learn from; they count as unusable.
 
         Raises:
             ValueError: naming the option, or what is unusable.
@@ -113,14 +113,28 @@ class DomainDataModule(ProblemSource, pl.LightningDataModule):
         if self.data is None:
             return
         _ = self._loaded
-        module = getattr(self.trainer, "lightning_module", None)
-        refusals, unaskable = getattr(module, "refusals", None), getattr(module, "unaskable", None)
+        self._held_out.clear()  # made anew where the module is known
+        module = self._module
         if stage == "fit" and self.streaming:
-            self.feed().take(range(self.batch_size), range(self.batch_size))
-        elif stage == "fit" and refusals is not None:
-            self._learnable = learnable(self._train, refusals(self._train), self.max_unusable, self._name)
-        elif stage == "fit" and unaskable is not None:
-            self._learnable = askable(self._train, unaskable(self._train), self.max_unusable, self._name)
+            self.feed().take(range(1), range(1))
+        elif stage == "fit" and hasattr(module, "refusals"):
+            self._learnable = learnable(self._train, module.refusals(self._train), self.max_unusable, self._name)
+        elif stage == "fit":
+            self._learnable = self._askable(self._train, "train")
+
+    @property
+    def _module(self) -> Any:
+        return getattr(self.trainer, "lightning_module", None)
+
+    def _askable(self, problems: Sequence[Problem], split: Split) -> list[Problem]:
+        if not hasattr(self._module, "unaskable"):
+            return list(problems)
+        return askable(problems, self._module.unaskable(problems), self.max_unusable, f"{self._name}, {split}")
+
+    def _make_held_out(self, split: Split) -> list[Problem]:
+        if self.data is not None:
+            self._loaded[split] = self._askable(self._loaded[split], split)
+        return super()._make_held_out(split)
 
     @property
     def steps_per_epoch(self) -> int | None:
@@ -135,12 +149,11 @@ class DomainDataModule(ProblemSource, pl.LightningDataModule):
         """
         if getattr(self.trainer, "overfit_batches", 0):
             raise ValueError(f"overfit_batches repeats no batch here: set train_size={self.batch_size} instead")
-        module = None if self.trainer is None else self.trainer.lightning_module
         rank, world_size = self._world
         loader = TrainLoader(
             self.feed(self._learnable, shuffle=self.shuffle),
             self.batch_size,
-            slices=getattr(module, "slices_per_batch", 1),
+            slices=getattr(self._module, "slices_per_batch", 1),
             rank=rank,
             world_size=world_size,
         )

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
 from typing import Any, Literal
@@ -30,7 +29,7 @@ from vibethinker import objectives
 from vibethinker.evaluation import Judged, stable_seed
 from vibethinker.module import PolicyModule, Slice
 from vibethinker.packing import PackedRow, balance, pack
-from vibethinker.policy import AdapterOff, FrozenCopy, prompt_ids
+from vibethinker.policy import AdapterOff, FrozenCopy
 from vibethinker.problems import Problem
 from vibethinker.rewards import Part
 from vibethinker.rewards.base import counted, scores
@@ -130,13 +129,6 @@ class GRPOModule(PolicyModule):
             raise ValueError(f"overlong_buffer must be 0 to max_new_tokens={longest}, got {self.overlong_buffer}")
         if not 0 <= self.overlong_penalty < math.inf:
             raise ValueError(f"overlong_penalty must be finite and not negative, got {self.overlong_penalty}")
-
-    def unaskable(self, problems: Sequence[Problem]) -> list[str]:
-        """For each problem why it cannot be asked, empty where it can: its prompt must leave room for a completion."""
-        room = self.max_length - self.sampling.max_new_tokens
-        lengths = map(len, prompt_ids(self.tokenizer, problems, self.instruction))
-        reason = f"prompt longer than max_length less max_new_tokens = {room}"
-        return [reason if length > room else "" for length in lengths]
 
     def on_fit_start(self) -> None:
         if isinstance(self.reference, FrozenCopy):

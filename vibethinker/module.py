@@ -189,6 +189,13 @@ class PolicyModule(pl.LightningModule):
 
     # Sampling
 
+    def unaskable(self, problems: Sequence[Problem]) -> list[str]:
+        """For each problem why it cannot be asked, empty where it can: its prompt must leave room for a completion."""
+        room = self.max_length - self.sampling.max_new_tokens
+        lengths = map(len, policies.prompt_ids(self.tokenizer, problems, self.instruction))
+        reason = f"prompt longer than max_length less max_new_tokens = {room}"
+        return [reason if length > room else "" for length in lengths]
+
     @property
     def engine(self) -> RolloutEngine:
         """Made at first use, on the device the policy lives on by then."""
