@@ -151,12 +151,12 @@ def _only(command: str) -> type[VibeThinkerCLI]:
     return OneCommand
 
 
-def run(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> VibeThinkerCLI:
     """Parses and runs one of LightningCLI's subcommands."""
     hush()
     options = {"exit_on_error": False}
     command = arguments[0]
-    _only(command)(
+    return _only(command)(
         PolicyModule,
         DomainDataModule,
         subclass_mode_model=True,
