@@ -121,6 +121,7 @@ def measure(name: str, root: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="FIT", help="of the table")
     options = parser.parse_args()
     if options.case:
         print("MEASURED", json.dumps(measure(options.case[0], Path(options.case[1]))))
@@ -128,7 +129,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_models(Path(folder))
         print("| fit | estimated | allocated | estimate is | reserved |\n| --- | --- | --- | --- | --- |")
-        for name in CASES:
+        for name in options.only:
             command = [sys.executable, __file__, "--case", name, folder]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             found = [line for line in done.stdout.splitlines() if line.startswith("MEASURED ")]
