@@ -17,13 +17,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal, overload
 
+from vibethinker.hub import ask_the_hub
 from vibethinker.problems import SPLITS, Split
 
 SUFFIXES: Final = (".jsonl", ".parquet")
 _SPLIT_NAMES: Final[dict[str, Split]] = {**{name: name for name in SPLITS}, "validation": "val"}
 _STEM: Final = re.compile(r"([a-z]+)(-\d+(?:-of-(\d+))?)?")  # train, train-00000-of-00003
 _HUB_NAME: Final = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?")
-_HUB_SECONDS: Final = 10  # to wait for its first answer
 
 Numbered = tuple[int, Mapping[str, Any]]
 Unit = Literal["line", "row"]
@@ -256,7 +256,7 @@ def _hub_parts(data: str, streaming: bool) -> dict[Split, tuple[str, Any]]:
 
     name, _, configuration = data.partition(":")
     try:
-        _ask_the_hub(name)
+        ask_the_hub("dataset", name)
         parts = load_dataset(name, configuration or None, streaming=streaming)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
@@ -265,25 +265,3 @@ def _hub_parts(data: str, streaming: bool) -> dict[Split, tuple[str, Any]]:
     if not named:
         raise ValueError(f"{data}: none of its parts ({', '.join(parts)}) is named {', '.join(_SPLIT_NAMES)}")
     return named
-
-
-def _ask_the_hub(name: str) -> None:
-    """One question first: where there is no network `datasets` tries for half a minute, aloud, before it says so.
-
-    Raises:
-        ConnectionError: no answer. What an answer says is left to `datasets`, which puts it better.
-    """
-    import datasets
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    if datasets.config.HF_HUB_OFFLINE:
-        return
-    try:
-        HfApi().dataset_info(name, timeout=_HUB_SECONDS)
-    except HfHubHTTPError:
-        return
-    except Exception as error:  # of whichever HTTP library it uses
-        raise ConnectionError(
-            f"the hub cannot be reached ({error}); HF_HUB_OFFLINE=1 takes a copy that was downloaded before"
-        ) from error

@@ -13,6 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from vibethinker.experts import ADAPTER, base_changes, base_name, is_adapter
+from vibethinker.hub import ask_the_hub
 
 NANO = "nano"
 _NANO_FOLDER = Path(__file__).parent / "nano"
@@ -112,6 +113,8 @@ def load_tokenizer(model: str, context_length: int | None = None) -> PreTrainedT
 def _found(model: str, where: str) -> Iterator[None]:
     """One line for what transformers and the hub have pages about."""
     try:
+        if not Path(where).is_dir():
+            ask_the_hub("model", where)
         yield
     except (OSError, ValueError, StrictDataclassError) as error:
         reason = " ".join(str(error).partition("\n\n")[0].split())

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 
 from vibethinker.datamodules.files import load_problems, source_kind
@@ -205,6 +206,7 @@ def test_hub_parts_are_splits(monkeypatch: pytest.MonkeyPatch) -> None:
         unsupervised=datasets.Dataset.from_list([row(1)]),
     )
     hub = {("owner/name", "main"): parts}
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets, "load_dataset", lambda *names, streaming: hub[names])
     splits = load("owner/name:main")
@@ -215,18 +217,18 @@ def test_hub_parts_are_splits(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unreachable_hub_set_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(FileNotFoundError, match="data: owner/nothing is no file or folder, and as a hub data set: "):
         load("owner/nothing")
 
 
 def test_a_hub_that_cannot_be_reached_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
 
     def nobody(*_: Any, **__: Any) -> None:
         raise RuntimeError("no route")
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", nobody)
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", nobody)
     start = time.monotonic()
     with pytest.raises(
         FileNotFoundError, match=r"the hub cannot be reached \(no route\); HF_HUB_OFFLINE=1 takes a copy"
