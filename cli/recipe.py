@@ -34,6 +34,8 @@ from typing import Any, Final
 
 import yaml
 
+from vibethinker.cli.options import leaves
+
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _RECIPE_KEYS: Final = ("output", "model", "evaluation", "stages")
 _KINDS: Final = ("prepare", "filter", "fit", "fuse")
@@ -84,7 +86,7 @@ class Stage:
         return any(name.endswith(_FILES) for name in self.evaluate)
 
     def references(self) -> list[str]:
-        """The stages whose data it names."""
+        """What may be stages whose data it names."""
         text = f"{dict(self.options)}{self.filter}"
         return [name for name in dict.fromkeys(_REFERENCE.findall(text)) if name != "each"]
 
@@ -195,9 +197,11 @@ def _check_sources(stage: Stage, where: str, before: Mapping[str, Stage]) -> Non
             raise ValueError(f"{where}: {key}: no earlier stage {source!r} makes a model")
     if stage.source and before[stage.source].models > 1:
         raise ValueError(f"{where}: from: stage {stage.source!r} makes {before[stage.source].models} models; fuse them")
-    for name in stage.references():
-        if name not in before or not before[name].makes_data:
-            raise ValueError(f"{where}: {{{name}}}: no earlier stage {name!r} makes data")
+    for option, value in [*leaves(stage.options), ("data", stage.filter)]:
+        for name in _REFERENCE.findall(str(value)):
+            data = option.rpartition(".")[2] == "data"  # elsewhere braces may be something else, as in a file name
+            if name != "each" and (data or name in before) and not (name in before and before[name].makes_data):
+                raise ValueError(f"{where}: {{{name}}}: no earlier stage {name!r} makes data")
 
 
 def _check_evaluation(stage: Stage, where: str) -> None:

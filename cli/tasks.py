@@ -207,7 +207,7 @@ def _makers(recipe: Recipe, stage: Stage, made: Mapping[str, list[Task]]) -> Ite
             output=recipe.output,
             options=_fill(dict(stage.options), value, made),
             needs=tuple(made[stage.source]) if stage.source else (),
-            data=tuple(task for name in stage.references() for task in made[name]),
+            data=tuple(task for name in stage.references() for task in made.get(name, ())),
             base="" if stage.source else recipe.model,
         )
         if stage.prepare:

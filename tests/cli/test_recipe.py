@@ -70,7 +70,8 @@ def test_one_fit_may_choose_several_experts(folder: Path) -> None:
 def test_stages_that_make_data(folder: Path) -> None:
     (folder / "math.yaml").write_text("sources: []\n")
     content = miniature.recipe("base")
-    fit = {"fit": "sft.yaml", "with": {"data.data": "{problems}", "data.domain": "{each}"}}
+    named = {"trainer.callbacks.init_args.filename": "{step}"}  # no stage, and none that is missing
+    fit = {"fit": "sft.yaml", "with": {**named, "data.data": "{problems}", "data.domain": "{each}"}}
     stages = [
         {"name": "problems", "prepare": "math.yaml"},
         {"name": "specialist", "each": ["algebra"], **fit},
@@ -149,6 +150,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         stage(fit="sft.yaml", **{"with": {"data.data": "{a}"}}),
         "{a}: no earlier stage 'a' makes data",
     ),
+    "unknown data": (stage(fit="sft.yaml", **{"with": {"data.data": "{z}"}}), "{z}: no earlier stage 'z' makes data"),
     "evaluate data": (stage(filter="x.jsonl", evaluate=["x"]), "it makes data, not a model"),
     "domains and files": (stage(evaluate=["x", "y.jsonl"]), "domains or files, not both"),
     "evaluation on no data": ({"evaluation": {"data": "{a}"}}, "evaluation: {a}: no stage 'a' makes data"),
