@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from vibethinker.datamodules.files import SUFFIXES, Row, find_columns, read_table
+from vibethinker.datamodules.files import COLUMNS, SUFFIXES, Row, find_columns, read_table
 from vibethinker.problems import Problem
 
 
@@ -27,6 +27,8 @@ def read_rows(path: Path, fields: Mapping[str, str]) -> list[tuple[Row, Problem]
     table = read_table(path)
     if not table.rows:
         raise ValueError(f"{path}: is empty")
+    if unknown := [name for name in fields if name not in COLUMNS]:
+        raise ValueError(f"fields maps {unknown[0]!r}, which is none of {', '.join(COLUMNS)}")
     columns = find_columns(table, fields)
     rows: dict[str, tuple[Row, Problem]] = {}
     for number, raw in table.rows:

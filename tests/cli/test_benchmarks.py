@@ -212,6 +212,7 @@ def test_prompts_that_do_not_fit(tiny_model: str, tmp_path: Path, capsys: pytest
         (["nosuch.jsonl"], "there is no file nosuch.jsonl"),
         (["README.md"], "README.md: is not one of the kinds"),
         (["--fields", '{"prompt": "nosuch"}'], "which is none of its columns"),
+        (["--fields", '{"promt": "prompt"}'], "fields maps 'promt', which is none of prompt"),
     ],
 )
 def test_bad_files(
