@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +91,17 @@ def test_a_replacement_that_fails_changes_nothing(tmp_path: Path) -> None:
         write("part-00000.parquet", [broken])
     assert list(SampleStore.open(tmp_path / "s").read()) == [said(PROBLEMS[0])]
     assert SampleStore.open(tmp_path / "s").options == {"--reward": None}
+
+
+def test_an_adapter_is_another_model_over_another_base(tmp_path: Path) -> None:
+    shutil.copytree(locate("nano"), tmp_path / "base")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "../base"}))
+    (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(b"")
+    before = model_digest(str(tmp_path / "adapter"))
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    (tmp_path / "base" / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-4}))
+    assert model_digest(str(tmp_path / "adapter")) != before
 
 
 def test_digests_tell_contents_apart(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ import xxhash
 from transformers.utils.hub import cached_file
 
 from vibethinker import policy as policies
+from vibethinker.checkpoint import base_of
 from vibethinker.files import atomic_file, write_atomic
 from vibethinker.problems import Problem
 from vibethinker.staging import staged_folder
@@ -250,8 +251,12 @@ def _said(rows: Sequence[Mapping[str, Any]]) -> Said:
 
 
 def model_digest(model: str) -> str:
-    """Hash of a model's weights, configuration and tokenizer; of a hub name the commit that is resolved."""
-    place = policies.locate(model)
+    """Hash of weights, configuration and tokenizer, an adapter's and its base's; of a hub name the commit."""
+    place, base = policies.locate(model), base_of(model)
+    return _digest(place) if place == base else f"{_digest(place)} over {_digest(base)}"
+
+
+def _digest(place: str) -> str:
     if not Path(place).is_dir():
         return f"commit:{Path(str(cached_file(place, 'config.json'))).parent.name}"
     total = xxhash.xxh3_128()
