@@ -245,6 +245,8 @@ class PolicyModule(pl.LightningModule):
             raise ValueError("set trainer.max_steps or max_epochs: the learning rate needs to know its horizon")
         if not getattr(data, "steps_per_epoch", None):
             raise ValueError("trainer.max_epochs needs a train set that ends: set trainer.max_steps")
+        if self.trainer.limit_train_batches != 1.0:
+            raise ValueError("trainer.max_epochs counts whole passes: set trainer.max_steps, not limit_train_batches")
         return epochs * data.steps_per_epoch * self.updates
 
     def configure_optimizers(self) -> Any:

@@ -207,7 +207,7 @@ def test_a_dry_run_checks_the_options(folder: Path, capsys: pytest.CaptureFixtur
     assert "max_new_tokens 448 leaves no room" in capsys.readouterr().err
 
 
-def test_epochs_give_the_horizon(folder: Path, tmp_path: Path) -> None:
+def test_epochs_give_the_horizon(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows: list[dict[str, Any]] = [
         {"prompt": f"{i} + 1?", "answer": str(i + 1), "solutions": [f"\\boxed{{{i + 1}}}"]} for i in range(10)
     ]
@@ -219,6 +219,8 @@ def test_epochs_give_the_horizon(folder: Path, tmp_path: Path) -> None:
     data = ["--data.data", str(tmp_path / "data"), "--data.max_unusable", "0.2", "--data.batch_size", "3"]
     epochs = ["--trainer.max_steps", "-1", "--trainer.max_epochs", "2", "--model.min_learning_rate", "1e-4"]
     probe = ["--trainer.callbacks.init_args.every_n_train_steps", "2"]
+    assert main(fit(folder, "sft", "run", *data, *epochs, *probe, "--trainer.limit_train_batches", "2")) == 1
+    assert "max_epochs counts whole passes" in capsys.readouterr().err
     assert main(fit(folder, "sft", "run", *data, *epochs, *probe)) == 0
     checkpoint = torch.load(folder / "run" / "checkpoints" / "last.ckpt", weights_only=False)
     assert checkpoint["global_step"] == 6
