@@ -160,9 +160,17 @@ def _split(options: argparse.Namespace) -> str:
 
 def _held_out(options: argparse.Namespace) -> list[Problem]:
     split, domains = _split(options), options.domains or list(options.default_domains)
-    size = {f"{split}_size": (options.problems or options.default_problems) * len(domains)}
+    most = options.problems or options.default_problems
+    size = {f"{split}_size": most * len(domains)}
     fields, difficulty = options.fields, options.difficulty or 2
-    return list(ProblemSource(domains, options.data, fields, difficulty, **size).problems(split))  # type: ignore[arg-type]
+    found = ProblemSource(domains, options.data, fields, difficulty, **size).problems(split)  # type: ignore[arg-type]
+    left = dict.fromkeys(domains, most)  # a set puts more of one domain in place of what another does not have
+    kept = []
+    for problem in found:
+        if left[problem.domain]:
+            left[problem.domain] -= 1
+            kept.append(problem)
+    return kept
 
 
 # Results

@@ -38,6 +38,14 @@ def test_rows_and_samples(tiny_model: str, tmp_path: Path, capsys: pytest.Captur
     assert "geometry" in capsys.readouterr().out
 
 
+def test_problems_are_counted_by_domain_however_few_another_has(tiny_model: str, tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i}?", "answer": "1", "domain": "few" if i < 1 else "many"} for i in range(9)]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    made = evaluate(tiny_model, tmp_path / "a.json", "--data", str(tmp_path / "data"), "--domains", "few", "many")
+    assert {row["domain"]: row["problems"] for row in made["rows"]} == {"few": 1, "many": 3, "all": 4}
+
+
 def test_the_same_again_and_another_seed(tiny_model: str, tmp_path: Path) -> None:
     first, again, other = (
         evaluate(tiny_model, tmp_path / f"{name}.json", "--domains", "algebra", "--seed", seed)
