@@ -51,7 +51,7 @@ def add_to(subparsers: Any) -> None:
     _add_sampling(evaluate, split="test", problems=256, samples=8, distinct=False)
     probe = subparsers.add_parser("probe", help="how diverse a model's right answers are on the probe problems")
     probe.add_argument("model", metavar="MODEL", help="model folder or hub name; `nano` is built in")
-    probe.set_defaults(files=[])
+    probe.set_defaults(files=())
     _add_sampling(probe, split="probe", problems=64, samples=16, distinct=True)
     _add_regrade(subparsers.add_parser("regrade", help="judge the samples of an evaluation again, without a model"))
     _add_filter(subparsers.add_parser("filter", help="keep training problems that a model solves sometimes, or seldom"))
@@ -134,7 +134,10 @@ def _add_protocol(parser: argparse.ArgumentParser, samples: int) -> None:
     )
     parser.add_argument("--instruction", metavar="TEXT", help="after each prompt, instead of the problem's own")
     parser.add_argument(
-        "--skip-long", action="store_true", help="leave out problems that leave no room for --max-new-tokens"
+        "--skip-long",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="leave out problems that leave no room for --max-new-tokens",
     )
     parser.add_argument(
         "--fields", type=_mapping, default={}, metavar="JSON", help="columns not found by their usual names"

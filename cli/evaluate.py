@@ -134,7 +134,7 @@ def reward_of(text: str | None) -> Reward:
 
 def samples_beside(out: Path) -> Path:
     """Where the samples of a results file are kept."""
-    return out.with_suffix(".samples")
+    return out.with_name(f"{out.name.removesuffix('.json')}.samples")
 
 
 def _check_ks(ks: Sequence[int], samples: int) -> None:

@@ -51,7 +51,12 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
         verify.run(arguments[1:])
         return 0
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if isinstance(getattr(options, "files", None), list) and not any(part.startswith("-") for part in rest):
+        options.files = [*options.files, *rest]  # argparse knows no list of files after options
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return options.command(options) or 0
 
 

@@ -11,6 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,10 +20,11 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
 from vibethinker.datamodules.benchmarks import read_rows
-from vibethinker.datamodules.files import SUFFIXES, Row
+from vibethinker.datamodules.files import Row
+from vibethinker.datamodules.tables import files_by_split
 from vibethinker.evaluation import Examination, Protocol
 from vibethinker.files import write_atomic
-from vibethinker.problems import SPLITS, Problem, split_of
+from vibethinker.problems import Problem, Split, split_of
 from vibethinker.rewards import DispatchReward, Reward
 from vibethinker.rewards.base import close, name_of
 from vibethinker.rollout.engine import Progress
@@ -121,8 +123,7 @@ def filter_by_difficulty(
     if out.exists() and not (out / MANIFEST).is_file():
         raise ValueError(f"{out}: is there already, and not a folder of filtered data")
     rows = read_rows(train, fields or {})
-    named = {_split(path) for path in held_out}
-    asked = [p for _, p in rows if (home := split_of(p.prompt)) == "train" or home in named]
+    asked = [p for _, p in rows if (home := split_of(p.prompt)) == "train" or home in held_out]
     if not asked:
         raise ValueError(f"{train}: all of its problems are held out")
     exam = Examination(model, {"": asked}, protocol, skip_long=skip_long)
@@ -139,26 +140,22 @@ def filter_by_difficulty(
     kept, counts = _choose(rows, {p.id for p in asked}, solved, criteria, exam.tokenizer)
     manifest = {"model": model, "data": str(data), "criteria": asdict(criteria), "options": store.options, **counts}
     with staged_folder(out) as scratch:
-        for path in held_out:
+        for path in chain.from_iterable(held_out.values()):
             shutil.copy(path, scratch / path.name)
         _write(scratch / f"train{train.suffix}", train, kept)
         write_atomic(scratch / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1))
     return manifest
 
 
-def _files(data: Path) -> tuple[Path, list[Path]]:
-    """The training file, and the held-out files beside it."""
+def _files(data: Path) -> tuple[Path, dict[Split, list[Path]]]:
+    """The training file, and the held-out files beside it by split."""
     if not data.is_dir():
-        return data, []  # `read_rows` says what is wrong with it
-    files = [path for path in sorted(data.iterdir()) if path.suffix in SUFFIXES and _split(path) in SPLITS]
-    train = [path for path in files if _split(path) == "train"]
+        return data, {}  # `read_rows` says what is wrong with it
+    found = files_by_split(str(data))
+    train = found.pop("train", [])
     if len(train) != 1:
         raise ValueError(f"{data}: holds {len(train)} files train.jsonl or train.parquet, one is needed")
-    return train[0], [path for path in files if path not in train]
-
-
-def _split(path: Path) -> str:
-    return "val" if path.stem == "validation" else path.stem
+    return train[0], found
 
 
 def _choose(

@@ -122,7 +122,7 @@ class Row:
         value = self.value(field)
         if field == "prompt" and _is_chat(value):
             value = next(_turns(value, _ASKS), None)
-        if isinstance(value, int) and not isinstance(value, bool) and field in ("answer", "id"):
+        if isinstance(value, int | float) and not isinstance(value, bool) and field in ("answer", "id"):
             return str(value)
         if value is None or (isinstance(value, str) and value.strip()):
             return value

@@ -94,7 +94,7 @@ def read(data: str) -> dict[Split, list[Table]]:
         ValueError: if a file cannot be read.
     """
     if source_kind(data) != "hub":
-        return {split: [read_table(path) for path in paths] for split, paths in _files(data).items()}
+        return {split: [read_table(path) for path in paths] for split, paths in files_by_split(data).items()}
     return {
         split: [Table(name, "row", _Rows(part), part.column_names)]
         for split, (name, part) in _hub_parts(data, streaming=False).items()
@@ -104,7 +104,7 @@ def read(data: str) -> dict[Split, list[Table]]:
 def stream(data: str) -> dict[Split, list[Shard]]:
     """Every shard of a set, by split; none is read yet. The errors are those of `read`."""
     if source_kind(data) != "hub":
-        return {split: [_file_shard(path) for path in paths] for split, paths in _files(data).items()}
+        return {split: [_file_shard(path) for path in paths] for split, paths in files_by_split(data).items()}
     return {
         split: [
             Shard(f"{name} shard {i}", "row", partial(_rows_after, part.shard(part.num_shards, i)))
@@ -117,7 +117,7 @@ def stream(data: str) -> dict[Split, list[Shard]]:
 # Files
 
 
-def _files(data: str) -> dict[Split, list[Path]]:
+def files_by_split(data: str) -> dict[Split, list[Path]]:
     """Which files make up each split. One file alone, and what a pattern finds under other names, is `train`."""
     kind = source_kind(data)
     if kind == "file":

@@ -373,3 +373,8 @@ def test_a_sink_is_no_silent_loss() -> None:
     for unknown in ("softcap", "s_aux"):
         with pytest.raises(ValueError, match=unknown):
             interface(torch.nn.Identity(), query, query, query, None, attention=object(), **{unknown: 1.0})
+
+
+def test_an_adapter_without_a_rank() -> None:
+    with pytest.raises(ValueError, match=r"lora.rank must be at least 1, got 0"):
+        Lora(rank=0)

@@ -75,6 +75,10 @@ class Lora:
     dropout: float = 0.0
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
 
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"lora.rank must be at least 1, got {self.rank}")
+
 
 def load_policy(
     model: str,

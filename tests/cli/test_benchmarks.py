@@ -74,7 +74,8 @@ def test_files_as_a_whole(tiny_model: str, bench: str, tmp_path: Path, capsys: p
     table = pa.Table.from_pylist([{"question": "2?", "answer": "2"}, {"question": "3?", "answer": "3"}])
     pq.write_table(table, tmp_path / "other.parquet")
     out = tmp_path / "out.json"
-    assert run("evaluate", tiny_model, bench, str(tmp_path / "other.parquet"), *SMALL, *ODD, "--out", str(out)) == 0
+    files = [bench, str(tmp_path / "other.parquet")]  # after options is as good as before them
+    assert run("evaluate", tiny_model, *SMALL, *ODD, "--no-skip-long", "--out", str(out), *files) == 0
     made = content(out)
     counts = {(r["file"], r["domain"]): r["problems"] for r in made["rows"] if r["metric"] == "pass@1"}
     assert counts == {
@@ -315,6 +316,18 @@ def test_a_folder_is_filtered_and_its_held_out_files_stay(
     error = refused(capsys, "filter", tiny_model, str(data), "--out", str(out), *ASK, "--seed", "3")
     assert "--seed = 0, now it is 3" in error
     assert run("filter", tiny_model, str(data), "--out", str(out), *ASK, "--seed", "3", "--overwrite") == 0
+
+
+def test_held_out_shards_are_held_out(tiny_model: str, tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "v1.5"
+    write(data / "train.jsonl", rows(30, domain="sums"))
+    for part in range(2):
+        write(data / f"test-0000{part}-of-00002.jsonl", [{"id": f"t{part}", "problem": f"{part}?", "answer": "1"}])
+    assert run("filter", tiny_model, str(data), "--out", str(out), *ASK, "--max-error-rate", "1") == 0
+    assert {path.name for path in out.glob("test-*")} == {f"test-0000{part}-of-00002.jsonl" for part in range(2)}
+    asked = {problem for _, problem in SampleStore.open(tmp_path / "v1.5.samples").solved()}
+    named = ("train", "test")  # the training file's own share of the test split is trained on, as the loader does
+    assert asked == {row["id"] for row in rows(30, domain="sums") if split_of(row["problem"]) in named}
 
 
 def test_short_solutions_go(tiny_model: str, tmp_path: Path) -> None:

@@ -237,6 +237,11 @@ def test_a_hub_that_cannot_be_reached_is_told_at_once(monkeypatch: pytest.Monkey
     assert time.monotonic() - start < 10
 
 
+def test_answers_may_be_numbers(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", [row(0, answer=7), row(1, answer=3.5)])
+    assert {p.answer for problems in load(str(tmp_path)).values() for p in problems} == {"7", "3.5"}
+
+
 # Shards and patterns
 
 
