@@ -16,7 +16,6 @@ from transformers import AutoModelForCausalLM
 
 from vibethinker import Problem, SFTModule
 from vibethinker.evaluation import stable_seed
-from vibethinker.module import warmup_cosine
 from vibethinker.policy import Lora
 
 
@@ -115,15 +114,6 @@ def test_a_4_bit_base_learns_through_lightning(tiny_model: str) -> None:
 
 
 # The learning rate
-
-
-def test_warmup_cosine_by_hand() -> None:
-    rates = [warmup_cosine(step, total=10, warmup_ratio=0.2, floor=0.1) for step in range(11)]
-    assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
-    assert rates[6] == pytest.approx(0.55)  # half of the way down
-    assert rates[10] == pytest.approx(0.1)
-    assert rates == sorted(rates[:3]) + sorted(rates[3:], reverse=True)
-    assert warmup_cosine(500, total=10, warmup_ratio=0.0, floor=1.0) == 1.0
 
 
 def test_the_schedule_moves_once_an_optimizer_step(tiny_model: str) -> None:

@@ -25,6 +25,7 @@ from vibethinker import policy as policies
 from vibethinker.attention import PackedAttention, hidden_states
 from vibethinker.evaluation import Judged, judge, said, stable_seed
 from vibethinker.logprobs import linear_logprobs
+from vibethinker.optimization import adamw, clip_, warmup_cosine
 from vibethinker.packing import PackedRow
 from vibethinker.problems import Problem
 from vibethinker.rewards import DispatchReward, Reward
@@ -57,22 +58,6 @@ class Slice:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Slice:
         return cls(PackedRow(**state["row"]), state["per_token"])
-
-
-def warmup_cosine(step: int, total: int, warmup_ratio: float, floor: float) -> float:
-    """Share of the peak learning rate: a linear rise over the first steps, then half a cosine down to `floor`.
-
-    Args:
-        step: optimizer steps done.
-        total: optimizer steps in all.
-        warmup_ratio: share of them spent rising.
-        floor: share of the peak at the end; 1 keeps it constant.
-    """
-    warmup = math.ceil(total * warmup_ratio)
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    progress = min((step - warmup) / max(total - warmup, 1), 1.0)
-    return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 class PolicyModule(pl.LightningModule):
@@ -250,16 +235,13 @@ class PolicyModule(pl.LightningModule):
         return epochs * data.steps_per_epoch * self.updates
 
     def configure_optimizers(self) -> Any:
-        trainable = [p for p in self.policy.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": self.weight_decay},
-                {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-            ],
-            lr=self.learning_rate,
+        optimizer = adamw(
+            [p for p in self.policy.parameters() if p.requires_grad],
+            self.learning_rate,
+            weight_decay=self.weight_decay,
             betas=self.betas,
-            eps=self.epsilon,
-            fused=(self.device.type == "cuda" and self._whole_gradients) or None,  # needs no copy of the weights
+            epsilon=self.epsilon,
+            fused=self.device.type == "cuda" and self._whole_gradients,
         )
         floor = 1.0 if self.min_learning_rate is None else self.min_learning_rate / self.learning_rate
         total = self.trainer.max_steps
@@ -281,11 +263,7 @@ class PolicyModule(pl.LightningModule):
         if not self._whole_gradients or gradient_clip_algorithm not in (None, "norm"):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
-        trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in trained])
-        if gradient_clip_val:
-            torch.nn.utils.clip_grads_with_norm_(trained, gradient_clip_val, norm)
-        self.log("train/gradient_norm", norm)
+        self.log("train/gradient_norm", clip_(optimizer, gradient_clip_val))
 
     def on_train_start(self) -> None:
         """Refuses options that would cut a window or an optimizer step in two."""
