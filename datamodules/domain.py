@@ -114,11 +114,11 @@ class DomainDataModule(ProblemSource, pl.LightningDataModule):
             return
         _ = self._loaded
         self._held_out.clear()  # made anew where the module is known
-        module = self._module
+        refusals = getattr(self._module, "refusals", None)
         if stage == "fit" and self.streaming:
             self.feed().take(range(1), range(1))
-        elif stage == "fit" and hasattr(module, "refusals"):
-            self._learnable = learnable(self._train, module.refusals(self._train), self.max_unusable, self._name)
+        elif stage == "fit" and refusals is not None:
+            self._learnable = learnable(self._train, refusals(self._train), self.max_unusable, self._name)
         elif stage == "fit":
             self._learnable = self._askable(self._train, "train")
 
