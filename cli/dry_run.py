@@ -18,7 +18,7 @@ from vibethinker.module import PolicyModule
 from vibethinker.policy import FrozenCopy, Lora, load_config
 
 _GIB: Final = 2**30
-_USABLE: Final = 0.88  # the allocator holds 5 to 16% more than is in use, and CUDA itself half a GiB
+_USABLE: Final = 0.88  # the allocator holds 6 to 17% more than is in use, and CUDA itself half a GiB
 _SIZES: Final = (16, 24, 40, 48, 80, 141)  # GiB that cards come with
 _PROMPT: Final = 256  # tokens of a demonstration that are its problem; only the others reach the head
 
