@@ -128,6 +128,9 @@ def _interface(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     layer: Any = module.layer_idx
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    device = query.device.type
+    if torch.is_autocast_enabled(device):  # rotations leave float32 behind, which the flash kernel does not take
+        q, k, v = (x.to(torch.get_autocast_dtype(device)) for x in (q, k, v))
     return attention.attend(layer, q, k, v, scale).unsqueeze(0), None
 
 

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from vibethinker.attention import PackedAttention, flash_serves
+from vibethinker.attention import PackedAttention
 from vibethinker.packing import PackedRow
+from vibethinker.rollout.state import kernels_of
+
+_ALIGNED = 16  # tokens
+_PROGRAMS = 512  # of the decode kernel that keep a GPU busy
+_SHARES = (256, 1024)  # tokens of a sequence one of them takes, where slots are few and where they are many
+
+
+def head_size(config: PreTrainedConfig) -> int:
+    size: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return size
+
+
+def slot_bytes(config: PreTrainedConfig, max_length: int, dtype: torch.dtype) -> int:
+    """Keys and values of one sequence of `max_length` tokens, in bytes."""
+    entry = 2 * config.num_hidden_layers * config.num_key_value_heads * head_size(config)
+    return entry * _room(max_length) * dtype.itemsize
+
+
+def _room(max_length: int) -> int:
+    """Places of a slot: whole cache lines wherever a sequence begins."""
+    return -(-max_length // _ALIGNED) * _ALIGNED
 
 
 class SlotCache:
@@ -20,89 +43,96 @@ class SlotCache:
 
     def __init__(self, config: PreTrainedConfig, slots: int, max_length: int, dtype: torch.dtype, device: torch.device):
         heads = config.num_key_value_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (slots + 1, max_length, heads, size)
-        self.slots, self.max_length = slots, max_length
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
-        self.values = [torch.zeros_like(k) for k in self.keys]
+        shape = (config.num_hidden_layers, 2, slots + 1, heads, _room(max_length), head_size(config))
+        self.slots = slots
+        self.store = torch.zeros(shape, dtype=dtype, device=device)
+        self.keys, self.values = list(self.store[:, 0]), list(self.store[:, 1])  # each [slots + 1, heads, M, D]
+        self.kernels = kernels_of(device)
 
     @property
     def parking(self) -> int:
         return self.slots
 
-    def move(self, source: Tensor, target: Tensor, length: int) -> None:
-        """Copies the first `length` tokens of some rows [R] onto others [R]; a target may be another move's source."""
+    def copy(self, source: Tensor, target: Tensor, lengths: Tensor) -> None:
+        """Copies the first `lengths` [C] tokens of some rows [C] onto others [C]; no row is on both sides.
+
+        Args:
+            source, target, lengths: int64, on the CPU.
+        """
+        if not len(source):
+            return
+        longest = int(lengths.max())
+        if self.kernels:
+            on_device = torch.stack([source, target, lengths]).to(self.store.device, non_blocking=True)
+            self.kernels.copy_rows_(self.store, *on_device, longest)
+            return
         for store in (*self.keys, *self.values):
-            store[target, :length] = store[source, :length]
+            store[target, :, :longest] = store[source, :, :longest]
 
 
 class PrefillAttention(PackedAttention):
-    """Packed prompts attend to themselves and leave their keys and values in one or several slots each.
+    """Packed prompts attend to themselves and leave their keys and values in one cache row each.
 
     Args:
         row: the prompts.
         cache: where to write.
-        rows: [C] cache rows and owners: prompt `owners[i]` is written to cache row `rows[i]`.
+        slots: [S] the cache row of each prompt, on the CPU.
     """
 
-    def __init__(self, row: PackedRow, cache: SlotCache, rows: Tensor, owners: Tensor):
+    def __init__(self, row: PackedRow, cache: SlotCache, slots: Tensor):
         super().__init__(row)
         self.cache = cache
-        lengths = torch.tensor(row.lengths)[owners]
-        starts = row.cu_seqlens[:-1].cpu().long()[owners]
-        within = torch.cat([torch.arange(n) for n in lengths.tolist()])
-        device = cache.keys[0].device
-        self.source = (starts.repeat_interleave(lengths) + within).to(device)
-        self.place = (rows.repeat_interleave(lengths) * cache.max_length + within).to(device)
+        device = cache.store.device
+        self.slot = slots.repeat_interleave(torch.tensor(row.lengths)).to(device, non_blocking=True)
+        self.place = row.position_ids.to(device, non_blocking=True)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         for store, new in ((self.cache.keys[layer], key), (self.cache.values[layer], value)):
-            store.flatten(0, 1)[self.place] = new[self.source]
+            store[self.slot, :, self.place] = new
         return super().attend(layer, query, key, value, scale)
 
 
+@dataclass(frozen=True)
+class Split:
+    """How the decode kernel deals a sequence's tokens to programs: `count` of them, a power of two, `share` each."""
+
+    count: int
+    share: int
+
+    @classmethod
+    def of(cls, rows: int, kv_heads: int, longest: int) -> Split:
+        """One program a sequence while that keeps the device busy; it depends on few numbers, each has its graph."""
+        share = _SHARES[rows * kv_heads >= _PROGRAMS]
+        return cls(1 << (-(-longest // share) - 1).bit_length(), share)
+
+
 class DecodeAttention:
-    """One new token for each of the first `S` slots.
+    """One new token for each of the first `R` slots.
 
     Args:
         cache: the slots.
-        lengths: [S] tokens already in each slot; the new token goes to that place.
+        lengths: int64 [R], tokens already in each slot; the new token goes to that place.
         longest: at least max(lengths) + 1, known on the host.
     """
 
     def __init__(self, cache: SlotCache, lengths: Tensor, longest: int):
-        self.cache, self.longest, self.count = cache, longest, len(lengths)
-        self.place = torch.arange(self.count, device=lengths.device) * cache.max_length + lengths
-        self.used = (lengths + 1).int()
-        self.seen = (torch.arange(longest, device=lengths.device) <= lengths[:, None])[:, None, None]
-        self.bounds = torch.arange(self.count + 1, dtype=torch.int32, device=lengths.device)
+        self.cache, self.lengths, self.longest = cache, lengths, longest
+        self.split = Split.of(len(lengths), cache.store.shape[3], longest)
+        if cache.kernels is None:
+            self.row = torch.arange(len(lengths), device=lengths.device)
+            self.seen = (torch.arange(longest, device=lengths.device) <= lengths[:, None])[:, None, None]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         keys, values = self.cache.keys[layer], self.cache.values[layer]
-        keys.flatten(0, 1)[self.place] = key
-        values.flatten(0, 1)[self.place] = value
-        if flash_serves(query):
-            return self._flash(query, keys, values, scale)
+        if self.cache.kernels:
+            split = self.split
+            out: Tensor = self.cache.kernels.attend(
+                query, key, value, keys, values, self.lengths, scale, split.count, split.share
+            )
+            return out
+        keys[self.row, :, self.lengths] = key
+        values[self.row, :, self.lengths] = value
         count, heads, size = query.shape
-        grouped = query.view(count, keys.shape[2], -1, size)  # query heads of one key head, as if they were tokens
-        k, v = (x[:count, : self.longest].transpose(1, 2) for x in (keys, values))
-        out = F.scaled_dot_product_attention(grouped, k, v, attn_mask=self.seen, scale=scale)
-        return out.reshape(count, heads, size)
-
-    def _flash(self, query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-        """The same flash kernel over the slots as they lie: row stride `max_length`, `seqused_k` tokens in use."""
-        out: Tensor = torch.ops.aten._flash_attention_forward(
-            query.contiguous(),
-            keys.flatten(0, 1),
-            values.flatten(0, 1),
-            self.bounds,
-            self.bounds * self.cache.max_length,
-            1,
-            self.longest,
-            0.0,
-            False,
-            False,
-            scale=scale,
-            seqused_k=self.used,
-        )[0]
-        return out
+        grouped = query.view(count, keys.shape[1], -1, size)  # query heads of one key head, as if they were tokens
+        k, v = (x[:count, :, : self.longest] for x in (keys, values))
+        return F.scaled_dot_product_attention(grouped, k, v, attn_mask=self.seen, scale=scale).reshape(query.shape)

@@ -1,0 +1,152 @@
+"""The device's side of sampling: prompts into slots, one token for every slot, CUDA graphs of that.
+
+Nothing here waits for the device. A decode step reads and writes tensors that stay where they are, so that one capture
+serves any weights, prompts and sequences; there is one for each number of rows and of splits that occurs, and a batch
+that shrinks takes a smaller one.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from vibethinker.attention import Attention
+from vibethinker.packing import pack
+from vibethinker.rollout import sampling as torch_sampling
+from vibethinker.rollout import state as torch_state
+from vibethinker.rollout.cache import DecodeAttention, PrefillAttention, SlotCache, Split
+from vibethinker.rollout.sampling import Sampling
+from vibethinker.rollout.state import LAST, LENGTH, MADE, SEED, State
+
+Body = Callable[[Tensor, Tensor, Attention], Tensor]
+_PREFILL_TOKENS = 16_384  # of prompts computed at one time
+_STOPS = 8  # places for stop tokens, at least
+
+
+class Decoder:
+    """Slots with their cache and state, and what advances them.
+
+    Args:
+        model: the replica, for its head and its shape.
+        body: its decoder, `(input_ids [T], position_ids [T], attention) → hidden [T, H]`.
+        slots: sequences at one time.
+        max_length: of one of them, in tokens.
+        graphs: whether decode steps are captured in CUDA graphs.
+    """
+
+    def __init__(self, model: PreTrainedModel, body: Body, slots: int, max_length: int, graphs: bool):
+        device, dtype = model.device, model.dtype
+        self.body, self.head = body, model.get_output_embeddings()
+        self.cache = SlotCache(model.config, slots, max_length, dtype, device)
+        self.state = State.empty(slots, max_length, device)
+        self.stops = torch.full((_STOPS,), -1, device=device)
+        self.sizes = _sizes(slots)
+        self._graphs: dict[Any, torch.cuda.CUDAGraph] | None = {} if graphs and device.type == "cuda" else None
+        self._pool = torch.cuda.graph_pool_handle() if self._graphs is not None else None
+        self._sampler, self._book = _sampler_of(device), self.cache.kernels or torch_state
+
+    def begin(self, stop_token_ids: Sequence[int]) -> None:
+        """Empties all slots; completions will end at these tokens."""
+        self.state.clear()
+        room = max(_STOPS, 1 << (len(stop_token_ids) - 1).bit_length())
+        if room != len(self.stops):
+            self.stops = torch.full((room,), -1, device=self.stops.device)
+            self._graphs = None if self._graphs is None else {}
+        padded = [*stop_token_ids, *[-1] * (room - len(stop_token_ids))]
+        self.stops.copy_(torch.tensor(padded, dtype=torch.long))
+
+    def prefill(self, prompts: Sequence[Tensor], slots: Tensor) -> Tensor:
+        """Computes prompts into one slot each, some at a time; gives the logits that follow them [P, V]."""
+        logits = []
+        for part in _parts([len(p) for p in prompts], _PREFILL_TOKENS):
+            row = pack(prompts[part], [torch.zeros(1, dtype=torch.long)] * len(prompts[part]))
+            row = row.to(self.stops.device)
+            hidden = self.body(row.input_ids, row.position_ids, PrefillAttention(row, self.cache, slots[part]))
+            logits.append(self.head(hidden[row.predictors]))
+        return torch.cat(logits)
+
+    def draw(self, logits: Tensor, first: int, sampling: Sampling, grows: bool) -> None:
+        """Draws and books a token for each of the rows from `first` on, one for each of the logits [R, V]."""
+        rows = self.state.rows[:, first : first + len(logits)]
+        numbers = self._sampler.uniforms(rows[SEED], rows[MADE])
+        drawn = self._sampler.sample(logits, numbers, sampling)
+        outputs = tuple(store[first:] for store in self.state.outputs)
+        self._book.advance(self.state.rows[:, first:], self.state.counters, drawn, self.stops, outputs, grows)
+
+    def decode(self, rows: int, longest: int, sampling: Sampling, steps: int) -> None:
+        """`steps` tokens for each of the first `rows` slots, none of which will be longer than `longest`."""
+        if self._graphs is None:
+            for _ in range(steps):
+                self._step(rows, longest, sampling)
+            return
+        size = next(size for size in self.sizes if size >= rows)
+        law = (sampling.temperature, sampling.top_k, sampling.min_p, sampling.top_p)
+        key = (size, Split.of(size, self.cache.store.shape[3], longest), law)
+        if key not in self._graphs:
+            self._step(size, longest, sampling)  # compiles what it needs, which a capture could not
+            steps -= 1
+            self._graphs[key] = self._captured(lambda: self._step(size, longest, sampling))
+        for _ in range(steps):
+            self._graphs[key].replay()
+
+    def _step(self, rows: int, longest: int, sampling: Sampling) -> None:
+        state = self.state.rows[:, :rows]
+        hidden = self.body(state[LAST], state[LENGTH], DecodeAttention(self.cache, state[LENGTH], longest))
+        self.draw(self.head(hidden), 0, sampling, grows=True)
+
+    def _captured(self, call: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        """Without what `torch.cuda.graph` does beside it: collecting garbage and emptying caches takes longer."""
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream), _no_collection():
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                call()
+            finally:
+                graph.capture_end()
+        torch.cuda.current_stream().wait_stream(stream)
+        return graph
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """A graph that is collected during another's capture would break it."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _sampler_of(device: torch.device) -> Any:
+    """Where `sample` and `uniforms` are found."""
+    if device.type != "cuda":
+        return torch_sampling
+    from vibethinker.kernels import sampling
+
+    return sampling
+
+
+def _sizes(slots: int) -> list[int]:
+    """Numbers of rows that have a graph, ascending: powers of two and what lies halfway, up to the slots."""
+    powers = [1 << i for i in range(slots.bit_length())]
+    return sorted({size for p in powers for size in (p, p + p // 2) if size < slots} | {slots})
+
+
+def _parts(lengths: Sequence[int], limit: int) -> list[slice]:
+    """Consecutive parts of at most `limit` tokens, or of one prompt."""
+    parts, start, load = [], 0, 0
+    for index, length in enumerate(lengths):
+        if index > start and load + length > limit:
+            parts.append(slice(start, index))
+            start, load = index, 0
+        load += length
+    return [*parts, slice(start, len(lengths))] if lengths else []

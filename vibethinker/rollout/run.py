@@ -1,0 +1,196 @@
+"""One call of `generate`, from the host's side: who gets a slot, who leaves, who moves up.
+
+The host runs ahead of the device. It gives out a few steps at a time and looks at a copy of the state that was made
+before them; what it does not know yet, that a sequence met its stop token, costs a few idle turns of one row.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vibethinker.rollout.decoder import Decoder
+from vibethinker.rollout.sampling import Sampling
+from vibethinker.rollout.state import ENDED, FIELDS, LENGTH, LIMIT, SEED, SEQUENCE
+
+Progress = Callable[[int, int], None]
+_REFILL_SHARE = 8  # a prefill is worth its launch once an eighth of the slots is free
+_STEPS = 8  # given to a GPU between two looks at the state
+
+
+class Run:
+    """`n` sequences of each prompt through a decoder's slots. Live rows come first.
+
+    Args:
+        decoder: empty slots, stop tokens set.
+        prompts: int64 tokens of each.
+        n: sequences of each.
+        sampling: how tokens are drawn.
+        seeds: int64 [P·n].
+        limits: int64 [P·n], the most tokens each may make.
+    """
+
+    def __init__(
+        self, decoder: Decoder, prompts: Sequence[Tensor], n: int, sampling: Sampling, seeds: Tensor, limits: Tensor
+    ):
+        self.decoder, self.state, self.cache = decoder, decoder.state, decoder.cache
+        self.prompts, self.n, self.sampling, self.seeds, self.limits = prompts, n, sampling, seeds, limits
+        self.total, self.waiting = len(seeds), 0  # the first sequence without a slot
+        self.slots = self.cache.slots
+        self.live = np.empty(0, dtype=np.int64)  # the sequence in each row …
+        self.made = np.empty(0, dtype=np.int64)  # … the tokens it has, unless a stop token came before …
+        self.limit = np.empty(0, dtype=np.int64)  # … the most it may have …
+        self.length = np.empty(0, dtype=np.int64)  # … and its prompt's
+        self.parked: int | None = None  # the prompt in the parking row
+        self.parked_logits = torch.empty(0)
+        device, longest = self.state.rows.device, int(limits.max()) if len(limits) else 0
+        self.ended = torch.zeros(self.total, dtype=torch.long, device=device)
+        self.outputs = [torch.zeros(self.total, longest, dtype=o.dtype, device=device) for o in self.state.outputs]
+        self.looks = _Looks(self.state.rows, self.state.counters)
+        self.steps = _STEPS if device.type == "cuda" else 1
+
+    def finish(self, progress: Progress | None) -> tuple[Tensor, list[Tensor]]:
+        """Samples until every sequence is done.
+
+        Returns:
+            int64 [P·n], how each ended (`State.rows`), and tokens and their two log-probs, each [P·n, longest]; all on
+            the CPU.
+        """
+        while len(self.live) or self.waiting < self.total:
+            free = self.slots - len(self.live)
+            if self.waiting < self.total and (not len(self.live) or free * _REFILL_SHARE >= self.slots):
+                self._admit(min(free, self.total - self.waiting))
+            else:
+                self._decode()
+            self._retire()
+            if progress:
+                progress(self.waiting - len(self.live), self.total)
+        _check(self.state.counters.cpu().numpy())
+        ended = self.ended.cpu()
+        longest = int(ended.abs().max()) if self.total else 0
+        return ended, [store[:, :longest].cpu() for store in self.outputs]
+
+    def _admit(self, count: int) -> None:
+        """Gives the next `count` sequences a slot, their prompt's cache, and their first token."""
+        first = len(self.live)
+        sequences = torch.arange(self.waiting, self.waiting + count)
+        rows = torch.arange(first, first + count)
+        logits = self._fill(sequences // self.n, rows)
+        lengths = torch.tensor([len(self.prompts[p]) for p in (sequences // self.n).tolist()])
+        entry = torch.zeros(FIELDS, count, dtype=torch.long)
+        entry[LENGTH], entry[SEQUENCE] = lengths, sequences
+        entry[SEED], entry[LIMIT] = self.seeds[sequences], self.limits[sequences]
+        self.state.rows[:, first : first + count] = entry.to(self.state.rows.device, non_blocking=True)
+        self.decoder.draw(logits, first, self.sampling, grows=False)
+        self.waiting += count
+        self.live = np.append(self.live, sequences.numpy())
+        self.made = np.append(self.made, np.ones(count, dtype=np.int64))
+        self.limit = np.append(self.limit, self.limits[sequences].numpy())
+        self.length = np.append(self.length, lengths.numpy())
+
+    def _fill(self, prompt_of: Tensor, rows: Tensor) -> Tensor:
+        """Puts each row's prompt into its slot, computing every distinct one once; gives the rows' logits.
+
+        The last prompt is parked if more of its group is waiting.
+        """
+        logits, complete = [], (self.waiting + len(rows)) % self.n == 0
+        waited = prompt_of == (-1 if self.parked is None else self.parked)
+        if self.parked is not None:
+            length = torch.full((int(waited.sum()),), len(self.prompts[self.parked]))
+            self.cache.copy(torch.full_like(length, self.cache.parking), rows[waited], length)
+            logits.append(self.parked_logits.expand(len(length), -1))
+        if not waited.all():
+            new_rows = rows[~waited]
+            prompts, owners = prompt_of[~waited].unique(return_inverse=True)
+            chosen = [self.prompts[p] for p in prompts.tolist()]
+            first = torch.searchsorted(owners, torch.arange(len(prompts)))  # owners ascend
+            of_prompts = self.decoder.prefill(chosen, new_rows[first])
+            logits.append(of_prompts[owners.to(of_prompts.device)])
+            others = torch.ones(len(owners), dtype=torch.bool)
+            others[first] = False
+            source, target = new_rows[first][owners[others]], new_rows[others]
+            lengths = torch.tensor([len(p) for p in chosen])[owners[others]]
+            if not complete:
+                self.parked, self.parked_logits = int(prompts[-1]), of_prompts[-1]
+                source = torch.cat([source, new_rows[first][-1:]])
+                target = torch.cat([target, torch.tensor([self.cache.parking])])
+                lengths = torch.cat([lengths, torch.tensor([len(chosen[-1])])])
+            self.cache.copy(source, target, lengths)
+        if complete:
+            self.parked = None
+        return torch.cat(logits)
+
+    def _decode(self) -> None:
+        steps = int(min(self.steps, (self.limit - self.made).min()))
+        self.made += steps
+        longest = int((self.length + self.made).max()) - 1
+        self.decoder.decode(len(self.live), longest, self.sampling, steps)
+
+    def _retire(self) -> None:
+        """Keeps what finished sequences made and moves the last live rows into their places."""
+        over = self.made >= self.limit
+        if (seen := self.looks.next()) is not None:
+            over |= np.isin(self.live, seen[SEQUENCE][seen[ENDED] != 0])
+        if not over.any():
+            return
+        count, left = len(self.live), int((~over).sum())
+        holes = np.flatnonzero(over)
+        longest = int(self.made[holes].max())
+        row, sequence = self._on_device(holes, self.live[holes])
+        self.ended[sequence] = self.state.rows[ENDED, row]
+        for kept, made in zip(self.outputs, self.state.outputs, strict=True):
+            kept[sequence, :longest] = made[row, :longest]
+        target = holes[holes < left]
+        source = left + np.flatnonzero(~over[left:])
+        for known in (self.live, self.made, self.limit, self.length):
+            known[target] = known[source]
+        self.live, self.made = self.live[:left], self.made[:left]
+        self.limit, self.length = self.limit[:left], self.length[:left]
+        if len(source):
+            self.state.move(*self._on_device(source, target), int(self.made[target].max()))
+            lengths = self.length[target] + self.made[target]
+            self.cache.copy(*(torch.from_numpy(x) for x in (source, target, lengths)))
+        self.state.free(slice(left, count))
+
+    def _on_device(self, *indices: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(np.stack(indices)).to(self.state.rows.device, non_blocking=True)
+
+
+class _Looks:
+    """Copies of the state on the host: the latest on a CPU; on a GPU one older, so that nobody waits."""
+
+    def __init__(self, rows: Tensor, counters: Tensor):
+        self.rows, self.counters = rows, counters
+        self.under_way: deque[tuple[torch.cuda.Event, Tensor, Tensor]] = deque()
+
+    def next(self) -> NDArray[np.int64] | None:
+        """int64 [7, slots] as some steps ago, `None` if there was no look yet.
+
+        Raises:
+            FloatingPointError: a NaN was drawn from.
+        """
+        if not self.rows.is_cuda:
+            _check(self.counters.numpy())
+            return self.rows.numpy()
+        copies = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in (self.rows, self.counters)]
+        for copy, source in zip(copies, (self.rows, self.counters), strict=True):
+            copy.copy_(source, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self.under_way.append((event, copies[0], copies[1]))
+        if len(self.under_way) < 2:
+            return None
+        event, rows, counters = self.under_way.popleft()
+        event.synchronize()
+        _check(counters.numpy())
+        return rows.numpy()
+
+
+def _check(counters: NDArray[np.int64]) -> None:
+    if counters[1]:
+        raise FloatingPointError(f"rollout: the model's logits are NaN at step {counters[1]}")
