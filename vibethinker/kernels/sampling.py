@@ -146,14 +146,6 @@ def _masses(
 
 
 @triton.jit
-def _likeliest(row, peaks, highest, parts, columns, scale, width: tl.constexpr, block: tl.constexpr):
-    """The first token with the highest score; the last one of a row of NaN."""
-    part = tl.min(tl.where(peaks == highest, tl.arange(0, width), parts - 1), 0)
-    score = _load(row, part * block, columns, block) * scale
-    return tl.min(tl.where(score == highest, part * block + tl.arange(0, block), columns - 1), 0)
-
-
-@triton.jit
 def _draw(
     logits,
     uniforms,
@@ -184,23 +176,25 @@ def _draw(
     whole = tl.load(masses + index * parts + part, mask=there, other=0.0) * shrink
     log_total = base + tl.log(tl.sum(whole, 0))
     if greedy:
-        token = _likeliest(row, peak, highest, parts, columns, scale, width, block)
+        chosen = tl.min(tl.where(peak == highest, part, parts - 1), 0)
     else:
         mass = whole
         if cuts:
             mass = tl.load(kept + index * parts + part, mask=there, other=0.0) * shrink
         point = tl.load(uniforms + index) * tl.sum(mass, 0)
-        chosen = tl.min(tl.where((tl.cumsum(mass, 0) > point) & (mass > 0), part, parts), 0)
-        before = tl.sum(tl.where(part < chosen, mass, 0.0), 0)
-        score = _load(row, chosen * block, columns, block) * scale
+        first = tl.min(tl.where((tl.cumsum(mass, 0) > point) & (mass > 0), part, parts), 0)
+        chosen = tl.minimum(first, tl.max(tl.where(mass > 0, part, 0), 0))
+    score = _load(row, chosen * block, columns, block) * scale
+    place = chosen * block + tl.arange(0, block)
+    token = tl.min(tl.where(score == tl.max(score, 0), place, columns - 1), 0)  # the first of the block's likeliest
+    if not greedy:
         inside = tl.exp(score - base)
         if cuts:
             inside = tl.where(score >= tl.load(thresholds + index), inside, 0.0)
-        place = chosen * block + tl.arange(0, block)
-        passed = (tl.cumsum(inside, 0) > point - before) & (inside > 0)
-        token = tl.min(tl.where(passed, place, columns), 0)
-        if token >= columns:  # the sums were rounded apart, or are NaN
-            token = _likeliest(row, peak, highest, parts, columns, scale, width, block)
+        rest = point - tl.sum(tl.where(part < chosen, mass, 0.0), 0)
+        first = tl.min(tl.where((tl.cumsum(inside, 0) > rest) & (inside > 0), place, columns), 0)
+        # sums in another order may end below the point: then the last token with mass, which lies next to it
+        token = tl.minimum(first, tl.max(tl.where(inside > 0, place, token), 0))
     score_of_token = tl.load(row + token).to(tl.float32) * scale
     plain = score_of_token - log_total
     drawn = plain
@@ -225,9 +219,7 @@ def _uniforms(seeds, positions, numbers, count, block: tl.constexpr):
     tl.store(numbers + place, ((x >> 40) & 0xFFFFFF).to(tl.float32) * 0.000000059604644775390625, mask=inside)  # 2⁻²⁴
 
 
-def sample(
-    logits: Tensor, uniforms: Tensor, sampling: Sampling, block: int = _BLOCK
-) -> tuple[Tensor, Tensor, Tensor]:
+def sample(logits: Tensor, uniforms: Tensor, sampling: Sampling, block: int = _BLOCK) -> tuple[Tensor, Tensor, Tensor]:
     """Draws one token a row by inverting the cumulative distribution.
 
     Args:
@@ -265,7 +257,7 @@ def sample(
             by_count=0 < sampling.top_k < columns,
             by_mass=sampling.top_p < 1,
             unused=_UNUSED_BITS[logits.dtype],
-            block=2 * block,
+            block=block,
             num_warps=16,
         )
     _masses[(parts, rows)](

@@ -17,8 +17,8 @@ class Sampling:
 
     Attributes:
         temperature: divides the logits; 0 takes the most likely token.
-        top_p: keep the fewest tokens whose probabilities reach this sum, and those tied with the last of them; 1 keeps all.
-        top_k: keep this many of the most likely tokens, and those tied with the last of them; 0 keeps all.
+        top_p: keep the fewest tokens whose probabilities reach this sum, and any tied with the last one; 1 keeps all.
+        top_k: keep this many of the most likely tokens, and any tied with the last one; 0 keeps all.
         min_p: drop tokens less likely than this share of the most likely one; 0 keeps all.
         max_new_tokens: completions are cut at this length.
         stop_token_ids: tokens that end a completion; the model's end-of-sequence tokens by default.
