@@ -80,9 +80,9 @@ def _kernels_of(device: torch.device) -> Any:
     """Where the three functions above are found: on CUDA they are fused and work in place."""
     if device.type != "cuda":
         return sys.modules[__name__]
-    from vibethinker import kernels
+    from vibethinker.kernels import head
 
-    return kernels
+    return head
 
 
 class _LinearLogProbs(torch.autograd.Function):

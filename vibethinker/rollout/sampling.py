@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +17,8 @@ class Sampling:
 
     Attributes:
         temperature: divides the logits; 0 takes the most likely token.
-        top_p: keep the fewest tokens whose probabilities reach this sum; 1 keeps all.
-        top_k: keep this many of the most likely tokens; 0 keeps all.
+        top_p: keep the fewest tokens whose probabilities reach this sum, and any tied with the last one; 1 keeps all.
+        top_k: keep this many of the most likely tokens, and any tied with the last one; 0 keeps all.
         min_p: drop tokens less likely than this share of the most likely one; 0 keeps all.
         max_new_tokens: completions are cut at this length.
         stop_token_ids: tokens that end a completion; the model's end-of-sequence tokens by default.
@@ -68,32 +69,33 @@ def sample(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor
         return tokens, logp, torch.where(logp.isnan(), logp, torch.zeros_like(logp))
     kept = _cut(scores, sampling) if sampling.cuts else scores
     highest, likeliest = kept.max(-1, keepdim=True)
-    mass = torch.exp(kept - highest).cumsum(-1)
+    share = torch.exp(kept - highest)
+    mass = share.cumsum(-1)
     # right=True: the first token whose cumulated mass exceeds the point, so a token without mass is never drawn …
     place = torch.searchsorted(mass, uniforms[:, None].to(mass.dtype) * mass[:, -1:], right=True)
     place = place.clamp(max=logits.shape[-1] - 1)
     # … unless a sum made in parallel falls by a rounding from one token to the next
-    place = torch.where(kept.gather(-1, place).isneginf(), likeliest, place)
+    place = torch.where(share.gather(-1, place) == 0, likeliest, place)
     tokens, chosen = place[:, 0], kept.gather(-1, place)[:, 0]
     logp = chosen - normaliser
     return tokens, logp, chosen - kept.logsumexp(-1) if sampling.cuts else logp
 
 
 def _cut(scores: Tensor, sampling: Sampling) -> Tensor:
-    """Top-k, then min-p, then top-p; cut tokens get −∞."""
+    """Top-k, then min-p, then top-p of what is left; cut tokens get −∞. Tokens as likely as the last one kept stay."""
     lowest = -torch.inf
     if 0 < sampling.top_k < scores.shape[-1]:
         threshold = scores.topk(sampling.top_k, dim=-1).values[:, -1:]
         scores = scores.masked_fill(scores < threshold, lowest)
     if sampling.min_p > 0:
-        floor = scores.amax(-1, keepdim=True) + torch.log(torch.tensor(sampling.min_p, device=scores.device))
+        floor = scores.amax(-1, keepdim=True) + math.log(sampling.min_p)
         scores = scores.masked_fill(scores < floor, lowest)
     if sampling.top_p < 1:
-        ordered, order = scores.sort(-1, descending=True)
+        ordered = scores.sort(-1, descending=True).values
         probability = ordered.softmax(-1)
         before = probability.cumsum(-1) - probability
-        drop = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, order, before >= sampling.top_p)
-        scores = scores.masked_fill(drop, lowest)
+        threshold = ordered.masked_fill(before >= sampling.top_p, torch.inf).amin(-1, keepdim=True)
+        scores = scores.masked_fill(scores < threshold, lowest)
     return scores
 
 
