@@ -16,6 +16,7 @@ from torch import Tensor
 
 _LOG2_E = 1.4426950408889634
 _COPIED = 8192  # elements a program copies
+_TILE, _WARPS, _STAGES = 64, 4, 3  # of the attention kernel: tokens at a time, warps, loads under way
 
 
 @triton.jit
@@ -279,10 +280,10 @@ def attend(
         size,
         max(16, triton.next_power_of_2(group)),  # the least a matrix product takes
         columns,
-        64,
+        _TILE,
         "ieee",
-        num_warps=4,
-        num_stages=3,
+        num_warps=_WARPS,
+        num_stages=_STAGES,
     )
     if splits > 1:
         _combine[(rows, heads)](parts, sums, lengths, out, heads, share, splits, size, columns, num_warps=4)
