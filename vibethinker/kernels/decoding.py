@@ -9,6 +9,8 @@ they pass over memory. Arithmetic is float32, results are rounded once.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -16,7 +18,7 @@ from torch import Tensor
 
 _LOG2_E = 1.4426950408889634
 _COPIED = 8192  # elements a program copies
-_TILE, _WARPS, _STAGES = 64, 4, 3  # of the attention kernel: tokens at a time, warps, loads under way
+_TILE, _WARPS, _STAGES = 64, 4, 2  # of the attention kernel: tokens at a time, warps, loads under way
 
 
 @triton.jit
@@ -84,31 +86,35 @@ def _rotate(
     tl.store(second, (y * c + x * s).to(qkv.dtype.element_ty), mask=inside)
 
 
-def rotate_(
-    qkv: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    positions: Tensor,
-    heads: int,
-    kv_heads: int,
-    norms: tuple[Tensor, Tensor, float] | None = None,
-) -> None:
-    """Rotates queries and keys by their positions, in place; normalises each head before where the model does.
+class Rotation(NamedTuple):
+    """What queries and keys go through before they meet (rotary embedding, arXiv 2104.09864).
+
+    Attributes:
+        cos, sin: float32 [M, D/2], of each position's angles.
+        norms: where each head is normalised first, the weights [D] of the queries' and the keys' RMS norm, and epsilon.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    norms: tuple[Tensor, Tensor, float] | None = None
+
+
+def rotate_(qkv: Tensor, positions: Tensor, heads: int, kv_heads: int, rotation: Rotation) -> None:
+    """Rotates queries and keys by their positions, in place.
 
     Args:
         qkv: [T, (heads + 2·kv_heads)·D], the queries, keys and values of each token.
-        cos, sin: float32 [M, D/2], the angles of each position.
         positions: int64 [T].
         heads: of the queries.
         kv_heads: of keys and values.
-        norms: weights [D] of the queries' and the keys' RMS norm, and its epsilon.
+        rotation: how.
     """
     size = qkv.shape[1] // (heads + 2 * kv_heads)
+    cos, sin, norms = rotation
     q_norm, k_norm, epsilon = norms or (qkv, qkv, 0.0)
     half = triton.next_power_of_2(size // 2)
-    _rotate[(len(qkv), heads + kv_heads)](
-        qkv, cos, sin, positions, q_norm, k_norm, qkv.stride(0), heads, epsilon, norms is not None, size, half, num_warps=1
-    )
+    grid, flags = (len(qkv), heads + kv_heads), (norms is not None, size, half)
+    _rotate[grid](qkv, cos, sin, positions, q_norm, k_norm, qkv.stride(0), heads, epsilon, *flags, num_warps=1)
 
 
 @triton.jit
@@ -140,6 +146,11 @@ def _attend(
     lengths,
     out,
     sums,
+    cos,
+    sin,
+    q_norm,
+    k_norm,
+    epsilon,
     scale,
     query_stride,
     key_stride,
@@ -150,6 +161,8 @@ def _attend(
     share,
     splits,
     direct: tl.constexpr,
+    rotates: tl.constexpr,
+    norms: tl.constexpr,
     group: tl.constexpr,
     size: tl.constexpr,
     rows_of_q: tl.constexpr,
@@ -164,12 +177,32 @@ def _attend(
         member = tl.arange(0, rows_of_q)
         place = tl.arange(0, columns)
         real = (member < group)[:, None] & (place < size)[None, :]
-        q_place = (head * group + member)[:, None] * size + place[None, :]
+        q_head = (head * group + member)[:, None] * size
+        q_place = q_head + place[None, :]
         q = tl.load(query + row * query_stride + q_place, mask=real, other=0.0)
         base = (row * kv_heads + head) * room * size
         # the new token, which split 0 also takes into the cache
-        k = tl.load(key + row * key_stride + head * size + place, mask=place < size, other=0.0)
+        k_row = key + row * key_stride + head * size
+        k = tl.load(k_row + place, mask=place < size, other=0.0)
         v = tl.load(value + row * value_stride + head * size + place, mask=place < size, other=0.0)
+        if rotates:
+            partner = (place + size // 2) % size
+            angle = length.to(tl.int64) * (size // 2) + place % (size // 2)
+            c = tl.load(cos + angle, mask=place < size, other=0.0)
+            s = tl.load(sin + angle, mask=place < size, other=0.0) * tl.where(place < size // 2, -1.0, 1.0)
+            x, y = q.to(tl.float32), tl.load(query + row * query_stride + q_head + partner[None, :], mask=real, other=0.0)
+            a, b = k.to(tl.float32), tl.load(k_row + partner, mask=place < size, other=0.0)
+            y, b = y.to(tl.float32), b.to(tl.float32)
+            if norms:
+                q_scale, k_scale = tl.rsqrt(tl.sum(x * x, 1) / size + epsilon), tl.rsqrt(tl.sum(a * a, 0) / size + epsilon)
+                w = tl.load(q_norm + place, mask=place < size, other=0.0).to(tl.float32)
+                w_partner = tl.load(q_norm + partner).to(tl.float32)
+                x, y = x * q_scale[:, None] * w[None, :], y * q_scale[:, None] * w_partner[None, :]
+                w = tl.load(k_norm + place, mask=place < size, other=0.0).to(tl.float32)
+                w_partner = tl.load(k_norm + partner).to(tl.float32)
+                a, b = a * k_scale * w, b * k_scale * w_partner
+            q = (x * c[None, :] + y * s[None, :]).to(query.dtype.element_ty)
+            k = (a * c + b * s).to(key.dtype.element_ty)
         own = tl.sum(q.to(tl.float32) * k.to(tl.float32)[None, :], 1) * scale
         first = split == 0
         if first:
@@ -229,6 +262,7 @@ def attend(
     scale: float,
     splits: int,
     share: int,
+    rotation: Rotation | None = None,
 ) -> Tensor:
     """One new token of each of `R` sequences: into the cache with it, and its attention over what is there.
 
@@ -243,6 +277,7 @@ def attend(
         scale: of the scores.
         splits: programs a sequence's tokens are dealt to, a power of two.
         share: tokens each takes; splits · share must reach the longest sequence.
+        rotation: what query and key have still to go through; a token's position is its sequence's length.
 
     Returns:
         [R, heads, D] in the query's precision.
@@ -256,7 +291,9 @@ def attend(
     if splits > 1:
         parts = torch.empty(rows, heads, splits, size, dtype=torch.float32, device=query.device)
         sums = torch.empty(rows, heads, splits, dtype=torch.float32, device=query.device)
-    columns = triton.next_power_of_2(size)
+    columns = max(16, triton.next_power_of_2(size))  # the least a matrix product takes
+    cos, sin, norms = rotation or (out, out, None)
+    q_norm, k_norm, epsilon = norms or (out, out, 0.0)
     _attend[(rows, kv_heads, splits)](
         query,
         key,
@@ -266,6 +303,11 @@ def attend(
         lengths,
         parts,
         sums,
+        cos,
+        sin,
+        q_norm,
+        k_norm,
+        epsilon,
         scale * _LOG2_E,
         query.stride(0),
         key.stride(0),
@@ -276,9 +318,11 @@ def attend(
         share,
         splits,
         splits == 1,
+        rotation is not None,
+        norms is not None,
         group,
         size,
-        max(16, triton.next_power_of_2(group)),  # the least a matrix product takes
+        max(16, triton.next_power_of_2(group)),
         columns,
         _TILE,
         "ieee",

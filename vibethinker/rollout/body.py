@@ -1,6 +1,6 @@
 """The decoder of Llama-like models for inference: the replica's own weights, few kernels.
 
-What transformers computes in some thirty operations a layer takes nine here: queries, keys and values are one product,
+What transformers computes in some thirty operations a layer takes eight here: queries, keys and values are one product,
 gate and up another, and what lies between products is one pass each. The residual stream is float32, as it is in an
 update under autocast.
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vibethinker.attention import Attention
-from vibethinker.rollout.cache import head_size
+from vibethinker.rollout.cache import DecodeAttention, head_size
 
 _SERVED = ("llama", "qwen2", "qwen3")
 _FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")  # angles that do not change with the sequence
@@ -47,7 +47,8 @@ class FusedBody:
         device = self.embedding.weight.device
         positions = torch.arange(max_length, device=device)[None]
         cos, sin = decoder.rotary_emb(torch.empty(0, dtype=torch.float32, device=device), positions)
-        self.cos, self.sin = (x[0, :, : self.size // 2].contiguous() for x in (cos, sin))
+        half = [x[0, :, : self.size // 2].contiguous() for x in (cos, sin)]
+        self.rotations = [decoding.Rotation(*half, _head_norms(a)) for a in attention]
 
     @staticmethod
     def serves(model: PreTrainedModel) -> bool:
@@ -68,20 +69,20 @@ class FusedBody:
         for index, layer in enumerate(self.layers):
             x = kernels.add_norm_(residual, update, *_norm(layer.input_layernorm))
             qkv = F.linear(x, *self.qkv[index])
-            kernels.rotate_(
-                qkv, self.cos, self.sin, position_ids, self.heads, self.kv_heads, _head_norms(layer.self_attn)
-            )
-            q, k, v = self._heads(qkv)
-            mixed = attention.attend(index, q, k, v, layer.self_attn.scaling)
+            mixed = self._attended(index, qkv, position_ids, attention)
             update = layer.self_attn.o_proj(mixed.flatten(1))
             x = kernels.add_norm_(residual, update, *_norm(layer.post_attention_layernorm))
             update = layer.mlp.down_proj(kernels.swiglu(F.linear(x, *self.gate_up[index])))
         hidden: Tensor = kernels.add_norm_(residual, update, *_norm(self.norm))
         return hidden
 
-    def _heads(self, qkv: Tensor) -> Sequence[Tensor]:
-        heads = qkv.view(len(qkv), -1, self.size)
-        return heads.split([self.heads, self.kv_heads, self.kv_heads], 1)
+    def _attended(self, index: int, qkv: Tensor, position_ids: Tensor, attention: Attention) -> Tensor:
+        rotation, scale = self.rotations[index], self.layers[index].self_attn.scaling
+        q, k, v = qkv.view(len(qkv), -1, self.size).split([self.heads, self.kv_heads, self.kv_heads], 1)
+        if isinstance(attention, DecodeAttention):
+            return attention.attend(index, q, k, v, scale, rotation)
+        self.kernels.rotate_(qkv, position_ids, self.heads, self.kv_heads, rotation)
+        return attention.attend(index, q, k, v, scale)
 
 
 def _norm(module: Any) -> tuple[Tensor, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +15,9 @@ from vibethinker.packing import PackedRow
 from vibethinker.rollout.state import kernels_of
 
 _ALIGNED = 16  # tokens
-_PROGRAMS = 512  # of the decode kernel that keep a GPU busy
-_SHARES = (256, 1024)  # tokens of a sequence one of them takes, where slots are few and where they are many
+# Tokens of a sequence that one program of the decode kernel takes where there are at least so many sequences times
+# key heads: once these keep the device busy, splitting costs more than it gives.
+_SHARES = ((512, 4096), (128, 1024), (0, 256))
 
 
 def head_size(config: PreTrainedConfig) -> int:
@@ -102,7 +104,7 @@ class Split:
     @classmethod
     def of(cls, rows: int, kv_heads: int, longest: int) -> Split:
         """One program a sequence while that keeps the device busy; it depends on few numbers, each has its graph."""
-        share = _SHARES[rows * kv_heads >= _PROGRAMS]
+        share = next(share for programs, share in _SHARES if rows * kv_heads >= programs)
         return cls(1 << (-(-longest // share) - 1).bit_length(), share)
 
 
@@ -122,12 +124,15 @@ class DecodeAttention:
             self.row = torch.arange(len(lengths), device=lengths.device)
             self.seen = (torch.arange(longest, device=lengths.device) <= lengths[:, None])[:, None, None]
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, rotation: Any = None
+    ) -> Tensor:
+        """With a `rotation`, query and key are still to go through it; kernels alone do that."""
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         if self.cache.kernels:
-            split = self.split
+            new, split = (query, key, value), self.split
             out: Tensor = self.cache.kernels.attend(
-                query, key, value, keys, values, self.lengths, scale, split.count, split.share
+                *new, keys, values, self.lengths, scale, split.count, split.share, rotation
             )
             return out
         keys[self.row, :, self.lengths] = key
