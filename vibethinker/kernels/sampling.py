@@ -281,6 +281,7 @@ def sample(logits: Tensor, uniforms: Tensor, sampling: Sampling, block: int = _B
         cuts=cuts,
         width=triton.next_power_of_2(parts),
         block=block,
+        num_warps=8,
     )
     return tokens, logp, drawn_logp
 
