@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-
 FILES = sorted(file.name for file in Path(__file__).parent.glob("test_*.py") if file != Path(__file__))
 
 
