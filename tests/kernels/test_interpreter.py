@@ -1,4 +1,4 @@
-"""The kernels' tests on a CPU."""
+"""The kernels' tests on a CPU. Triton 3.6 needs NumPy < 2.4 for it, later ones do not."""
 
 from __future__ import annotations
 
