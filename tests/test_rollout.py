@@ -243,6 +243,20 @@ def test_cuts(cuts: dict[str, Any]) -> None:
     assert sum(once.values()) == pytest.approx(1.0, abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("cuts", "kept"),
+    [({"top_p": 0.5}, {1, 3, 4}), ({"top_k": 2}, {1, 3, 4}), ({"top_p": 0.4}, {1}), ({"top_p": 0.9}, {0, 1, 2, 3, 4})],
+    ids=str,
+)
+def test_tokens_tied_with_the_last_one_kept_stay(cuts: dict[str, Any], kept: set[int]) -> None:
+    """Probabilities 0.1, 0.4, 0.1, 0.2, 0.2."""
+    logits = torch.tensor([1.0, 4.0, 1.0, 2.0, 2.0]).log()
+    tokens, _, drawn = sample(logits.expand(100, -1), (torch.arange(100) + 0.5) / 100, Sampling(**cuts))
+    assert set(tokens.tolist()) == kept
+    mass = sum(logits[i].exp().item() for i in kept)
+    torch.testing.assert_close(drawn, logits[tokens] - math.log(mass))
+
+
 def test_the_extremes_of_a_uniform_number_never_draw_a_token_without_mass() -> None:
     logits = torch.full((2, 9), -torch.inf)
     logits[:, 3], logits[:, 5] = 0.0, -1.0

@@ -15,9 +15,9 @@ import torch
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
 
-if INTERPRETED:
+if INTERPRETED or DEVICE == "cuda":
     collect_ignore = ["test_interpreter.py"]
-elif DEVICE == "cpu":
+else:
     collect_ignore = [file.name for file in Path(__file__).parent.glob("test_*.py") if file.stem != "test_interpreter"]
 
 

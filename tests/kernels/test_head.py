@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -29,9 +31,9 @@ def test_statistics_and_gradient(dtype: torch.dtype, temperature: float, device:
 
     rows = [0, 1, 3, 4]
     _, entropy, normaliser = expected
-    arguments = [x[rows] for x in (targets, normaliser, entropy, *upstream)]
-    plain = logprobs.gradient_(logits[rows].float(), *arguments, temperature)
-    ours = head.gradient_(logits[rows], *arguments, temperature)
+    arguments: Any = (*(x[rows] for x in (targets, normaliser, entropy, *upstream)), temperature)
+    plain = logprobs.gradient_(logits[rows].float(), *arguments)
+    ours = head.gradient_(logits[rows], *arguments)
     assert ours.dtype == dtype
     tolerance = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}[dtype]
     torch.testing.assert_close(ours.float(), plain, atol=1e-6 if dtype == torch.float32 else 1e-5, rtol=tolerance)
@@ -41,4 +43,4 @@ def test_no_tokens(device: str) -> None:
     logits, targets = torch.empty(0, 9, device=device), torch.empty(0, dtype=torch.long, device=device)
     assert [len(x) for x in head.statistics(logits, targets, 1.0)] == [0, 0, 0]
     nothing = torch.empty(0, device=device)
-    assert head.gradient_(logits, targets, *[nothing] * 4, 1.0).shape == (0, 9)
+    assert head.gradient_(logits, targets, nothing, nothing, nothing, nothing, 1.0).shape == (0, 9)

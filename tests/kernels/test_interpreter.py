@@ -1,4 +1,4 @@
-"""The kernels' tests on a CPU."""
+"""The kernels' tests on a CPU. Triton 3.6 needs NumPy < 2.4 for it, later ones do not."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
+FILES = sorted(file.name for file in Path(__file__).parent.glob("test_*.py") if file != Path(__file__))
 
+
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
-def test_kernels_in_the_interpreter() -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__).parent)]
+@pytest.mark.parametrize("file", FILES)
+def test_kernels_in_the_interpreter(file: str) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__).parent / file)]
     unwanted = ("PYTEST_XDIST", "PYTEST_ADDOPTS", "PYTEST_CURRENT_TEST")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
     environment |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -75,6 +75,7 @@ def test_a_token_without_mass_is_never_drawn(cuts: dict[str, Any], device: str) 
     logits[3, ::2], logits[3, 149] = -torch.inf, -torch.inf
     logits[4] -= 200.0
     logits[4, 100:103] += 400.0
+    logits[0, 149] = 1.0  # enough not to vanish in the rounding of a sum
     logits = logits.bfloat16()
     for uniforms in (torch.zeros(5), torch.full((5,), LAST)):
         tokens, logp, drawn = kernels.sample(logits.to(device), uniforms.to(device), Sampling(**cuts), BLOCK)
@@ -115,8 +116,8 @@ def test_the_first_of_equals_is_the_likeliest(device: str) -> None:
 
 @pytest.mark.parametrize("words", [1, 2, 64, 65])
 def test_small_vocabularies(words: int, device: str) -> None:
-    for cuts in ({}, {"top_k": 2, "top_p": 0.7}, {"temperature": 0.0}):
-        assert_as_plain(random_logits(2)[:, :words].contiguous(), numbers(2), Sampling(**cuts), device)
+    for sampling in (Sampling(), Sampling(top_k=2, top_p=0.7), Sampling(temperature=0.0)):
+        assert_as_plain(random_logits(2)[:, :words].contiguous(), numbers(2), sampling, device)
 
 
 def test_rows_may_lie_apart_or_be_one(device: str) -> None:
@@ -136,12 +137,14 @@ def test_uniforms_are_the_plain_ones_bit_by_bit(device: str) -> None:
     positions = torch.arange(1000) * 33
     ours = kernels.uniforms(seeds.to(device), positions.to(device))
     assert torch.equal(ours.cpu(), plain.uniforms(seeds, positions))
+    every_other = kernels.uniforms(seeds.to(device)[::2], positions.int().to(device)[::2])
+    assert torch.equal(every_other, ours[::2])
     assert len(kernels.uniforms(seeds[:0].to(device), positions[:0].to(device))) == 0
 
 
 def test_draws_follow_the_exact_distribution(device: str) -> None:
-    """Pearson's statistic of 500 draws; 26.12 is the 99.9% point of chi-square with 8 degrees of freedom."""
-    draws, words = 500, 9
+    """Pearson's statistic of 300 draws; 26.12 is the 99.9% point of chi-square with 8 degrees of freedom."""
+    draws, words = 300, 9
     logits = torch.randn(words, generator=torch.Generator().manual_seed(2))
     seeds = (torch.arange(draws) * 7919).to(device)
     uniforms = kernels.uniforms(seeds, torch.arange(draws, device=device) % 50)

@@ -232,8 +232,8 @@ def sample(logits: Tensor, uniforms: Tensor, sampling: Sampling, block: int = _B
         tokens int64 [S]; float32 log-probs under the plain temperature distribution [S] and under the one drawn from
         [S]. A row with NaN has NaN log-probs and some token of the vocabulary.
     """
-    if logits.stride(-1) != 1:
-        logits = logits.contiguous()
+    logits = logits if logits.stride(-1) == 1 else logits.contiguous()
+    uniforms = uniforms.float().contiguous()
     rows, columns = logits.shape
     greedy = sampling.temperature == 0
     scale = 1.0 / (sampling.temperature or 1.0)
@@ -281,12 +281,14 @@ def sample(logits: Tensor, uniforms: Tensor, sampling: Sampling, block: int = _B
         cuts=cuts,
         width=triton.next_power_of_2(parts),
         block=block,
+        num_warps=8,
     )
     return tokens, logp, drawn_logp
 
 
 def uniforms(seeds: Tensor, positions: Tensor) -> Tensor:
     """A number in [0, 1) from a rollout's seed and the token's position: int64 [S], int64 [S] → float32 [S]."""
+    seeds, positions = seeds.long().contiguous(), positions.long().contiguous()
     numbers = torch.empty(len(seeds), dtype=torch.float32, device=seeds.device)
     if len(seeds):
         _uniforms[(triton.cdiv(len(seeds), 256),)](seeds, positions, numbers, len(seeds), 256)
