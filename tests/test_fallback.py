@@ -12,10 +12,10 @@ from test_rollout import PROMPTS, random_model
 from transformers import GenerationConfig, PreTrainedModel
 
 from vibethinker.rollout import RolloutEngine, Sampling
-from vibethinker.rollout.fallback import generate
+from vibethinker.rollout.fallback import Completion, generate
 from vibethinker.rollout.sampling import rollout_seeds
 
-Completions = list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool]]
+Completions = list[Completion]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,7 @@
-"""The rollout engine against transformers' own generation, exact probabilities and the training forward."""
+"""The rollout engine against transformers' own generation, exact probabilities and the training forward.
+
+On a GPU the same tests run through kernels and CUDA graphs, in float32, and a few more beside them.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,8 @@ from vibethinker import attention
 from vibethinker.attention import PackedAttention, hidden_states
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.packing import pack
-from vibethinker.rollout import RolloutEngine, Rollouts, Sampling
+from vibethinker.rollout import RolloutEngine, Rollouts, Sampling, cache, decoder
+from vibethinker.rollout.cache import slot_bytes
 from vibethinker.rollout.sampling import sample, uniforms
 
 PROMPTS = [[5, 6, 7, 8, 9], [3], [40, 41], [5, 6, 7, 8, 9], [11, 12, 13, 14, 15, 16, 17, 18, 19]]
@@ -35,7 +39,10 @@ ARCHITECTURES: dict[str, Any] = {
 }
 
 
-def random_model(name: str, vocab: int = 64, **options: Any) -> PreTrainedModel:
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def random_model(name: str, vocab: int = 64, device: str = "cpu", **options: Any) -> PreTrainedModel:
     """A small model whose biases and norms are random too, so that nothing is right by being zero."""
     model_class, config_class, special = ARCHITECTURES[name]
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -48,17 +55,28 @@ def random_model(name: str, vocab: int = 64, **options: Any) -> PreTrainedModel:
         model = model_class(config).eval()
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.3 if parameter.ndim > 1 else 0.6)
-    return model
+    on_device: Any = model
+    return on_device.to(device)
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def model() -> PreTrainedModel:
-    return random_model("qwen2")
+def model(device: str) -> PreTrainedModel:
+    return random_model("qwen2", device=device)
+
+
+def engine_of(model: PreTrainedModel, slots: int = 64, **options: Any) -> RolloutEngine:
+    return RolloutEngine(model, **{"max_length": 64, "slots": slots, "dtype": torch.float32, **options})
 
 
 def generate(model: PreTrainedModel, n: int = 7, slots: int = 64, seed: int = 0, **sampling: Any) -> Rollouts:
-    engine = RolloutEngine(model, max_length=64, slots=slots)
-    return engine.generate(PROMPTS, n, Sampling(**{"max_new_tokens": 12, **sampling}), seed)
+    return engine_of(model, slots).generate(PROMPTS, n, Sampling(**{"max_new_tokens": 12, **sampling}), seed)
 
 
 def assert_same(a: Rollouts, b: Rollouts, tolerance: float = 1e-4) -> None:
@@ -68,10 +86,10 @@ def assert_same(a: Rollouts, b: Rollouts, tolerance: float = 1e-4) -> None:
 
 
 def training_logprobs(model: PreTrainedModel, rollouts: Rollouts, temperature: float = 1.0) -> Tensor:
-    row = pack(rollouts.prompt_ids, rollouts.completion_ids)
+    row = pack(rollouts.prompt_ids, rollouts.completion_ids).to(model.device)
     hidden = hidden_states(model, row.input_ids, row.position_ids, PackedAttention(row))
     head = model.get_output_embeddings()
-    return linear_logprobs(hidden[row.predictors], head.weight, row.targets, temperature)[0]
+    return linear_logprobs(hidden[row.predictors], head.weight, row.targets, temperature)[0].cpu()
 
 
 # What a rollout is
@@ -79,8 +97,8 @@ def training_logprobs(model: PreTrainedModel, rollouts: Rollouts, temperature: f
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_rollout_logprobs_are_training_logprobs(name: str, temperature: float) -> None:
-    model = random_model(name)
+def test_rollout_logprobs_are_training_logprobs(name: str, temperature: float, device: str) -> None:
+    model = random_model(name, device=device)
     rollouts = generate(model, slots=6, temperature=temperature)
     torch.testing.assert_close(
         torch.cat(rollouts.logprobs), training_logprobs(model, rollouts, temperature), atol=1e-4, rtol=0
@@ -124,7 +142,7 @@ def test_rollouts_do_not_depend_on_the_slots(model: PreTrainedModel, slots: int)
 
 
 def test_rollouts_do_not_depend_on_their_neighbours(model: PreTrainedModel) -> None:
-    engine = RolloutEngine(model, max_length=64, slots=4)
+    engine = engine_of(model, 4)
     sampling, seeds = Sampling(max_new_tokens=12), [17, 4, 99, 17, 5]
     together = engine.generate(PROMPTS, 3, sampling, seeds)
     for i, prompt in enumerate(PROMPTS):
@@ -143,34 +161,108 @@ def test_a_group_is_several_draws(model: PreTrainedModel) -> None:
 
 
 def test_nothing_to_sample(model: PreTrainedModel) -> None:
-    rollouts = RolloutEngine(model, max_length=64).generate([], 4, Sampling(max_new_tokens=4))
+    rollouts = engine_of(model).generate([], 4, Sampling(max_new_tokens=4))
     assert rollouts.completion_ids == []
     assert rollouts.finished.dtype == torch.bool
 
 
 def test_progress_ends_at_the_total(model: PreTrainedModel) -> None:
     calls: list[tuple[int, int]] = []
-    engine = RolloutEngine(model, max_length=64, slots=3)
+    engine = engine_of(model, 3)
     engine.generate(PROMPTS, 2, Sampling(max_new_tokens=4), progress=lambda done, total: calls.append((done, total)))
     assert calls == sorted(calls)
     assert calls[-1] == (10, 10)
+
+
+def test_each_completion_has_its_own_limit(model: PreTrainedModel) -> None:
+    whole = generate(model, n=2, slots=3)
+    limits = [1, 12, 5, 2, 12, 7, 12, 1, 3, 4]
+    cut = engine_of(model, 3).generate(PROMPTS, 2, Sampling(max_new_tokens=12), limits=limits)
+    for a, b, limit, finished in zip(whole.completion_ids, cut.completion_ids, limits, cut.finished, strict=True):
+        assert b.tolist() == a[:limit].tolist()
+        assert bool(finished) == (int(b[-1]) == 0)
+
+
+@pytest.mark.parametrize("tokens", [1, 6, 7])
+def test_prompts_computed_in_parts(model: PreTrainedModel, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = generate(model, slots=16)
+    monkeypatch.setattr(decoder, "_PREFILL_TOKENS", tokens)
+    assert_same(generate(model, slots=16), whole)
+
+
+def test_a_cache_of_fewer_slots(model: PreTrainedModel) -> None:
+    one = slot_bytes(model.config, 64, torch.float32)
+    engine = engine_of(model, cache_gib=4 * one / 2**30)  # three sequences and a parked prompt
+    assert engine.slots == 3
+    assert engine.cache.store.numel() * 4 == 4 * one
+    assert_same(engine.generate(PROMPTS, 7, Sampling(max_new_tokens=12)), generate(model))
+
+
+def test_one_engine_for_several_ways_to_sample(model: PreTrainedModel) -> None:
+    engine = engine_of(model, 8)
+    ways: list[dict[str, Any]] = [
+        {},
+        {"temperature": 0.0},
+        {"temperature": 0.5, "top_k": 3},
+        {"stop_token_ids": (3, 4)},
+    ]
+    for way in [*ways, *ways]:
+        assert_same(engine.generate(PROMPTS, 7, Sampling(max_new_tokens=12, **way)), generate(model, **way))
+
+
+def test_stop_tokens_in_any_number(model: PreTrainedModel) -> None:
+    engine = engine_of(model, 8)
+    for count in (9, 1, 64):
+        stops = tuple(range(64 - count, 64))
+        rollouts = engine.generate(PROMPTS, 3, Sampling(max_new_tokens=12, stop_token_ids=stops))
+        assert_same(rollouts, generate(model, n=3, stop_token_ids=stops))
+    assert (rollouts.lengths == 1).all()
+
+
+# CUDA graphs
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("shares", [((512, 4096), (128, 1024), (0, 256)), ((0, 4),)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_graphs_are_the_steps_they_captured(
+    name: str, shares: tuple[tuple[int, int], ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Greedy, with refills and shrinking batches, sequences in one part and in many."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    monkeypatch.setattr(cache, "_SHARES", shares)
+    model = random_model(name, device="cuda")
+    sampling, limits = Sampling(temperature=0.0, max_new_tokens=40), [40, 3, 17, 40, 9, 40, 1, 25, 12, 40]
+    engines = [engine_of(model, 6, dtype=dtype, graphs=graphs) for graphs in (True, False)]
+    with_graphs, without = (engine.generate(PROMPTS, 2, sampling, limits=limits) for engine in engines)
+    assert engines[0].decoder._graphs
+    assert_same(with_graphs, without, tolerance=0)
+    if dtype == torch.float32:
+        on_cpu: Any = copy.deepcopy(model)
+        assert_same(with_graphs, engine_of(on_cpu.cpu()).generate(PROMPTS, 2, sampling, limits=limits))
 
 
 # Greedy decoding against transformers
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_greedy_is_transformers_greedy(name: str) -> None:
-    model = random_model(name)
+def test_greedy_is_transformers_greedy(name: str, device: str) -> None:
+    model = random_model(name, device=device)
     reference: Any = copy.deepcopy(model)
     reference.set_attn_implementation("eager")
     rollouts = generate(model, n=1, slots=3, temperature=0.0, max_new_tokens=24)
     for prompt, ids, logp in zip(PROMPTS, rollouts.completion_ids, rollouts.logprobs, strict=True):
         out = reference.generate(
-            torch.tensor([prompt]), do_sample=False, max_new_tokens=24, output_logits=True, return_dict_in_generate=True
+            torch.tensor([prompt], device=device),
+            do_sample=False,
+            max_new_tokens=24,
+            output_logits=True,
+            return_dict_in_generate=True,
         )
         assert ids.tolist() == out.sequences[0, len(prompt) :].tolist()
-        expected = torch.stack(out.logits, 1)[0].log_softmax(-1).gather(1, ids[:, None])[:, 0]
+        expected = torch.stack(out.logits, 1)[0].cpu().log_softmax(-1).gather(1, ids[:, None])[:, 0]
         torch.testing.assert_close(logp, expected, atol=1e-4, rtol=0)
     assert all(not d.any() for d in rollouts.sampled_logprobs)  # a sure thing has log-prob 0
 
@@ -287,7 +379,7 @@ def test_sampling_refuses(option: str, value: Any) -> None:
 
 def test_a_slot_never_leaks_into_its_next_occupant(model: PreTrainedModel) -> None:
     clean = generate(model, slots=4)
-    engine = RolloutEngine(model, max_length=64, slots=4)
+    engine = engine_of(model, 4)
     for store in (*engine.cache.keys, *engine.cache.values):
         store.uniform_(-1e3, 1e3)
     assert_same(engine.generate(PROMPTS, 7, Sampling(max_new_tokens=12)), clean)
@@ -295,7 +387,7 @@ def test_a_slot_never_leaks_into_its_next_occupant(model: PreTrainedModel) -> No
 
 def test_nan_is_an_error_with_its_step_and_leaves_nothing_behind(model: PreTrainedModel) -> None:
     """The long prompt fills every slot with NaN; short ones beside a long one then look past their own end."""
-    engine, sampling = RolloutEngine(model, max_length=64, slots=4), Sampling(max_new_tokens=12)
+    engine, sampling = engine_of(model, 4), Sampling(max_new_tokens=12)
     broken = copy.deepcopy(model)
     torch.nn.init.constant_(broken.get_parameter("model.layers.1.self_attn.v_proj.weight"), torch.nan)
     for temperature in (1.0, 0.0):
@@ -304,13 +396,13 @@ def test_nan_is_an_error_with_its_step_and_leaves_nothing_behind(model: PreTrain
             engine.generate(PROMPTS[4:], 4, Sampling(temperature=temperature, max_new_tokens=12))
         engine.sync(model)
         after = engine.generate([PROMPTS[1], PROMPTS[4]], 2, sampling)
-        clean = RolloutEngine(model, max_length=64, slots=4).generate([PROMPTS[1], PROMPTS[4]], 2, sampling)
+        clean = engine_of(model, 4).generate([PROMPTS[1], PROMPTS[4]], 2, sampling)
         assert_same(after, clean)
 
 
 def test_sync_brings_new_weights_and_the_replica_is_a_copy(model: PreTrainedModel) -> None:
     policy = copy.deepcopy(model)
-    engine = RolloutEngine(policy, max_length=64, slots=8)
+    engine = engine_of(policy, 8)
     before = engine.generate(PROMPTS, 2, Sampling(max_new_tokens=12))
     with torch.no_grad():
         policy.get_parameter("model.layers.0.mlp.up_proj.weight").mul_(-1.0)
@@ -328,7 +420,7 @@ def test_making_an_engine_draws_no_random_numbers(model: PreTrainedModel) -> Non
 
 
 def test_an_engine_in_bfloat16(model: PreTrainedModel) -> None:
-    engine = RolloutEngine(model, max_length=64, slots=8, dtype=torch.bfloat16)
+    engine = engine_of(model, 8, dtype=torch.bfloat16)
     rollouts = engine.generate(PROMPTS, 4, Sampling(max_new_tokens=12))
     assert rollouts.logprobs[0].dtype == torch.float32
     gap = torch.cat(rollouts.logprobs) - training_logprobs(model, rollouts)
@@ -340,7 +432,7 @@ def test_an_engine_in_bfloat16(model: PreTrainedModel) -> None:
 
 @pytest.mark.parametrize("prompt", [[], [1] * 60])
 def test_a_prompt_that_does_not_fit(model: PreTrainedModel, prompt: list[int]) -> None:
-    engine = RolloutEngine(model, max_length=64)
+    engine = engine_of(model)
     with pytest.raises(ValueError, match=f"prompt 1 has {len(prompt)} tokens"):
         engine.generate([[1], prompt], 2, Sampling(max_new_tokens=5))
     engine.generate([[1] * 59], 2, Sampling(max_new_tokens=5))
@@ -348,20 +440,43 @@ def test_a_prompt_that_does_not_fit(model: PreTrainedModel, prompt: list[int]) -
 
 def test_other_refusals(model: PreTrainedModel) -> None:
     with pytest.raises(ValueError, match="context of 128"):
-        RolloutEngine(model, max_length=129)
+        engine_of(model, max_length=129)
     with pytest.raises(ValueError, match="slots"):
-        RolloutEngine(model, max_length=64, slots=0)
+        engine_of(model, 0)
     with pytest.raises(ValueError, match="n must be"):
-        RolloutEngine(model, max_length=64).generate(PROMPTS, 0, Sampling(max_new_tokens=4))
+        engine_of(model).generate(PROMPTS, 0, Sampling(max_new_tokens=4))
 
 
-def test_attention_that_is_not_ours_is_refused() -> None:
-    window = random_model("qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=0)
-    with pytest.raises(ValueError, match="sliding_window"):
-        generate(window)
-    plain = random_model("qwen2")
+@pytest.mark.parametrize("gib", [0.0, -1.0, 1e-6])
+def test_a_cache_that_holds_no_sequence(model: PreTrainedModel, gib: float) -> None:
+    with pytest.raises(ValueError, match=r"cache_gib of .* holds no sequence: one of max_length=64 tokens"):
+        engine_of(model, cache_gib=gib)
+
+
+@pytest.mark.parametrize("limits", [[1] * 4, [0] * 5, [13] * 5])
+def test_limits_that_are_none(model: PreTrainedModel, limits: list[int]) -> None:
+    with pytest.raises(ValueError, match="limits must be 5 numbers from 1 to max_new_tokens=12"):
+        engine_of(model).generate(PROMPTS, 1, Sampling(max_new_tokens=12), limits=limits)
+
+
+def test_attention_that_is_not_ours_is_left_to_transformers(device: str) -> None:
+    window = random_model("qwen2", device=device, use_sliding_window=True, sliding_window=4, max_window_layers=0)
+    with pytest.warns(RuntimeWarning, match="transformers' generate.*sliding_window"):
+        engine = engine_of(window, 3)
+    sampling, limits = Sampling(temperature=0.0, max_new_tokens=12, stop_token_ids=()), [3, 12, 5, 12, 12]
+    rollouts = engine.generate(PROMPTS, 1, sampling, limits=limits)
+    reference: Any = copy.deepcopy(window)
+    reference.set_attn_implementation("eager")
+    for prompt, ids, limit in zip(PROMPTS, rollouts.completion_ids, limits, strict=True):
+        out = reference.generate(
+            torch.tensor([prompt], device=device), do_sample=False, max_new_tokens=12, eos_token_id=None
+        )
+        assert ids.tolist() == out[0, len(prompt) :].tolist()[:limit]
+
+
+def test_packed_rows_need_their_attention() -> None:
     with pytest.raises(ValueError, match="PackedAttention"):
-        plain(torch.tensor([[1, 2, 3]]))
+        random_model("qwen2")(torch.tensor([[1, 2, 3]]))
 
 
 def test_a_saved_model_is_the_same_model(model: PreTrainedModel, tmp_path: Any) -> None:

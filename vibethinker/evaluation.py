@@ -25,7 +25,7 @@ from vibethinker.rewards.base import grade
 from vibethinker.rewards.extract import program_of
 from vibethinker.rewards.math import final_answer
 from vibethinker.rollout import RolloutEngine, Rollouts, Sampling
-from vibethinker.rollout.engine import Progress
+from vibethinker.rollout.run import Progress
 from vibethinker.samples import Said, SampleStore, model_digest, problems_digest, read_part
 
 _ROUNDS: Final = 4  # times that the sequences of one chunk fill the slots: few are empty while its last ones finish

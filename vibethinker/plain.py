@@ -58,19 +58,23 @@ def plain_config(config: PreTrainedConfig) -> PreTrainedConfig:
     return plain
 
 
-def empty_model(policy: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    """A frozen model of the policy's architecture, weights not yet set, for packed rows."""
-    model = skeleton(policy.config, dtype, device)
+def empty_model(
+    policy: PreTrainedModel, dtype: torch.dtype, device: torch.device, *, packed: bool = True
+) -> PreTrainedModel:
+    """A frozen model of the policy's architecture, weights not yet set, for packed rows or else for padded batches."""
+    model = skeleton(policy.config, dtype, device, packed=packed)
     model.tie_weights()
     return model.requires_grad_(False).eval()
 
 
-def skeleton(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+def skeleton(
+    config: PreTrainedConfig, dtype: torch.dtype, device: torch.device, *, packed: bool = True
+) -> PreTrainedModel:
     """The modules that a configuration stands for; on the meta device they take no memory."""
+    config = plain_config(config)
+    config._attn_implementation = attention.NAME if packed else None  # transformers' own choice
     with no_init_weights(), torch.device(device):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            plain_config(config), dtype=dtype, attn_implementation=attention.NAME
-        )
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return model
 
 

@@ -190,11 +190,17 @@ def _attend(
             angle = length.to(tl.int64) * (size // 2) + place % (size // 2)
             c = tl.load(cos + angle, mask=place < size, other=0.0)
             s = tl.load(sin + angle, mask=place < size, other=0.0) * tl.where(place < size // 2, -1.0, 1.0)
-            x, y = q.to(tl.float32), tl.load(query + row * query_stride + q_head + partner[None, :], mask=real, other=0.0)
+            x, y = (
+                q.to(tl.float32),
+                tl.load(query + row * query_stride + q_head + partner[None, :], mask=real, other=0.0),
+            )
             a, b = k.to(tl.float32), tl.load(k_row + partner, mask=place < size, other=0.0)
             y, b = y.to(tl.float32), b.to(tl.float32)
             if norms:
-                q_scale, k_scale = tl.rsqrt(tl.sum(x * x, 1) / size + epsilon), tl.rsqrt(tl.sum(a * a, 0) / size + epsilon)
+                q_scale, k_scale = (
+                    tl.rsqrt(tl.sum(x * x, 1) / size + epsilon),
+                    tl.rsqrt(tl.sum(a * a, 0) / size + epsilon),
+                )
                 w = tl.load(q_norm + place, mask=place < size, other=0.0).to(tl.float32)
                 w_partner = tl.load(q_norm + partner).to(tl.float32)
                 x, y = x * q_scale[:, None] * w[None, :], y * q_scale[:, None] * w_partner[None, :]

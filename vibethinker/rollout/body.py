@@ -47,8 +47,8 @@ class FusedBody:
         device = self.embedding.weight.device
         positions = torch.arange(max_length, device=device)[None]
         cos, sin = decoder.rotary_emb(torch.empty(0, dtype=torch.float32, device=device), positions)
-        half = [x[0, :, : self.size // 2].contiguous() for x in (cos, sin)]
-        self.rotations = [decoding.Rotation(*half, _head_norms(a)) for a in attention]
+        cos, sin = (x[0, :, : self.size // 2].contiguous() for x in (cos, sin))
+        self.rotations = [decoding.Rotation(cos, sin, _head_norms(a)) for a in attention]
 
     @staticmethod
     def serves(model: PreTrainedModel) -> bool:

@@ -137,7 +137,7 @@ class DecodeAttention:
             return out
         keys[self.row, :, self.lengths] = key
         values[self.row, :, self.lengths] = value
-        count, heads, size = query.shape
-        grouped = query.view(count, keys.shape[1], -1, size)  # query heads of one key head, as if they were tokens
+        count, kv_heads, size = len(query), keys.shape[1], query.shape[2]
+        grouped = query.view(count, kv_heads, -1, size)  # query heads of one key head, as if they were tokens
         k, v = (x[:count, :, : self.longest] for x in (keys, values))
         return F.scaled_dot_product_attention(grouped, k, v, attn_mask=self.seen, scale=scale).reshape(query.shape)

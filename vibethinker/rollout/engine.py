@@ -15,14 +15,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from vibethinker import policy as policies
-from vibethinker.attention import Attention, hidden_states
+from vibethinker.attention import hidden_states, refusal
+from vibethinker.rollout import fallback
 from vibethinker.rollout.body import FusedBody
 from vibethinker.rollout.cache import SlotCache, slot_bytes
 from vibethinker.rollout.decoder import Body, Decoder
+from vibethinker.rollout.fallback import Completion
 from vibethinker.rollout.run import Progress, Run
 from vibethinker.rollout.sampling import Sampling, rollout_seeds
 
@@ -91,7 +94,12 @@ class RolloutEngine:
         self.max_length, self.cache_gib, self.graphs, self._config = max_length, cache_gib, graphs, model.config
         self.slots = slots if cache_gib is None else self._fitting(slots, cache_gib * _GIB, "cache_gib")
         self.replica = policies.empty_model(model, self.dtype, self.device)
-        self._body = self._body_of_replica()
+        if reason := refusal(self.replica):
+            rank_zero_warn(
+                f"sampling through transformers' generate, which is slower: {reason}", category=RuntimeWarning
+            )
+            self.replica = policies.empty_model(model, self.dtype, self.device, packed=False)
+        self._body = None if reason else self._body_of_replica()
         self._decoder: Decoder | None = None
         self.stop_token_ids = policies.stop_token_ids(model)
         self.sync(model)
@@ -126,6 +134,7 @@ class RolloutEngine:
             if self.device.type == "cuda" and self.cache_gib is None:
                 free = torch.cuda.mem_get_info(self.device)[0] + _unused(self.device)
                 self.slots = self._fitting(self.slots, _CACHE_SHARE * free, "free GPU memory")
+            assert self._body is not None, "transformers' generate keeps its own cache"
             self._decoder = Decoder(self.replica, self._body, self.slots, self.max_length, self.graphs)
         return self._decoder
 
@@ -171,25 +180,38 @@ class RolloutEngine:
         prompts = [torch.as_tensor(p, dtype=torch.long) for p in prompt_ids]
         room = _limits(limits, len(prompts) * n, sampling.max_new_tokens)
         stops = self.stop_token_ids if sampling.stop_token_ids is None else sampling.stop_token_ids
+        seeds = rollout_seeds(_seeds(seed, len(prompts)), n)
+        # under autocast keys would come in another precision than the cache's, and tokens from another distribution
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+            if self._body is None:
+                stop = torch.tensor(stops, dtype=torch.long)
+                done = fallback.generate(self.replica, prompts, n, sampling, seeds, stop, self.slots, progress)
+                done = [_cut(completion, limit) for completion, limit in zip(done, room.tolist(), strict=True)]
+            else:
+                done = self._decoded(stops, Run(self.decoder, prompts, n, sampling, seeds, room), progress)
+        return Rollouts(  # clones, out of inference mode: autograd refuses its tensors
+            prompt_ids=[p for p in prompts for _ in range(n)],
+            completion_ids=[tokens.clone() for tokens, *_ in done],
+            logprobs=[logp.clone() for _, logp, *_ in done],
+            sampled_logprobs=[drawn.clone() for _, _, drawn, _ in done],
+            finished=torch.tensor([finished for *_, finished in done], dtype=torch.bool),
+            n=n,
+        )
+
+    def _decoded(self, stops: Sequence[int], run: Run, progress: Progress | None) -> list[Completion]:
         try:
-            # under autocast keys would come in another precision than the cache's, and tokens from another distribution
-            with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-                self.decoder.begin(stops)
-                run = Run(self.decoder, prompts, n, sampling, rollout_seeds(_seeds(seed, len(prompts)), n), room)
-                ended, outputs = run.finish(progress)
+            run.decoder.begin(stops)
+            ended, outputs = run.finish(progress)
         except FloatingPointError:
             self.release()  # a NaN among the stored values outlives its sequence: masked, it still is 0 · NaN
             raise
-        lengths = ended.abs().tolist()
-        tokens, logprobs, sampled = ([row[:m].clone() for row, m in zip(o, lengths, strict=True)] for o in outputs)
-        return Rollouts(
-            prompt_ids=[p for p in prompts for _ in range(n)],
-            completion_ids=[t.long() for t in tokens],
-            logprobs=logprobs,
-            sampled_logprobs=sampled,
-            finished=ended.clone() > 0,
-            n=n,
-        )
+        rows = zip(ended.tolist(), *outputs, strict=True)
+        return [(t[: abs(end)].long(), logp[: abs(end)], drawn[: abs(end)], end > 0) for end, t, logp, drawn in rows]
+
+
+def _cut(completion: Completion, limit: int) -> Completion:
+    tokens, logp, drawn, finished = completion
+    return tokens[:limit], logp[:limit], drawn[:limit], finished and len(tokens) <= limit
 
 
 def _seeds(seed: int | Sequence[int], prompts: int) -> Tensor:

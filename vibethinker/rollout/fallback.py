@@ -18,6 +18,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from vibethinker.rollout.sampling import Sampling, sample, uniforms
 
+Completion = tuple[Tensor, Tensor, Tensor, bool]  # tokens, their two log-probs, whether a stop token ended it
 _PADDING = 0  # any token of the vocabulary: padded places are masked
 
 
@@ -30,7 +31,7 @@ def generate(
     stop_token_ids: Tensor,
     slots: int,
     progress: Callable[[int, int], None] | None = None,
-) -> list[tuple[Tensor, Tensor, Tensor, bool]]:
+) -> list[Completion]:
     """Samples `n` completions of every prompt, `slots` sequences at a time.
 
     Args:
@@ -51,7 +52,7 @@ def generate(
         FloatingPointError: the model gave NaN; the message names the step.
     """
     total = len(prompts) * n
-    done: list[tuple[Tensor, Tensor, Tensor, bool]] = []
+    done: list[Completion] = []
     steps = 0
     with _own_settings_only(model), torch.autocast(model.device.type, enabled=False):
         while len(done) < total:
@@ -87,7 +88,7 @@ class _Draws(LogitsProcessor):
         self.ended |= torch.isin(drawn[0], self.stop)
         return torch.full_like(scores, -torch.inf).scatter_(1, drawn[0][:, None], 0.0)
 
-    def completions(self) -> Iterator[tuple[Tensor, Tensor, Tensor, bool]]:
+    def completions(self) -> Iterator[Completion]:
         """What each row drew up to its first stop token; rows that ended went on drawing, for nothing."""
         tokens, logp, drawn = (torch.stack(x, 1).cpu() for x in (self.tokens, self.logp, self.drawn_logp))
         stopped = torch.isin(tokens, self.stop.cpu())

@@ -152,7 +152,8 @@ class Run:
         self.live, self.made = self.live[:left], self.made[:left]
         self.limit, self.length = self.limit[:left], self.length[:left]
         if len(source):
-            self.state.move(*self._on_device(source, target), int(self.made[target].max()))
+            moved = self._on_device(source, target)
+            self.state.move(moved[0], moved[1], int(self.made[target].max()))
             lengths = self.length[target] + self.made[target]
             self.cache.copy(*(torch.from_numpy(x) for x in (source, target, lengths)))
         self.state.free(slice(left, count))
