@@ -104,7 +104,7 @@ def flash_serves(query: Tensor) -> bool:
     return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0
 
 
-def _interface(
+def interface(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -126,12 +126,15 @@ def _interface(
     if wanted := [name for name in _UNSUPPORTED if kwargs.get(name) is not None]:
         raise ValueError(f"attention with {wanted[0]} is not supported: the model's config.json asks for it")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if torch.is_autocast_enabled(query.device.type):  # float32 angles leave queries and keys in float32
+        half = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(half), key.to(half), value.to(half)
     layer: Any = module.layer_idx
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     return attention.attend(layer, q, k, v, scale).unsqueeze(0), None
 
 
-AttentionInterface.register(NAME, _interface)
+AttentionInterface.register(NAME, interface)
 
 
 def body(model: PreTrainedModel) -> nn.Module:

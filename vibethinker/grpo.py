@@ -131,8 +131,10 @@ class GRPOModule(PolicyModule):
             raise ValueError(f"overlong_penalty must be finite and not negative, got {self.overlong_penalty}")
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         if isinstance(self.reference, FrozenCopy):
             self.reference.to(self.device, self.engine.dtype)
+            self.speed_up_(self.reference.model)
 
     def prepare(self, problems: list[Problem]) -> list[list[Slice]]:
         judged = self.rollout(problems)

@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -26,10 +26,12 @@ from torchmetrics import MeanMetric
 from vibethinker import policy as policies
 from vibethinker.attention import PackedAttention, hidden_states
 from vibethinker.evaluation import Judged, judge, said, stable_seed
+from vibethinker.fused import compile_, fuse_
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.optimization import adamw, clip_, warmup_cosine
 from vibethinker.packing import PackedRow, Slice
 from vibethinker.problems import Problem
+from vibethinker.recomputation import decide_
 from vibethinker.rewards import DispatchReward, Reward
 from vibethinker.rewards.base import check_callable
 from vibethinker.rollout import RolloutEngine, Sampling
@@ -60,7 +62,11 @@ class PolicyModule(pl.LightningModule):
         quantization: hold the frozen base in 4 or 8 bits, `4bit-double` with quantized scales; needs `lora`. A
             checkpoint that is quantized already needs no word.
         base_dtype: precision of a frozen base; `auto` is bfloat16 on CUDA and float32 on CPU.
-        gradient_checkpointing: recompute activations in backward to save memory.
+        gradient_checkpointing: recompute activations in backward to save memory; `auto` does where an update is
+            estimated not to fit into the GPU without, and never on a CPU.
+        fused_kernels: RMSNorm, rotary embedding and SwiGLU of liger-kernel for Qwen2, Qwen3 and Llama on CUDA, where
+            it is installed (`vibethinker[gpu]`); not together with `compile`.
+        compile: compile the decoder layers with `torch.compile`, which takes a minute at the first step.
         context_length: longest sequence the model is made for, in place of what its config.json says; exported folders
             carry it on.
         rope_theta: base of the rotary embedding, likewise; a longer context usually wants a larger one.
@@ -91,7 +97,9 @@ class PolicyModule(pl.LightningModule):
         lora: policies.Lora | None = None,
         quantization: policies.Quantization | None = None,
         base_dtype: policies.BaseDtype = "auto",
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: bool | Literal["auto"] = "auto",
+        fused_kernels: bool = True,
+        compile: bool = False,
         context_length: int | None = None,
         rope_theta: float | None = None,
         max_length: int = 4096,
@@ -120,6 +128,7 @@ class PolicyModule(pl.LightningModule):
             )
         self.model_name, self.lora, self.quantization = model, lora, quantization
         self.base_dtype, self.gradient_checkpointing = base_dtype, gradient_checkpointing
+        self.fused_kernels, self.compiled = fused_kernels and not compile, compile
         self.learning_rate, self.min_learning_rate = learning_rate, min_learning_rate
         self.warmup_ratio, self.weight_decay, self.betas, self.epsilon = warmup_ratio, weight_decay, betas, epsilon
         self.micro_batches, self.row_tokens = micro_batches, row_tokens
@@ -134,7 +143,7 @@ class PolicyModule(pl.LightningModule):
             lora=lora,
             quantization=quantization,
             base_dtype=base_dtype,
-            gradient_checkpointing=gradient_checkpointing,
+            gradient_checkpointing=gradient_checkpointing is True,
             context_length=context_length,
             rope_theta=rope_theta,
         )
@@ -254,6 +263,17 @@ class PolicyModule(pl.LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
         self.log("train/gradient_norm", clip_(optimizer, gradient_clip_val))
+
+    def on_fit_start(self) -> None:
+        decide_(self)
+        self.speed_up_(self.policy)
+
+    def speed_up_(self, model: Any) -> None:
+        """What the options say about the layers of a model that updates run, the policy or its reference."""
+        if self.fused_kernels:
+            fuse_(model)
+        if self.compiled:
+            compile_(model)
 
     def on_train_start(self) -> None:
         """Refuses options that would cut a window or an optimizer step in two."""
