@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import shutil
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torch._dynamo
 import torch.nn.functional as F
+from fits import fit, plain_grpo, weights
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
@@ -183,3 +185,18 @@ def test_traced_layers_are_the_same_layers(lora: bool, recomputed: bool) -> None
 @pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_compiled_layers_are_the_same_layers() -> None:
     compiled_and_plain(lora=False, recomputed=False, backend="inductor")
+
+
+@pytest.mark.slow
+def test_a_fit_that_compiles(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Policy, reference, recomputation, rows of all lengths: few variants of one code, and the same updates."""
+    monkeypatch.setattr("vibethinker.module.compile_", partial(compile_, backend="aot_eager"))
+    torch._dynamo.reset()
+    options: dict[str, Any] = {"learning_rate": 0.3, "row_tokens": 60, "gradient_checkpointing": True}
+    plain, compiled = (plain_grpo(tiny_model, compile=on, **options) for on in (False, True))
+    assert not compiled.fused_kernels
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        steps = [fit(module, steps=3).steps[-1] for module in (plain, compiled)]
+    assert steps[1]["train/gradient_norm"] == pytest.approx(steps[0]["train/gradient_norm"], rel=1e-4)
+    for name, weight in weights(plain).items():
+        torch.testing.assert_close(weights(compiled)[name], weight, atol=1e-5, rtol=1e-4)

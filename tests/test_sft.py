@@ -142,6 +142,7 @@ def test_decay_falls_on_matrices_alone(tiny_model: str) -> None:
     [
         ({"micro_batches": 0}, "micro_batches"),
         ({"row_tokens": 0}, "row_tokens"),
+        ({"gradient_checkpointing": "always"}, "gradient_checkpointing must be"),
         ({"min_learning_rate": 1.0}, "min_learning_rate"),
         ({"warmup_ratio": 1.5}, "warmup_ratio"),
         ({"max_new_tokens": 64}, "no room for a prompt"),

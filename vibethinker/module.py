@@ -114,6 +114,8 @@ class PolicyModule(pl.LightningModule):
             raise ValueError(f"micro_batches must be at least 1, got {micro_batches}")
         if row_tokens is not None and row_tokens < 1:
             raise ValueError(f"row_tokens must be at least 1, got {row_tokens}")
+        if gradient_checkpointing not in (True, False, "auto"):
+            raise ValueError(f"gradient_checkpointing must be true, false or auto, got {gradient_checkpointing!r}")
         if min_learning_rate is not None and not 0 <= min_learning_rate <= learning_rate:
             raise ValueError(f"min_learning_rate must lie between 0 and learning_rate, got {min_learning_rate}")
         if not 0 <= warmup_ratio <= 1:
@@ -352,8 +354,8 @@ class PolicyModule(pl.LightningModule):
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} at step {self.trainer.global_step}")
         self.log("train/loss", loss, prog_bar=True)
-        for name, value in self._figures.items():
-            mean = self.all_reduce_sum(torch.tensor(value)) / self.trainer.world_size
+        means = self.all_reduce_sum(torch.tensor(list(self._figures.values()))) / self.trainer.world_size
+        for name, mean in zip(self._figures, means, strict=True):
             self.log(name, mean, prog_bar=name in _IN_THE_BAR)
 
     def all_reduce_sum(self, value: Tensor) -> Tensor:
