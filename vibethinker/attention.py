@@ -126,11 +126,11 @@ def interface(
     if wanted := [name for name in _UNSUPPORTED if kwargs.get(name) is not None]:
         raise ValueError(f"attention with {wanted[0]} is not supported: the model's config.json asks for it")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if torch.is_autocast_enabled(query.device.type):  # float32 angles leave queries and keys in float32
-        half = torch.get_autocast_dtype(query.device.type)
-        query, key, value = query.to(half), key.to(half), value.to(half)
     layer: Any = module.layer_idx
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    device = query.device.type
+    if torch.is_autocast_enabled(device):  # rotations leave float32 behind, which the flash kernel does not take
+        q, k, v = (x.to(torch.get_autocast_dtype(device)) for x in (q, k, v))
     return attention.attend(layer, q, k, v, scale).unsqueeze(0), None
 
 
