@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from vibethinker.attention import flash_serves
@@ -22,7 +23,7 @@ def examine() -> None:
     """Prints one table."""
     table = Table(show_header=False)
     for name, value in {**_machine(), **_accelerator(), **_sandbox(), **_software()}.items():
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     Console().print(table)
 
 
@@ -64,10 +65,11 @@ def _sandbox() -> dict[str, str]:
 
 
 def _software() -> dict[str, str]:
-    there = importlib.util.find_spec("bitsandbytes") is not None
+    extras = {"bitsandbytes": "quantized", "liger-kernel": "gpu"}
+    there = {name: importlib.util.find_spec(name.replace("-", "_")) is not None for name in extras}
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         **{name: version(name) for name in _LIBRARIES},
-        "bitsandbytes": version("bitsandbytes") if there else "none: pip install vibethinker[quantized]",
+        **{n: version(n) if there[n] else f"none: pip install vibethinker[{extra}]" for n, extra in extras.items()},
     }

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from transformers import PreTrainedConfig
 
+from vibethinker import recomputation
 from vibethinker.grpo import GRPOModule
 from vibethinker.memory import Estimate, Workload, estimate
 from vibethinker.module import PolicyModule
-from vibethinker.policy import FrozenCopy, Lora, load_config
+from vibethinker.policy import Lora
+from vibethinker.recomputation import USABLE
 
 _GIB: Final = 2**30
-_USABLE: Final = 0.88  # the allocator holds 6 to 17% more than is in use, and CUDA itself half a GiB
 _SIZES: Final = (16, 24, 40, 48, 80, 141)  # GiB that cards come with
-_PROMPT: Final = 256  # tokens of a demonstration that are its problem; only the others reach the head
 
 
 def describe(module: PolicyModule, config: Any, memory: float) -> None:
@@ -41,53 +40,45 @@ def describe(module: PolicyModule, config: Any, memory: float) -> None:
         f"({share:.1%})",
     )
     rows, longest = len(work.row_lengths), max(work.row_lengths)
-    console.print(f"an update takes {module.micro_batches} packed rows, of {rows} × {longest:,} tokens at the longest")
-    console.print(_table(made))
+    parts = "1 micro-batch" if module.micro_batches == 1 else f"{module.micro_batches} micro-batches"
+    longest_row = f"{sum(work.row_lengths):,} tokens, {rows} sequences of {longest:,}"
+    console.print(f"an update takes {parts} in packed rows of at most {longest_row}")
     size = memory or _memory_here()
+    automatic = module.gradient_checkpointing == "auto"
+    if automatic and size:
+        console.print(recomputation.choice(made, size * _GIB))
+        if recomputation.recomputes(made, size * _GIB):
+            work = replace(work, checkpointing=True)
+            made = estimate(work)
+    console.print(_table(made))
     if not size:
-        fitting = [s for s in _SIZES if made.peak <= _USABLE * s * _GIB]
-        console.print(f"fits into {fitting[0]} GiB and more" if fitting else f"fits into none of {_SIZES[-1]} GiB")
-    elif made.peak <= _USABLE * size * _GIB:
+        console.print(_sizes(made))
+        if automatic:
+            recomputed = estimate(replace(work, checkpointing=True))
+            console.print(f"on less gradient_checkpointing=auto recomputes activations: {_sizes(recomputed)}")
+    elif made.peak <= USABLE * size * _GIB:
         console.print(f"fits into {size:.0f} GiB")
     else:
         with console.status("looking for what helps"):
             advice = "\n".join(_advice(work, made, size))
-        console.print(f"does not fit into {size:.0f} GiB, of which {_USABLE:.0%} can be counted on\n{advice}")
+        console.print(f"does not fit into {size:.0f} GiB, of which {USABLE:.0%} can be counted on\n{advice}")
 
 
 def workload(module: PolicyModule, config: Any) -> Workload:
-    """The most that the options allow: every sequence as long as it may be."""
-    grpo = isinstance(module, GRPOModule)
-    stored = load_config(module.model_name)
-    devices = _devices(config)
-    sequences = -(-config.data.init_args.batch_size // devices) * (module.group_size if grpo else 1)
-    prompt = module.max_length - module.sampling.max_new_tokens if grpo else min(_PROMPT, module.max_length // 2)
-    samples = grpo or _has_probe(config) or config.trainer.limit_val_batches != 0
-    return Workload(
-        config=stored,
-        lora=module.lora,
-        bits=_bits(module, stored),
-        checkpointing=module.gradient_checkpointing,
+    """The most that the options of a fit allow on each device."""
+    samples = isinstance(module, GRPOModule) or _has_probe(config) or config.trainer.limit_val_batches != 0
+    return recomputation.workload(
+        module,
+        config.data.init_args.batch_size,
         autocast="mixed" in str(config.trainer.precision),
-        row_lengths=(module.max_length,) * -(-sequences // module.micro_batches),
-        prompt_length=prompt,
-        accumulates=module.micro_batches > 1,
-        slots=module.slots if samples else 0,
-        max_length=module.max_length,
-        sampling=module.sampling,
-        reference=grpo and isinstance(module.reference, FrozenCopy),
-        replicas=devices,
+        replicas=_devices(config),
+        samples=samples,
     )
 
 
-def _bits(module: PolicyModule, config: PreTrainedConfig) -> Literal[4, 8, 16, 32]:
-    """Of the base's weights on a GPU, whatever this machine has."""
-    stored = getattr(config, "quantization_config", None) or {}
-    if module.quantization == "8bit" or stored.get("load_in_8bit"):
-        return 8
-    if module.quantization or stored:
-        return 4
-    return 32 if module.lora is None or module.base_dtype == "float32" else 16
+def _sizes(made: Estimate) -> str:
+    fitting = [s for s in _SIZES if made.peak <= USABLE * s * _GIB]
+    return f"fits into {fitting[0]} GiB and more" if fitting else f"fits into none of {_SIZES[-1]} GiB"
 
 
 def _advice(work: Workload, made: Estimate, size: float) -> Iterator[str]:
@@ -96,7 +87,7 @@ def _advice(work: Workload, made: Estimate, size: float) -> Iterator[str]:
         if better.peak < made.peak:
             yield f"  with {change}: {better.peak / _GIB:.1f} GiB"
             made = better
-        if made.peak <= _USABLE * size * _GIB:
+        if made.peak <= USABLE * size * _GIB:
             return
     yield "  more than that is not enough: a shorter max_length, a smaller model, or more memory"
 
@@ -106,9 +97,9 @@ def _changes(work: Workload, made: Estimate) -> Iterator[tuple[str, Estimate]]:
     if not work.checkpointing:
         work = replace(work, checkpointing=True)
         yield "model.gradient_checkpointing=true", (made := estimate(work))
-    if (rows := len(work.row_lengths)) > 1:
+    if len(work.row_lengths) > 1:
         work = replace(work, row_lengths=work.row_lengths[:1], accumulates=True)
-        yield f"{rows} times as many model.micro_batches", (made := estimate(work))
+        yield f"model.row_tokens={work.row_lengths[0]}", (made := estimate(work))
     work = _as_many_slots_as_an_update_has_room_for(work, made)
     yield f"model.slots={work.slots}", estimate(work)
     if work.lora is None:

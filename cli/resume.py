@@ -22,7 +22,9 @@ _DECISIVE: Final = (
     *("model", "data", "seed_everything", "trainer.max_steps", "trainer.max_epochs", "trainer.precision"),
     *("trainer.gradient_clip_val", "trainer.gradient_clip_algorithm"),
 )
-_HARMLESS: Final = ("model.init_args.slots", "model.init_args.gradient_checkpointing")
+_HARMLESS: Final = tuple(
+    f"model.init_args.{name}" for name in ("slots", "row_tokens", "gradient_checkpointing", "fused_kernels", "compile")
+)
 
 
 def last_checkpoint(root: str | Path) -> Path:

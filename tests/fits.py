@@ -168,7 +168,9 @@ def assert_same_weights(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 
 CASES = {
     "sft": lambda model: sft(model, PlainSFT),
+    "sft-rows": lambda model: sft(model, PlainSFT, row_tokens=32),
     "grpo": lambda model: plain_grpo(model, updates_per_rollout=2),
+    "grpo-rows": lambda model: plain_grpo(model, row_tokens=32, reward=odd_in_front),
     "grpo-dead-rank": lambda model: plain_grpo(model, reward=odd_in_front),
     "grpo-all-dead": lambda model: plain_grpo(model, reward=hopeless),
     "grpo-shaped": lambda model: plain_grpo(model, **SHAPED),

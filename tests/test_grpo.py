@@ -38,6 +38,7 @@ LOGGED = {
     *("train/ratio_mean", "train/clip_fraction", "train/tokens_per_second"),
     *("train/reward/outcome", "train/reward/kl", "reward/timeouts", "reward/crashes", "reward/seconds"),
     *("rollout/length", "rollout/truncated", "rollout/dead_groups", "rollout/tokens_per_second", "rollout/seconds"),
+    "rollout/sync_seconds",
 }
 
 
@@ -111,7 +112,7 @@ def slow_fit(model: str, module: PlainGRPO) -> dict[str, Tensor]:
     [
         {"sharpness": 0.0},  # plain GRPO
         {"sharpness": 2.0, "reward": odd_in_front, "micro_batches": 3},
-        {"aggregation": "token", "temperature": 0.8, "kl_reduction": "sum"},
+        {"aggregation": "token", "temperature": 0.8, "kl_reduction": "sum", "row_tokens": 50, "micro_batches": 1},
         {"aggregation": "constant", "updates_per_rollout": 2, "epsilon_low": 0.02, "epsilon_high": 0.03},
     ],
     ids=["grpo", "mgpo-dead-groups", "token-temperature", "constant-two-updates"],

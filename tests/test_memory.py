@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
 from vibethinker.attention import PackedAttention, hidden_states
+from vibethinker.fused import fuse_, installed
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.memory import Estimate, Ledger, Workload, estimate
 from vibethinker.packing import pack
@@ -100,17 +101,23 @@ def test_what_saves_memory_saves_it_here() -> None:
     assert update(checkpointing=True) < update()
     assert update(lora=Lora(rank=4)) < update()
     assert update(autocast=False) > update()
+    assert update(fused=True) < update()
+    assert update(fused=True, checkpointing=True) < update(fused=True)
     assert estimate(workload(slots=0)).rollout == {}
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("kind", [Qwen2Config, Qwen3Config])
-def test_an_update_takes_what_was_estimated(checkpointing: bool, kind: Any) -> None:
+def test_an_update_takes_what_was_estimated(checkpointing: bool, fused: bool, kind: Any) -> None:
+    if fused and not installed():
+        pytest.skip("liger-kernel is not installed")
     shape = {**SHAPE, "vocab_size": 32_000, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 8}
     config = kind(**{**shape, "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 64})
-    work = workload(config=config, checkpointing=checkpointing, row_lengths=(1024,) * 8, slots=0, reference=False)
+    options: dict[str, Any] = {"checkpointing": checkpointing, "fused": fused, "slots": 0, "reference": False}
+    work = workload(config=config, row_lengths=(1024,) * 8, **options)
     made: Estimate = estimate(work)
     model = (
         empty_model(AutoModelForCausalLM.from_config(config), torch.float32, torch.device("cuda"))
@@ -119,6 +126,8 @@ def test_an_update_takes_what_was_estimated(checkpointing: bool, kind: Any) -> N
     )
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    if fused:
+        assert fuse_(model)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
     row = pack([torch.zeros(16, dtype=torch.long)] * 8, [torch.zeros(1008, dtype=torch.long)] * 8).to("cuda")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vibethinker.attention import PackedAttention, rectangles
-from vibethinker.packing import balance, pack
+from vibethinker.packing import balance, deal, pack, split
 
 lengths = st.lists(st.integers(1, 40), min_size=1, max_size=20)
 
@@ -47,6 +47,33 @@ def test_balance_deals_every_sequence_once(sizes: list[int], bins: int) -> None:
 def test_balance_refuses_no_bins() -> None:
     with pytest.raises(ValueError, match="bins"):
         balance([1], 0)
+
+
+def test_split_by_hand() -> None:
+    assert split([3, 9, 4, 2, 5], None) == [[0, 1, 2, 3, 4]]
+    assert split([3, 9, 4, 2, 5], 23) == [[0, 1, 2, 3, 4]]
+    assert split([3, 9, 4, 2, 5], 8) == [[1], [3, 4], [0, 2]]  # 9 is above the budget; 7 and 7 are balanced
+    assert split([5, 5, 5], 8) == [[0], [1], [2]]
+    assert split([9, 9], 8) == [[0], [1]]
+    assert split([], 8) == [[]]
+
+
+@given(lengths, st.integers(1, 60))
+def test_split_keeps_every_row_within_the_budget(sizes: list[int], budget: int) -> None:
+    rows = split(sizes, budget)
+    assert sorted(i for row in rows for i in row) == list(range(len(sizes)))
+    loads = [sum(sizes[i] for i in row) for row in rows]
+    assert all(load <= budget or len(row) == 1 for row, load in zip(rows, loads, strict=True))
+    shared = [load for load in loads if load <= budget]
+    assert len(shared) <= 1 or sum(shared) > (len(shared) - 1) * budget / 2  # half full at the least, all but one
+    assert rows == split(sizes, budget)
+
+
+@given(lengths, st.integers(1, 5), st.integers(1, 60))
+def test_deal_splits_micro_batches(sizes: list[int], bins: int, budget: int) -> None:
+    dealt = deal(sizes, bins, budget)
+    assert [sorted(i for row in rows for i in row) for rows in dealt] == balance(sizes, bins)
+    assert [len(rows) for rows in deal(sizes, bins, None)] == [1] * bins
 
 
 @given(lengths)

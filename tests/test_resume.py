@@ -20,6 +20,7 @@ RUNS: dict[str, Callable[[str], PolicyModule]] = {
     "grpo-lora": lambda model: grpo(model, lora=Lora(rank=4)),
     "grpo-shaped": lambda model: grpo(model, **SHAPED),
     "grpo-two-updates": lambda model: grpo(model, updates_per_rollout=2),
+    "grpo-rows": lambda model: grpo(model, updates_per_rollout=2, row_tokens=40),
 }
 
 
@@ -68,7 +69,7 @@ def test_a_checkpoint_holds_what_is_trained_and_no_more(tiny_model: str, tmp_pat
     trained = {n for n, p in module.policy.named_parameters(remove_duplicate=False) if p.requires_grad}
     assert saved["state_dict"].keys() == {f"policy.{n}" for n in trained}
     assert len(saved["ranks"]) == 1
-    assert len(saved["ranks"][0]["window"]["slices"]) == (4 if name == "grpo-two-updates" else 0)
+    assert len(saved["ranks"][0]["window"]["slices"]) == (4 if module.updates == 2 else 0)
 
 
 def test_a_checkpoint_of_another_model_is_refused(tiny_model: str, tmp_path: Path) -> None:

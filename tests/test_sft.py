@@ -32,9 +32,9 @@ def slow_step(model: Any, module: SFTModule, step: int, problems: list[Problem])
     return torch.cat(losses).mean()
 
 
-@pytest.mark.parametrize("micro_batches", [1, 3, 6])
-def test_two_steps_against_one_sequence_at_a_time(tiny_model: str, micro_batches: int) -> None:
-    module = sft(tiny_model, PlainSFT, micro_batches=micro_batches, learning_rate=0.1)
+@pytest.mark.parametrize(("micro_batches", "row_tokens"), [(1, None), (3, None), (6, None), (1, 30), (2, 8)])
+def test_two_steps_against_one_sequence_at_a_time(tiny_model: str, micro_batches: int, row_tokens: int | None) -> None:
+    module = sft(tiny_model, PlainSFT, micro_batches=micro_batches, row_tokens=row_tokens, learning_rate=0.1)
     logged = fit(module, steps=2).steps
     reference: Any = AutoModelForCausalLM.from_pretrained(tiny_model)
     optimizer = torch.optim.SGD(reference.parameters(), lr=0.1)
@@ -141,6 +141,8 @@ def test_decay_falls_on_matrices_alone(tiny_model: str) -> None:
     ("options", "message"),
     [
         ({"micro_batches": 0}, "micro_batches"),
+        ({"row_tokens": 0}, "row_tokens"),
+        ({"gradient_checkpointing": "always"}, "gradient_checkpointing must be"),
         ({"min_learning_rate": 1.0}, "min_learning_rate"),
         ({"warmup_ratio": 1.5}, "warmup_ratio"),
         ({"max_new_tokens": 64}, "no room for a prompt"),

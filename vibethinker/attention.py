@@ -104,7 +104,7 @@ def flash_serves(query: Tensor) -> bool:
     return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0
 
 
-def _interface(
+def interface(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -134,7 +134,7 @@ def _interface(
     return attention.attend(layer, q, k, v, scale).unsqueeze(0), None
 
 
-AttentionInterface.register(NAME, _interface)
+AttentionInterface.register(NAME, interface)
 
 
 def body(model: PreTrainedModel) -> nn.Module:

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from vibethinker import objectives
 from vibethinker.evaluation import Judged, stable_seed
-from vibethinker.module import PolicyModule, Slice
-from vibethinker.packing import PackedRow, balance, pack
+from vibethinker.module import PolicyModule
+from vibethinker.packing import PackedRow, Slice, deal, pack
 from vibethinker.policy import AdapterOff, FrozenCopy
 from vibethinker.problems import Problem
 from vibethinker.rewards import Part
@@ -131,10 +131,12 @@ class GRPOModule(PolicyModule):
             raise ValueError(f"overlong_penalty must be finite and not negative, got {self.overlong_penalty}")
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         if isinstance(self.reference, FrozenCopy):
             self.reference.to(self.device, self.engine.dtype)
+            self.speed_up_(self.reference.model)
 
-    def prepare(self, problems: list[Problem]) -> list[Slice]:
+    def prepare(self, problems: list[Problem]) -> list[list[Slice]]:
         judged = self.rollout(problems)
         penalty = self.kl(judged)
         terms = self.terms(judged, penalty)
@@ -173,6 +175,7 @@ class GRPOModule(PolicyModule):
             **{f"reward/{name}": float((n - before[name]) * ranks) for name, n in counted(self.reward).items()},
             "reward/seconds": judged.reward_seconds,
             "rollout/seconds": seconds,
+            "rollout/sync_seconds": self.sync_seconds,
             "rollout/tokens_per_second": judged.lengths.sum().item() * ranks / seconds,
         }
         return judged
@@ -183,21 +186,23 @@ class GRPOModule(PolicyModule):
             return None
         rollouts = judged.rollouts
         lengths = rollouts.lengths
-        result = torch.zeros(len(lengths))
         whole = [len(p) + len(c) for p, c in zip(rollouts.prompt_ids, rollouts.completion_ids, strict=True)]
-        for part in filter(None, balance(whole, self.micro_batches)):
-            row = pack([rollouts.prompt_ids[i] for i in part], [rollouts.completion_ids[i] for i in part])
-            with torch.no_grad(), self.trainer.precision_plugin.forward_context(), self.reference() as model:
-                logp, _ = self.logprobs(model, row.to(self.device), self.temperature)
-            sampled = torch.cat([rollouts.logprobs[i] for i in part])
-            penalty = objectives.kl_penalty(sampled, logp.cpu(), self.kl_estimator)
-            result[part] = torch.zeros(len(part)).index_add(0, row.owner, penalty)
+        rows = [row for rows in deal(whole, self.micro_batches, self.row_tokens) for row in rows if row]
+        found = []
+        with torch.no_grad(), self.trainer.precision_plugin.forward_context(), self.reference() as model:
+            for part in rows:
+                row = pack([rollouts.prompt_ids[i] for i in part], [rollouts.completion_ids[i] for i in part])
+                found.append(self.logprobs(model, row.to(self.device), self.temperature)[0])
+        order = torch.tensor([i for part in rows for i in part])
+        sampled = torch.cat([rollouts.logprobs[i] for i in order.tolist()])
+        penalty = objectives.kl_penalty(sampled, torch.cat(found).cpu(), self.kl_estimator)
+        result = torch.zeros(len(lengths)).index_add(0, order.repeat_interleave(lengths[order]), penalty)
         if self.kl_reduction == "mean":
             result = result / lengths
         return result.view(judged.outcomes.shape)
 
-    def slices(self, judged: Judged, advantages: Tensor) -> list[Slice]:
-        """The rollouts of groups that carry a signal as one packed row for each micro-batch."""
+    def slices(self, judged: Judged, advantages: Tensor) -> list[list[Slice]]:
+        """The rollouts of groups that carry a signal as the packed rows of every micro-batch."""
         rollouts, lengths = judged.rollouts, judged.rollouts.lengths
         alive = objectives.alive_groups(judged.outcomes).repeat_interleave(self.group_size)
         kept = alive.nonzero()[:, 0].tolist()
@@ -210,17 +215,18 @@ class GRPOModule(PolicyModule):
             max_new_tokens=self.sampling.max_new_tokens,
         )
         whole = [len(rollouts.prompt_ids[i]) + int(lengths[i]) for i in kept]
-        result = []
-        for part in balance(whole, self.micro_batches):
-            chosen = [kept[i] for i in part]
+
+        def packed(chosen: list[int]) -> Slice:
             row = pack([rollouts.prompt_ids[i] for i in chosen], [rollouts.completion_ids[i] for i in chosen])
             per_token = {
                 "weight": weights[chosen][row.owner],
                 "advantage": advantages.flatten()[chosen][row.owner],
                 "old_logprob": torch.cat([torch.empty(0), *(rollouts.logprobs[i] for i in chosen)]),
             }
-            result.append(Slice(row, per_token))
-        return result
+            return Slice(row, per_token)
+
+        dealt = deal(whole, self.micro_batches, self.row_tokens)
+        return [[packed([kept[i] for i in part]) for part in rows] for rows in dealt]
 
     def logprobs(self, model: Any, row: PackedRow, temperature: float | None = None) -> tuple[Tensor, Tensor]:
         return super().logprobs(model, row, temperature or self.temperature)
@@ -235,7 +241,7 @@ class GRPOModule(PolicyModule):
             ratio=ratio.sum(),
             clipped=stopped.float().sum(),
             entropy=entropy.detach().sum(),
-            targets=torch.tensor(float(len(logp)), device=logp.device),
+            targets=float(len(logp)),
         )
         if self.surrogate == "truncated":
             return objectives.truncated_surrogate(logp, old, advantage, self.importance_cap)

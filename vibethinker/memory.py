@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedConfig
 
 from vibethinker.attention import hidden_states
+from vibethinker.fused import fuse_
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.packing import PackedRow, pack
 from vibethinker.policy import Lora, hollow, with_checkpointing
@@ -49,6 +50,7 @@ class Workload:
         sampling: how.
         reference: whether there is a frozen copy of the model.
         replicas: processes that exchange gradients.
+        fused: whether liger-kernel's kernels serve the update.
     """
 
     config: PreTrainedConfig
@@ -64,6 +66,7 @@ class Workload:
     sampling: Sampling
     reference: bool
     replicas: int = 1
+    fused: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,13 @@ class Estimate:
     rollout: dict[str, int]
 
     @property
+    def in_updates(self) -> int:
+        return sum(self.resident.values()) + sum(self.update.values())
+
+    @property
     def peak(self) -> int:
         """Updates and rollouts take turns, so the larger one counts."""
-        return sum(self.resident.values()) + max(sum(self.update.values()), sum(self.rollout.values()))
+        return max(self.in_updates, sum(self.resident.values()) + sum(self.rollout.values()))
 
 
 def estimate(work: Workload) -> Estimate:
@@ -133,6 +140,8 @@ def update_bytes(work: Workload) -> int:
     policy = hollow(work.config, work.lora, torch.float32 if work.bits == 32 else torch.bfloat16)
     if work.checkpointing:
         with_checkpointing(policy)
+    if work.fused:
+        fuse_(policy, _FusedFootprint())
     with _weightless(), Ledger() as ledger:
         policy = _faked(policy)
         ledger.peak = start = ledger.now
@@ -273,3 +282,54 @@ class _FlashKept(torch.autograd.Function):
         made = query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
         del wide
         return made
+
+
+class _FusedFootprint:
+    """Keeps for backward what liger-kernel's kernels keep, in place where they work in place; computes nothing."""
+
+    def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        out: Tensor = _NormKept.apply(x, weight)
+        return out
+
+    def rotate(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        query, key = _RotationKept.apply(query, key, cos, sin)
+        return query, key
+
+    def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
+        out: Tensor = _GateKept.apply(gate, up)
+        return out
+
+
+class _NormKept(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight, x.new_empty(x.shape[:-1], dtype=torch.float32))
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+        _, weight, _ = ctx.saved_tensors
+        return grad, torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+
+
+class _RotationKept(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(cos, sin)
+        return query.detach(), key.detach()
+
+    @staticmethod
+    def backward(ctx: Any, to_query: Tensor, to_key: Tensor) -> tuple[Tensor | None, ...]:
+        return to_query, to_key, None, None
+
+
+class _GateKept(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return torch.empty_like(gate)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        gate, up = ctx.saved_tensors
+        return gate, up

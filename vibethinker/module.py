@@ -1,9 +1,12 @@
 """What supervised and reinforcement training share: the policy, its optimizer, and windows of packed micro-batches.
 
-A *window* is what one batch of problems becomes: `updates` optimizer steps of `micro_batches` packed rows each. The
-data loader hands out every batch of problems once for each of these slices; `prepare` makes the window at its first
-turn, and every turn trains on one slice. Accumulation, clipping, precision, strategies, checkpoints and the progress
-bar are Lightning's own. The number of slices is the same on every rank, so ranks never wait for one another in vain.
+A *window* is what one batch of problems becomes: `updates` optimizer steps of `micro_batches` each. The data loader
+hands out every batch of problems once for each micro-batch; `prepare` makes the window at its first turn, and every
+turn trains on one micro-batch. Accumulation, clipping, precision, strategies, checkpoints and the progress bar are
+Lightning's own. The number of micro-batches is the same on every rank, so no rank waits for another in vain.
+
+A micro-batch is one packed row, or several where `row_tokens` bounds their length. Forward and backward of all but the
+last are done when their turn starts; the last is Lightning's, and with it gradients of several ranks meet.
 """
 
 from __future__ import annotations
@@ -11,9 +14,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -24,40 +26,20 @@ from torchmetrics import MeanMetric
 from vibethinker import policy as policies
 from vibethinker.attention import PackedAttention, hidden_states
 from vibethinker.evaluation import Judged, judge, said, stable_seed
+from vibethinker.fused import compile_, fuse_
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.optimization import adamw, clip_, warmup_cosine
-from vibethinker.packing import PackedRow
+from vibethinker.packing import PackedRow, Slice
 from vibethinker.problems import Problem
+from vibethinker.recomputation import decide_
 from vibethinker.rewards import DispatchReward, Reward
 from vibethinker.rewards.base import check_callable
 from vibethinker.rollout import RolloutEngine, Sampling
 from vibethinker.summary import figures
 
 _UNSET_EPOCHS = 1000  # what Lightning puts where neither steps nor epochs are said
+_WHOLE = (SingleDeviceStrategy, DDPStrategy)  # strategies that shard no gradients
 _IN_THE_BAR = ("train/pass_rate", "train/kl", "rollout/length")
-
-
-@dataclass(frozen=True)
-class Slice:
-    """One packed row and what the loss needs to know of each of its `N` targets.
-
-    Attributes:
-        row: the packed sequences.
-        per_token: named float32 tensors [N].
-    """
-
-    row: PackedRow
-    per_token: dict[str, Tensor]
-
-    def to(self, device: torch.device) -> Slice:
-        return Slice(self.row.to(device), {k: v.to(device) for k, v in self.per_token.items()})
-
-    def state(self) -> dict[str, Any]:
-        return {"row": {f.name: getattr(self.row, f.name) for f in fields(self.row)}, "per_token": self.per_token}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Slice:
-        return cls(PackedRow(**state["row"]), state["per_token"])
 
 
 class PolicyModule(pl.LightningModule):
@@ -72,12 +54,19 @@ class PolicyModule(pl.LightningModule):
         betas: AdamW's moment decays.
         epsilon: added to AdamW's denominator; near the size of the gradients it turns the update towards plain descent,
             which keeps rarely moved weights from taking full steps on noise.
-        micro_batches: packed rows an optimizer step is split into on each rank; more need less memory.
+        micro_batches: parts an optimizer step is split into on each rank; more need less memory.
+        row_tokens: longest packed row in tokens, which bounds the memory of an update whatever the lengths are: a
+            micro-batch of more is computed as several rows, one after the other. A longer sequence is a row of its
+            own. Without it a micro-batch is one row.
         lora: train a low-rank adapter instead of the full weights.
         quantization: hold the frozen base in 4 or 8 bits, `4bit-double` with quantized scales; needs `lora`. A
             checkpoint that is quantized already needs no word.
         base_dtype: precision of a frozen base; `auto` is bfloat16 on CUDA and float32 on CPU.
-        gradient_checkpointing: recompute activations in backward to save memory.
+        gradient_checkpointing: recompute activations in backward to save memory; `auto` does where an update is
+            estimated not to fit into the GPU without, and never on a CPU.
+        fused_kernels: RMSNorm, rotary embedding and SwiGLU of liger-kernel for Qwen2, Qwen3 and Llama on CUDA, where
+            it is installed (`vibethinker[gpu]`); not together with `compile`.
+        compile: compile the decoder layers with `torch.compile`, which takes a minute at the first step.
         context_length: longest sequence the model is made for, in place of what its config.json says; exported folders
             carry it on.
         rope_theta: base of the rotary embedding, likewise; a longer context usually wants a larger one.
@@ -104,10 +93,13 @@ class PolicyModule(pl.LightningModule):
         betas: tuple[float, float] = (0.9, 0.95),
         epsilon: float = 1e-8,
         micro_batches: int = 1,
+        row_tokens: int | None = None,
         lora: policies.Lora | None = None,
         quantization: policies.Quantization | None = None,
         base_dtype: policies.BaseDtype = "auto",
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: bool | Literal["auto"] = "auto",
+        fused_kernels: bool = True,
+        compile: bool = False,
         context_length: int | None = None,
         rope_theta: float | None = None,
         max_length: int = 4096,
@@ -120,6 +112,10 @@ class PolicyModule(pl.LightningModule):
         super().__init__()
         if micro_batches < 1:
             raise ValueError(f"micro_batches must be at least 1, got {micro_batches}")
+        if row_tokens is not None and row_tokens < 1:
+            raise ValueError(f"row_tokens must be at least 1, got {row_tokens}")
+        if gradient_checkpointing not in (True, False, "auto"):
+            raise ValueError(f"gradient_checkpointing must be true, false or auto, got {gradient_checkpointing!r}")
         if min_learning_rate is not None and not 0 <= min_learning_rate <= learning_rate:
             raise ValueError(f"min_learning_rate must lie between 0 and learning_rate, got {min_learning_rate}")
         if not 0 <= warmup_ratio <= 1:
@@ -134,9 +130,11 @@ class PolicyModule(pl.LightningModule):
             )
         self.model_name, self.lora, self.quantization = model, lora, quantization
         self.base_dtype, self.gradient_checkpointing = base_dtype, gradient_checkpointing
+        self.fused_kernels, self.compiled = fused_kernels and not compile, compile
         self.learning_rate, self.min_learning_rate = learning_rate, min_learning_rate
         self.warmup_ratio, self.weight_decay, self.betas, self.epsilon = warmup_ratio, weight_decay, betas, epsilon
-        self.micro_batches, self.max_length, self.slots = micro_batches, max_length, slots
+        self.micro_batches, self.row_tokens = micro_batches, row_tokens
+        self.max_length, self.slots = max_length, slots
         self.instruction, self.seed = instruction, seed
         self.sampling = Sampling(max_new_tokens=max_new_tokens)
         self.reward: Reward = reward or DispatchReward()
@@ -147,13 +145,14 @@ class PolicyModule(pl.LightningModule):
             lora=lora,
             quantization=quantization,
             base_dtype=base_dtype,
-            gradient_checkpointing=gradient_checkpointing,
+            gradient_checkpointing=gradient_checkpointing is True,
             context_length=context_length,
             rope_theta=rope_theta,
         )
         self.strict_loading = False  # checkpoints hold trainable weights only
         self._engine: RolloutEngine | None = None
-        self._window: list[Slice] = []
+        self.sync_seconds = 0.0  # what the last copy of the weights to the sampler took
+        self._window: list[list[Slice]] = []
         self._used = 0
         self._by_epochs = False
         self._random_state: dict[str, Any] | None = None
@@ -164,8 +163,8 @@ class PolicyModule(pl.LightningModule):
 
     # What subclasses say
 
-    def prepare(self, problems: list[Problem]) -> list[Slice]:
-        """Turns this rank's problems into `slices_per_batch` slices."""
+    def prepare(self, problems: list[Problem]) -> list[list[Slice]]:
+        """Turns this rank's problems into the rows of `slices_per_batch` micro-batches."""
         raise NotImplementedError("a PolicyModule subclass defines prepare")
 
     def token_loss(self, logp: Tensor, entropy: Tensor, per_token: dict[str, Tensor]) -> Tensor:
@@ -190,7 +189,7 @@ class PolicyModule(pl.LightningModule):
 
     def judge(self, problems: Sequence[Problem], n: int, seeds: Sequence[int], **options: Any) -> Judged:
         """Samples from the weights as they are now and scores the answers."""
-        self.engine.sync(self.policy)
+        self.sync_seconds = self.engine.sync(self.policy)
         sampling = options.pop("sampling", self.sampling)
         options.setdefault("instruction", self.instruction)
         try:
@@ -219,6 +218,8 @@ class PolicyModule(pl.LightningModule):
         if wanted not in (1, self.micro_batches):
             raise ValueError(f"set model.micro_batches instead of trainer.accumulate_grad_batches={wanted}")
         self.trainer.accumulate_grad_batches = self.micro_batches
+        if self.row_tokens is not None and not isinstance(self.trainer.strategy, _WHOLE):
+            raise ValueError("model.row_tokens needs whole gradients: one device, or trainer.strategy=ddp")
         if self.trainer.max_steps < 1 or self._by_epochs:  # set up twice, the second time with what is learnable alone
             self._by_epochs = True
             self.trainer.fit_loop.epoch_loop.max_steps = self._steps_of_epochs()
@@ -253,8 +254,8 @@ class PolicyModule(pl.LightningModule):
     @property
     def _whole_gradients(self) -> bool:
         """Whether gradients are neither scaled nor sharded."""
-        plain = isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy)
-        return plain and getattr(self.trainer.precision_plugin, "scaler", None) is None
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return isinstance(self.trainer.strategy, _WHOLE) and scaler is None
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -264,6 +265,17 @@ class PolicyModule(pl.LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
         self.log("train/gradient_norm", clip_(optimizer, gradient_clip_val))
+
+    def on_fit_start(self) -> None:
+        decide_(self)
+        self.speed_up_(self.policy)
+
+    def speed_up_(self, model: Any) -> None:
+        """What the options say about the layers of a model that updates run, the policy or its reference."""
+        if self.fused_kernels:
+            fuse_(model)
+        if self.compiled:
+            compile_(model)
 
     def on_train_start(self) -> None:
         """Refuses options that would cut a window or an optimizer step in two."""
@@ -276,28 +288,44 @@ class PolicyModule(pl.LightningModule):
         if pause is not None and math.isfinite(pause) and pause % self.micro_batches:
             raise ValueError(f"trainer.val_check_interval must be a multiple of micro_batches={self.micro_batches}")
 
+    # Training: a window and its rows
+
     def on_train_batch_start(self, batch: list[Problem], batch_idx: int) -> None:
         if self._random_state is not None:  # here and not in on_train_start: making the iterator draws numbers too
             _set_random_state(self._random_state)
             self._random_state = None
+        if batch_idx % self.micro_batches == 0:
+            self.policy.zero_grad()  # before the rollout, which has their memory then
         if batch_idx % self.slices_per_batch == 0:
             self._window = self.prepare(batch)
             self._used = 0
             if len(self._window) != self.slices_per_batch:
-                raise RuntimeError(f"a window of {len(self._window)} slices instead of {self.slices_per_batch}")
+                raise RuntimeError(f"a window of {len(self._window)} micro-batches instead of {self.slices_per_batch}")
         if self._used % self.micro_batches == 0:
             self._sums, self._update_start = {}, time.perf_counter()
+        for part in self._window[self._used][:-1]:
+            with self.trainer.precision_plugin.forward_context():
+                loss = self._loss(part)
+            self.trainer.strategy.backward(loss, optimizer=None)  # not from the strategy's forward: no exchange
 
     def training_step(self, batch: list[Problem], batch_idx: int) -> Tensor:
-        part = self._window[self._used].to(self.device)
+        last = self._window[self._used][-1]
         self._used += 1
+        return self._loss(last) * self.micro_batches  # by which Lightning divides
+
+    def _loss(self, part: Slice) -> Tensor:
+        """A row's share of the update's loss, times the ranks that its gradient is averaged over."""
+        part = part.to(self.device)
         logp, entropy = self.logprobs(self.policy, part.row)
         loss = (part.per_token["weight"] * self.token_loss(logp, entropy, part.per_token)).sum()
-        self.add(loss=loss.detach(), tokens=torch.tensor(float(len(part.row.input_ids)), device=self.device))
-        if self._used % self.micro_batches == 0:
-            self.log_update()
-        # Lightning divides by the accumulated batches and averages over ranks; the weights already do both
-        return loss * self.micro_batches * self.trainer.world_size
+        self.add(loss=loss.detach(), tokens=float(len(part.row.input_ids)))
+        return loss * self.trainer.world_size  # the weights count the tokens of all ranks already
+
+    def optimizer_zero_grad(self, *args: Any, **kwargs: Any) -> None:
+        """Done when an update begins: Lightning would do it when all rows but the last have left their gradients."""
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        self.log_update()  # here the host may wait for the loss: backward is on its way
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -309,22 +337,25 @@ class PolicyModule(pl.LightningModule):
         """Log-probs and entropies [N] of a packed row's targets."""
         hidden = hidden_states(model, row.input_ids, row.position_ids, PackedAttention(row))
         head = model.get_output_embeddings().weight
-        return linear_logprobs(hidden[row.predictors], head, row.targets, temperature)
+        predicting = hidden.index_select(0, row.predictors)  # backward adds; after [...] it would sort
+        return linear_logprobs(predicting, head, row.targets, temperature)
 
-    def add(self, **figures: Tensor) -> None:
-        """Adds to the sums of the current update over micro-batches."""
+    def add(self, **figures: Tensor | float) -> None:
+        """Adds to the sums of the current update over its rows; no value waits for the device."""
         for name, value in figures.items():
-            self._sums[name] = self._sums.get(name, torch.zeros((), device=self.device)) + value.float()
+            scalar = value.float() if isinstance(value, Tensor) else torch.full((), value, device=self.device)
+            self._sums[name] = self._sums[name] + scalar if name in self._sums else scalar
 
     def log_update(self) -> None:
-        """Logs the update's sums, over all its micro-batches and ranks, and the figures of its window."""
-        self._sums = {k: self.all_reduce_sum(v) for k, v in self._sums.items()}
+        """Logs the update's sums, over all its rows and ranks, and the figures of its window."""
+        sums = self.all_reduce_sum(torch.stack(list(self._sums.values())))
+        self._sums = dict(zip(self._sums, sums, strict=True))
         loss = self._sums["loss"]
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} at step {self.trainer.global_step}")
         self.log("train/loss", loss, prog_bar=True)
-        for name, value in self._figures.items():
-            mean = self.all_reduce_sum(torch.tensor(value)) / self.trainer.world_size
+        means = self.all_reduce_sum(torch.tensor(list(self._figures.values()))) / self.trainer.world_size
+        for name, mean in zip(self._figures, means, strict=True):
             self.log(name, mean, prog_bar=name in _IN_THE_BAR)
 
     def all_reduce_sum(self, value: Tensor) -> Tensor:
@@ -373,7 +404,8 @@ class PolicyModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in self._trained}
         unused = self._used < len(self._window)
-        window = {"slices": [s.state() for s in self._window] if unused else [], "used": self._used}
+        slices = [[part.state() for part in rows] for rows in self._window] if unused else []
+        window = {"slices": slices, "used": self._used}
         checkpoint["ranks"] = _gather({"random_state": _random_state(), "window": {**window, "figures": self._figures}})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -384,7 +416,7 @@ class PolicyModule(pl.LightningModule):
             raise ValueError(f"the checkpoint holds unused rollouts of {len(ranks)} processes: resume with as many")
         own = ranks[self.global_rank % len(ranks)]
         self._random_state, window = own["random_state"], own["window"]
-        self._window = [Slice.from_state(s) for s in window["slices"]]
+        self._window = [[Slice.from_state(part) for part in rows] for rows in window["slices"]]
         self._used, self._figures = window["used"], window["figures"]
 
     @property

@@ -1,4 +1,4 @@
-"""Ragged sequences as one packed row, and a fixed number of rows balanced by tokens.
+"""Ragged sequences as packed rows that are balanced by tokens: how many there are, or how long they may be.
 
 A packed row is the concatenation of several sequences with no padding between them: `input_ids` and `position_ids` of
 shape [T] and the boundaries `cu_seqlens` [S+1]. Attention sees the boundaries (`vibethinker.attention`), every other
@@ -8,8 +8,9 @@ layer sees a plain row. Only positions that predict a completion token ever reac
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,8 +39,39 @@ class PackedRow:
     owner: Tensor
 
     def to(self, device: torch.device | str) -> PackedRow:
-        tensors = ("input_ids", "position_ids", "cu_seqlens", "predictors", "targets", "owner")
-        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
+        names = ("input_ids", "position_ids", "cu_seqlens", "predictors", "targets", "owner")
+        tensors: dict[str, Any] = {name: moved(getattr(self, name), torch.device(device)) for name in names}
+        return replace(self, **tensors)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One packed row and what the loss needs to know of each of its `N` targets.
+
+    Attributes:
+        row: the packed sequences.
+        per_token: named float32 tensors [N].
+    """
+
+    row: PackedRow
+    per_token: dict[str, Tensor]
+
+    def to(self, device: torch.device) -> Slice:
+        return Slice(self.row.to(device), {name: moved(values, device) for name, values in self.per_token.items()})
+
+    def state(self) -> dict[str, Any]:
+        return {"row": {f.name: getattr(self.row, f.name) for f in fields(self.row)}, "per_token": self.per_token}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Slice:
+        return cls(PackedRow(**state["row"]), state["per_token"])
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; from pinned memory, so that the host need not wait until the GPU gets there."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def pack(prompts: Sequence[Tensor], completions: Sequence[Tensor], placeholder: int = 0) -> PackedRow:
@@ -90,6 +122,37 @@ def balance(lengths: Sequence[int], bins: int) -> list[list[int]]:
         dealt[lightest].append(index)
         heapq.heappush(heap, (load + lengths[index], lightest))
     return [sorted(part) for part in dealt]
+
+
+def split(lengths: Sequence[int], budget: int | None) -> list[list[int]]:
+    """Deals sequences into balanced rows of at most `budget` tokens, as few as `balance` finds room in.
+
+    A sequence longer than the budget is a row of its own; with no sequence there is one empty row.
+
+    Args:
+        lengths: tokens of each sequence.
+        budget: of a row; `None` puts them all into one.
+
+    Returns:
+        For every row, the indices of its sequences in ascending order.
+    """
+    if budget is None or sum(lengths) <= budget:
+        return [list(range(len(lengths)))]
+    alone = [[i] for i, length in enumerate(lengths) if length > budget]
+    rest = [i for i, length in enumerate(lengths) if length <= budget]
+    total = sum(lengths[i] for i in rest)
+    for bins in range(-(-total // budget), len(rest) + 1):
+        dealt = balance([lengths[i] for i in rest], bins) if bins else []
+        rows = [[rest[i] for i in part] for part in dealt]
+        if all(sum(lengths[i] for i in row) <= budget for row in rows):
+            return alone + rows
+    raise AssertionError("one sequence a row is within the budget")
+
+
+def deal(lengths: Sequence[int], bins: int, budget: int | None) -> list[list[list[int]]]:
+    """Balances sequences over `bins` micro-batches and each of these over rows of at most `budget` tokens."""
+    parts = balance(lengths, bins)
+    return [[[part[i] for i in row] for row in split([lengths[i] for i in part], budget)] for part in parts]
 
 
 def _count_up(lengths: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from vibethinker.evaluation import stable_seed
-from vibethinker.module import PolicyModule, Slice
-from vibethinker.packing import balance, pack
+from vibethinker.module import PolicyModule
+from vibethinker.packing import Slice, deal, pack
 from vibethinker.policy import prompt_ids
 from vibethinker.problems import Problem
 from vibethinker.tokens import Demonstrations
@@ -46,7 +46,7 @@ class SFTModule(PolicyModule):
         reason = f"longer than max_length={self.max_length}"
         return [[reason if next(too_long) else "" for _ in problem.solutions] for problem in problems]
 
-    def prepare(self, problems: list[Problem]) -> list[Slice]:
+    def prepare(self, problems: list[Problem]) -> list[list[Slice]]:
         streaming = getattr(self.trainer.datamodule, "streaming", False)  # type: ignore[attr-defined]
         pairs = [self.demonstration(p) for p in problems if p.solutions or not streaming]
         fitting = [(p, c) for p, c in pairs if len(p) + len(c) <= self.max_length]
@@ -59,11 +59,13 @@ class SFTModule(PolicyModule):
         tokens, *counts = self.all_reduce_sum(torch.tensor(sums, dtype=torch.float32)).cpu()
         if streaming:
             self._count_streamed(*map(float, counts))
-        slices = []
-        for part in balance([len(p) + len(c) for p, c in fitting], self.micro_batches):
-            row = pack([fitting[i][0] for i in part], [fitting[i][1] for i in part])
-            slices.append(Slice(row, {"weight": torch.ones(len(row.targets)) / tokens}))
-        return slices
+        rows = deal([len(p) + len(c) for p, c in fitting], self.micro_batches, self.row_tokens)
+        return [[self._slice([fitting[i] for i in part], tokens) for part in parts] for parts in rows]
+
+    @staticmethod
+    def _slice(pairs: list[tuple[Tensor, Tensor]], tokens: Tensor) -> Slice:
+        row = pack([prompt for prompt, _ in pairs], [completion for _, completion in pairs])
+        return Slice(row, {"weight": torch.ones(len(row.targets)) / tokens})
 
     def _count_streamed(self, seen: float, left_out: float) -> None:
         """What is too long in a stream, or has no solution, is known only when it comes."""

@@ -194,9 +194,16 @@ def test_a_dry_run_needs_neither_weights_nor_data_and_writes_nothing(
     shown = capsys.readouterr().out
     assert "trained (" in shown
     assert "in rollouts, keys and values" in shown
-    assert "fits into 16 GiB and more" in shown
+    assert "\nfits into 16 GiB and more\n" in shown
+    assert "on less gradient_checkpointing=auto recomputes activations: fits into 16 GiB" in shown
+    assert main(fit(folder, "mgpo", "run", *options, "--dry_run", "16")) == 0
+    assert "gradient_checkpointing=auto: off, updates take 0.0 GiB without" in capsys.readouterr().out
+    assert main(fit(folder, "mgpo", "run", *options, "--dry_run", "0.0001")) == 0
+    assert "gradient_checkpointing=auto: on, updates would take 0.0 GiB without" in capsys.readouterr().out
+    options += ["--model.gradient_checkpointing", "false"]
     assert main(fit(folder, "mgpo", "run", *options, "--dry_run", "0.0001")) == 0
     shown = capsys.readouterr().out
+    assert "gradient_checkpointing=auto" not in shown
     assert "with model.gradient_checkpointing=true: " in shown
     assert "a smaller model" in shown
     assert files(folder) == before
