@@ -217,7 +217,8 @@ def single_figures(results: Results) -> list[str]:
         )
     if get(cpu or {}, "ratio"):
         lines.append(
-            f"- CPU, nano model, {cpu['sequences']} sequences of {cpu['new_tokens']} tokens, {cpu['threads']} threads: "
+            f"- CPU, nano model, {cpu['sequences']} sequences of {cpu['new_tokens']} new tokens after prompts of "
+            f"{cpu['prompt_tokens'][0]} to {cpu['prompt_tokens'][1]}, {cpu['threads']} threads: "
             f"ours {cpu['seconds']:.2f} s, `transformers.generate` {cpu['generate_seconds']:.2f} s (no log-probs); "
             f"median ratio of {cpu['pairs']} pairs {cpu['ratio']:.2f} ({', '.join(map(str, cpu['ratios']))})."
         )

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from parts.setting import Setting, median
 from vibethinker.attention import PackedAttention, hidden_states
+from vibethinker.datamodules import AlgebraDataModule
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.packing import pack
-from vibethinker.policy import load_policy, locate
+from vibethinker.policy import load_policy, load_tokenizer, locate, prompt_ids
 from vibethinker.rollout import RolloutEngine, Rollouts, Sampling
 
 REPEATS = 3
@@ -143,15 +144,23 @@ def _generator(model: str, setting: Setting, prompts: list[list[int]], n: int) -
 
     dtype = torch.bfloat16 if setting.cuda else torch.float32
     policy: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(setting.device).eval()
-    ids = torch.tensor(prompts, device=setting.device).repeat_interleave(n, 0)
+    longest = max(map(len, prompts))
+    padded = torch.tensor([[1] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
+    real = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    ids, mask = (tensor.to(setting.device).repeat_interleave(n, 0) for tensor in (padded, real))
     never = policy.config.vocab_size  # a token that cannot be drawn ends no sequence
 
     def call(length: int) -> None:
         config = GenerationConfig(
-            max_new_tokens=length, do_sample=True, top_k=0, eos_token_id=never, pad_token_id=1, disable_compile=True
+            max_new_tokens=length,
+            do_sample=True,
+            top_k=0,
+            eos_token_id=never,
+            pad_token_id=1,
+            disable_compile=True,
         )
         with torch.no_grad():
-            out = policy.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+            out = policy.generate(ids, attention_mask=mask, generation_config=config)
         if out.shape[1] != ids.shape[1] + length:
             raise RuntimeError("generate stopped early")
 
@@ -159,26 +168,27 @@ def _generator(model: str, setting: Setting, prompts: list[list[int]], n: int) -
 
 
 def cpu(setting: Setting) -> None:
-    """The nano model on this machine's CPU: 512 sequences of 48 new tokens, ours and transformers' in turns."""
+    """The nano model on problems of its own kind on the CPU, ours and transformers' in turns."""
     here = replace(setting, on_cpu=True)
-    scale, length = setting.scale, 4 if setting.smoke else 48
-    generator = torch.Generator().manual_seed(0)
-    prompts = torch.randint(2, 786, (scale.cpu, 32), generator=generator).tolist()
+    scale, group, new = setting.scale, 16, 4 if setting.smoke else 48
+    problems = AlgebraDataModule().problems("val")[: scale.cpu]
+    prompts = prompt_ids(load_tokenizer("nano"), problems)
     policy = load_policy("nano", trainable=False, base_dtype="float32")
-    engine = RolloutEngine(policy, max_length=32 + length, slots=scale.cpu * 16)
-    theirs = _generator(locate("nano"), here, prompts, 16)
+    engine = RolloutEngine(policy, max_length=max(map(len, prompts)) + new, slots=scale.cpu * group)
+    theirs = _generator(locate("nano"), here, prompts, group)
 
     def ours() -> None:
-        engine.generate(prompts, 16, whole(length), seed=0)
+        engine.generate(prompts, group, whole(new), seed=0)
 
     ours()
-    theirs(length)
-    pairs = [(here.seconds(ours), here.seconds(lambda: theirs(length))) for _ in range(5)]
+    theirs(new)
+    pairs = [(here.seconds(ours), here.seconds(lambda: theirs(new))) for _ in range(5)]
     ratios = [t / o for o, t in pairs]
     mine, generates = (median(column) for column in zip(*pairs, strict=True))
     setting.report(
-        sequences=scale.cpu * 16,
-        new_tokens=length,
+        sequences=scale.cpu * group,
+        new_tokens=new,
+        prompt_tokens=[min(map(len, prompts)), max(map(len, prompts))],
         pairs=len(pairs),
         seconds=mine,
         generate_seconds=generates,
