@@ -51,7 +51,7 @@ PARTS = {
     "head": Part("head.head", 15, model=False),
     "trl-grpo-short": Part("peers.grpo_short", 60),
     "trl-sft": Part("peers.sft", 60),
-    "long-tail": Part("rollouts.long_tail", 60),
+    "long-tail": Part("rollouts.long_tail", 70),
     "grpo-long": Part("updates.grpo_long", 75),
     "context": Part("updates.context", 60),
     "trl-grpo-long": Part("peers.grpo_long", 130),
@@ -64,7 +64,13 @@ _PATIENCE = 4
 def run(name: str, setting: Setting, seconds: float) -> dict[str, Any]:
     """The figures of a part; with `error` when it failed, beside what it had handed on by then."""
     command = [sys.executable, __file__, "--part", name, str(setting.folder), *(["--smoke"] if setting.smoke else [])]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {
+        "CUDA_VISIBLE_DEVICES": "0",  # transformers' Trainer would spread over all there are
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRITON_CACHE_DIR": str(setting.folder / "triton"),  # empty at first: warm-up is a figure
+    }
     figures: dict[str, Any] = {}
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as printed:
@@ -111,8 +117,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 print(f"{name}: left for another run, {left:.0f} s are too few", flush=True)
                 continue
             found = run(name, setting, min(left, _PATIENCE * PARTS[name].seconds))
-            on = found.pop("machine", results.get("machine"))
-            results |= {name: found, "machine": on, "date": datetime.date.today().isoformat(), "smoke": options.smoke}
+            results |= {name: {**found, "date": datetime.date.today().isoformat()}, "smoke": options.smoke}
             keep(options.results, results)
             print(f"{name}: {found.get('error', 'done')} ({found['wall_seconds']:.0f} s)", flush=True)
     return results
@@ -124,8 +129,8 @@ def part(name: str, setting: Setting) -> None:
         prepare(setting)
         return
     module, _, function = PARTS[name].call.partition(".")
-    getattr(import_module(f"parts.{module}"), function)(setting)
     setting.report(machine=machine())
+    getattr(import_module(f"parts.{module}"), function)(setting)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ float32 weight under bfloat16 autocast; medians of seven calls; memory above wha
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -41,10 +42,10 @@ def head(setting: Setting) -> None:
     def measure(call: Callable[[], None]) -> dict[str, float]:
         call()
         setting.free()
-        before = torch.cuda.memory_allocated() / 2**30 if setting.cuda else 0.0
+        before = setting.allocated
         setting.forget_peak()
         times = setting.times(call, REPEATS)
         return {"ms": 1000 * median(times), "gib": setting.peak - before}
 
-    chunks = {str(chunk): measure(lambda chunk=chunk: chunked(chunk)) for chunk in (512, 1024, CHUNK, 4096)}
+    chunks = {str(chunk): measure(partial(chunked, chunk)) for chunk in (512, 1024, CHUNK, 4096)}
     setting.report(tokens=scale.head_tokens, repeats=REPEATS, default=str(CHUNK), plain=measure(plain), chunks=chunks)

@@ -119,7 +119,7 @@ def goals(results: Results) -> list[Goal]:
 
 def _variants(results: Results, part: str) -> dict[str, dict[str, Any]]:
     found = get(results, part) or {}
-    return {name: figures for name, figures in found.items() if isinstance(figures, dict)}
+    return {name: figures for name, figures in found.items() if isinstance(figures, dict) and "step_ms" in figures}
 
 
 def _best_trl(results: Results) -> dict[str, Any] | None:
@@ -218,7 +218,8 @@ def single_figures(results: Results) -> list[str]:
     if get(cpu or {}, "ratio"):
         lines.append(
             f"- CPU, nano model, {cpu['sequences']} sequences of {cpu['new_tokens']} new tokens after prompts of "
-            f"{cpu['prompt_tokens'][0]} to {cpu['prompt_tokens'][1]}, {cpu['threads']} threads: "
+            f"{cpu['prompt_tokens'][0]} to {cpu['prompt_tokens'][1]}, {cpu['threads']} threads of "
+            f"{cpu['machine']['cores']} shared cores, torch {cpu['machine']['torch']}: "
             f"ours {cpu['seconds']:.2f} s, `transformers.generate` {cpu['generate_seconds']:.2f} s (no log-probs); "
             f"median ratio of {cpu['pairs']} pairs {cpu['ratio']:.2f} ({', '.join(map(str, cpu['ratios']))})."
         )
@@ -237,10 +238,13 @@ def failures(results: Results) -> list[str]:
 
 
 def machine_line(results: Results) -> str:
-    found = results.get("machine") or {}
+    """Where and when; parts without a GPU may have run elsewhere and say so themselves."""
+    parts = [part for part in results.values() if isinstance(part, dict) and "machine" in part]
+    part = next((p for p in parts if "gpu" in p["machine"]), parts[0] if parts else {"machine": {}})
+    found = part["machine"]
     gpu = f"{found['gpu']} ({found['gpu_gib']:.0f} GiB)" if "gpu" in found else "no GPU"
     versions = ", ".join(f"{name} {found[name]}" for name in _LIBRARIES if found.get(name))
-    return f"{results.get('date')}, {gpu}, {found.get('cores')} CPU cores, Python {found.get('python')}, {versions}."
+    return f"{part.get('date')}, {gpu}, {found.get('cores')} CPU cores, Python {found.get('python')}, {versions}."
 
 
 def markdown(results: Results, command: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +31,9 @@ def rollout(setting: Setting) -> None:
     """Whole calls of `generate` on a bfloat16 replica of float32 weights."""
     scale = setting.scale
     policy = load_policy(setting.model).to(setting.device)
+    begin = time.perf_counter()
     engine = RolloutEngine(policy, max_length=scale.prompt + scale.long, slots=scale.prompts * scale.group)
+    made = time.perf_counter() - begin
     sync = median(setting.times(lambda: engine.sync(policy), 5))
     prompts = setting.prompts(scale.prompts)
 
@@ -44,7 +47,7 @@ def rollout(setting: Setting) -> None:
     part = scale.short // 4
     step = (seconds - median([call(part) for _ in range(REPEATS)])) / (scale.short - part)
     figures = {**_rate(count * scale.short, times), "gib": setting.peak, "step_ms": 1000 * step}
-    setting.report(sync_seconds=sync, warm_up_seconds=first - seconds, short=figures)
+    setting.report(sync_seconds=sync, warm_up_seconds=made + first - seconds, short=figures)
     del engine
     setting.free()
 
@@ -81,10 +84,10 @@ def long_tail(setting: Setting) -> None:
             raise RuntimeError("completions do not have the lengths they were limited to")
         return seconds
 
-    call([min(length, 64) for length in lengths])
+    call([-(-length // 4) for length in lengths])
     for name, limits in (("equal", [scale.tail_mean] * scale.tail), ("tail", lengths)):
         setting.forget_peak()
-        figures = _rate(sum(limits), [call(limits) for _ in range(2)])
+        figures = _rate(sum(limits), [call(limits) for _ in range(REPEATS)])
         setting.report(**{name: {**figures, "longest": max(limits), "gib": setting.peak}})
 
 
@@ -143,7 +146,8 @@ def _generator(model: str, setting: Setting, prompts: list[list[int]], n: int) -
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     dtype = torch.bfloat16 if setting.cuda else torch.float32
-    policy: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(setting.device).eval()
+    loader: Any = AutoModelForCausalLM
+    policy = loader.from_pretrained(model, dtype=dtype).to(setting.device).eval()
     longest = max(map(len, prompts))
     padded = torch.tensor([[1] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
     real = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])

@@ -36,7 +36,7 @@ class Scale:
         context: tokens of the longest sequence that is trained on.
         head_tokens: of the head alone.
         row: tokens of a packed row that a GRPO step is cut into.
-        trl_rows: sequences of a micro-batch of TRL's GRPO step, short and long: as many tokens as memory takes.
+        trl_rows: sequences of a micro-batch of TRL's GRPO step, short and long: what 80 GiB take without recomputation.
         compared: prompts whose rollouts' log-probs are compared with a training forward.
         cpu: prompts of 16 sequences with 48 new tokens, on the CPU.
     """
@@ -67,7 +67,7 @@ class Scale:
     context: int = 65_536
     head_tokens: int = 16_384
     row: int = 16_384
-    trl_rows: tuple[int, int] = (32, 4)
+    trl_rows: tuple[int, int] = (16, 4)
     compared: int = 8
     cpu: int = 32
 
@@ -87,9 +87,23 @@ SMOKE = Scale(
         "tie_word_embeddings": True,
         "max_position_embeddings": 512,
     },
-    **{"prompt": 48, "group": 4, "prompts": 2, "short": 12, "long": 24, "many": 4},
-    **{"tail": 16, "tail_mean": 8, "tail_longest": 32, "sequences": 4, "sequence": 64, "context": 256},
-    **{"head_tokens": 100, "row": 300, "trl_rows": (4, 2), "compared": 2, "cpu": 2},
+    prompt=48,
+    group=4,
+    prompts=2,
+    short=12,
+    long=24,
+    many=4,
+    tail=16,
+    tail_mean=8,
+    tail_longest=32,
+    sequences=4,
+    sequence=64,
+    context=256,
+    head_tokens=100,
+    row=300,
+    trl_rows=(4, 2),
+    compared=2,
+    cpu=2,
 )
 
 
@@ -155,11 +169,19 @@ class Setting:
     @property
     def peak(self) -> float:
         """GiB allocated at most since `forget_peak`; 0 on a CPU."""
+        return self._statistic("max_memory_allocated")
+
+    @property
+    def allocated(self) -> float:
+        """GiB allocated now; 0 on a CPU."""
+        return self._statistic("memory_allocated")
+
+    def _statistic(self, name: str) -> float:
         if not self.cuda:
             return 0.0
         import torch
 
-        return torch.cuda.max_memory_allocated() / 2**30
+        return float(getattr(torch.cuda, name)()) / 2**30
 
     def free(self) -> None:
         """Gives memory without an owner back to the device."""

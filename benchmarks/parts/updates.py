@@ -90,6 +90,7 @@ def sft(setting: Setting) -> None:
     scale = setting.scale
     tokens = scale.sequences * scale.sequence
     for name, options in SFT_VARIANTS.items():
+        left = setting.allocated  # by the variant before this one
         module = SFTModule(
             setting.model,
             learning_rate=LEARNING_RATE,
@@ -108,7 +109,7 @@ def sft(setting: Setting) -> None:
             "passes_tokens_per_second": tokens / passes,
             "optimizer_and_rest_ms": 1000 * (step - passes),
             "share_of_peak": flops / passes / PEAK_FLOPS,
-            "gib": setting.peak,
+            "gib": setting.peak - left,
             "repeats": len(clock.steps),
         }
         setting.report(**{name: figures}, tokens=tokens)
