@@ -56,6 +56,7 @@ PARTS = {
     "context": Part("updates.context", 60),
     "trl-grpo-long": Part("peers.grpo_long", 130),
     "generate": Part("rollouts.generate", 35),
+    "sft-compiled": Part("updates.sft_compiled", 110),
     "cpu": Part("rollouts.cpu", 50, model=False),
 }
 _PATIENCE = 4

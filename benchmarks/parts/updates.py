@@ -22,6 +22,7 @@ SFT_VARIANTS: dict[str, dict[str, Any]] = {
     "no recomputation": {"gradient_checkpointing": False},
     "recomputation": {"gradient_checkpointing": True},
 }
+COMPILED: dict[str, dict[str, Any]] = {"compiled, no recomputation": {"gradient_checkpointing": False, "compile": True}}
 
 
 def every_second(problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
@@ -87,9 +88,17 @@ def fit(setting: Setting, module: pl.LightningModule, data: str, batch: int, ste
 
 
 def sft(setting: Setting) -> None:
+    _sft(setting, SFT_VARIANTS)
+
+
+def sft_compiled(setting: Setting) -> None:
+    _sft(setting, COMPILED)
+
+
+def _sft(setting: Setting, variants: dict[str, dict[str, Any]]) -> None:
     scale = setting.scale
     tokens = scale.sequences * scale.sequence
-    for name, options in SFT_VARIANTS.items():
+    for name, options in variants.items():
         left = setting.allocated  # by the variant before this one
         module = SFTModule(
             setting.model,
@@ -110,6 +119,7 @@ def sft(setting: Setting) -> None:
             "optimizer_and_rest_ms": 1000 * (step - passes),
             "share_of_peak": flops / passes / PEAK_FLOPS,
             "gib": setting.peak - left,
+            "first_step_seconds": clock.ends[0] - clock.begin,
             "repeats": len(clock.steps),
         }
         setting.report(**{name: figures}, tokens=tokens)
@@ -139,7 +149,7 @@ def grpo(setting: Setting, new: int, steps: int) -> None:
         max_length=scale.prompt + new,
         max_new_tokens=new,
         slots=count,
-        micro_batches=-(-count * (scale.prompt + new) // scale.row),
+        row_tokens=scale.row,
         instruction="",
         reward=every_second,
     )
@@ -157,7 +167,6 @@ def grpo(setting: Setting, new: int, steps: int) -> None:
         sync_seconds=logged.get("rollout/sync_seconds"),
         rollout_tokens_per_second=logged["rollout/tokens_per_second"],
         update_tokens_per_second=logged["train/tokens_per_second"],
-        micro_batches=module.micro_batches,
         gib=setting.peak,
     )
 
