@@ -1,0 +1,311 @@
+"""The page: what was measured against what was to be reached, from the figures alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Results = dict[str, Any]
+_LIBRARIES = ("torch", "triton", "transformers", "lightning", "liger-kernel", "trl")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A figure and its bound.
+
+    Attributes:
+        work: what is measured.
+        value: `None` when it was not.
+        bound: to be reached.
+        form: of both.
+        at_most: whether the bound is an upper one.
+    """
+
+    work: str
+    value: float | None
+    bound: float
+    form: str
+    at_most: bool = False
+
+    @property
+    def reached(self) -> bool | None:
+        if self.value is None:
+            return None
+        return self.value <= self.bound if self.at_most else self.value >= self.bound
+
+    @property
+    def row(self) -> list[str]:
+        verdict = {True: "yes", False: "**not reached**", None: "not measured"}[self.reached]
+        sign = "≤" if self.at_most else "≥"
+        return [self.work, f"{sign} {show(self.bound, self.form)}", show(self.value, self.form), verdict]
+
+
+def show(value: float | None, form: str) -> str:
+    """`form` is a format with its unit, like `.1f ms`; `k` shows thousands."""
+    if value is None:
+        return ""
+    number, _, unit = form.partition(" ")
+    if number.endswith("k"):
+        return f"{format(value / 1000, number[:-1])}k {unit}".strip()
+    return f"{format(value, number)}{' ' * (unit not in ('', '×'))}{unit}"
+
+
+def get(results: Results, *path: str) -> Any:
+    """The figure at a path, `None` where a part is missing or failed before it."""
+    value: Any = results
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def ratio(above: float | None, below: float | None) -> float | None:
+    return None if above is None or not below else above / below
+
+
+def goals(results: Results) -> list[Goal]:
+    """Every goal of the table in the order of the work."""
+
+    def of(*path: str) -> Any:
+        return get(results, *path)
+
+    rate = "tokens_per_second"
+    short, step = of("rollout", "short", rate), of("grpo-short", "step_seconds")
+    best, defaults = _best_trl(results), of("trl-sft", "defaults")
+    passes = max(_ours(results), key=lambda v: v["passes_tokens_per_second"], default={})
+    head = of("head", "chunks", of("head", "default") or "") or {}
+    return [
+        Goal("rollout, 16 × 16, 128 + 256 tokens, whole call", short, 80_000, ".1fk tok/s"),
+        Goal("the same, × TRL's sampling", ratio(short, of("trl-grpo-short", "rollout_tokens_per_second")), 8, ".1f ×"),
+        Goal("decode step of 256 sequences", of("rollout", "short", "step_ms"), 3.0, ".2f ms", at_most=True),
+        Goal("rollout, 32 × 16, 128 + 2048 tokens", of("rollout", "long", rate), 70_000, ".1fk tok/s"),
+        Goal(
+            "long-tailed lengths, share of the rate of equal ones",
+            ratio(of("long-tail", "tail", rate), of("long-tail", "equal", rate)),
+            0.7,
+            ".0%",
+        ),
+        Goal("warm-up, once a run", of("rollout", "warm_up_seconds"), 10, ".1f s", at_most=True),
+        Goal("GRPO step, 256 × 256 tokens, β > 0", step, 3.3, ".2f s", at_most=True),
+        Goal("the same, × TRL", ratio(of("trl-grpo-short", "step_seconds"), step), 3.3, ".1f ×"),
+        Goal(
+            "GRPO step, 256 × 2,048 tokens, × TRL",
+            ratio(of("trl-grpo-long", "step_seconds"), of("grpo-long", "step_seconds")),
+            5,
+            ".1f ×",
+        ),
+        Goal("forward + backward, 16 × 1,024 tokens", passes.get("passes_tokens_per_second"), 50_000, ".1fk tok/s"),
+        Goal("the same, share of 989 TFLOP/s", passes.get("share_of_peak"), 0.48, ".0%"),
+        Goal(
+            "SFT step, × TRL's best, at no more memory",
+            ratio(_ours_within(results, best), (best or {}).get(rate)),
+            1.4,
+            ".2f ×",
+        ),
+        Goal(
+            "SFT step, × TRL's defaults, at no more memory",
+            ratio(_ours_within(results, defaults), (defaults or {}).get(rate)),
+            2,
+            ".2f ×",
+        ),
+        Goal("head, × time of the plain one", ratio(head.get("ms"), of("head", "plain", "ms")), 1.15, ".2f ×", True),
+        Goal("head, peak above its inputs", head.get("gib"), 2, ".2f GiB", at_most=True),
+        Goal("longest sequence of one GRPO update", of("context", "tokens"), 65_536, ",d tokens"),
+        Goal("CPU: engine × `transformers.generate`, nano model", of("cpu", "ratio"), 3, ".1f ×"),
+        Goal("mean ∣Δ log-prob∣, bfloat16", of("agreement", "bfloat16", "mean"), 0.02, ".2g", at_most=True),
+        Goal("mean ∣Δ log-prob∣, float32", of("agreement", "float32", "mean"), 1e-4, ".2g", at_most=True),
+    ]
+
+
+def _variants(results: Results, part: str) -> dict[str, dict[str, Any]]:
+    found = get(results, part) or {}
+    return {name: figures for name, figures in found.items() if isinstance(figures, dict) and "step_ms" in figures}
+
+
+def _ours(results: Results) -> list[dict[str, Any]]:
+    return [*_variants(results, "sft").values(), *_variants(results, "sft-compiled").values()]
+
+
+def _best_trl(results: Results) -> dict[str, Any] | None:
+    return max(_variants(results, "trl-sft").values(), key=lambda v: v["tokens_per_second"], default=None)
+
+
+def _ours_within(results: Results, peer: dict[str, Any] | None) -> float | None:
+    """The best of our rates that takes no more memory than the peer; 0 where all take more."""
+    ours = _ours(results)
+    if peer is None or not ours:
+        return None
+    return max((v["tokens_per_second"] for v in ours if v["gib"] <= peer["gib"]), default=0.0)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
+
+
+def sampling_rows(results: Results) -> list[list[str]]:
+    def row(work: str, figures: dict[str, Any] | None, form: str = "") -> list[str]:
+        found = figures or {}
+        repeats = found.get("repeats")
+        return [
+            work,
+            show(found.get("tokens_per_second"), ".1fk"),
+            show(found.get("step_ms"), ".2f"),
+            show(found.get("seconds"), ".2f"),
+            show(found.get("gib"), ".1f"),
+            str(repeats) if repeats else form,
+        ]
+
+    trl = get(results, "trl-grpo-short") or {}
+    sampled = {
+        "tokens_per_second": trl.get("rollout_tokens_per_second"),
+        "seconds": trl.get("rollout_seconds"),
+        "gib": trl.get("gib"),
+        "repeats": trl.get("repeats"),
+    }
+    return [
+        row("ours, 16 × 16, 128 + 256", get(results, "rollout", "short")),
+        row("TRL in its GRPO step, the same", sampled),
+        row("transformers `generate`, bfloat16, the same", get(results, "generate", "short")),
+        row("ours, 32 × 16, 128 + 2048", get(results, "rollout", "long")),
+        row("ours, 64 × 16 in 512 slots, equal lengths of 512", get(results, "long-tail", "equal")),
+        row("ours, the same, long-tailed, mean 512, longest 4,096", get(results, "long-tail", "tail")),
+    ]
+
+
+def step_rows(results: Results) -> list[list[str]]:
+    rows = []
+    for length, part in (("256 × 256", "short"), ("256 × 2,048", "long")):
+        for who, name in (("ours", f"grpo-{part}"), ("TRL", f"trl-grpo-{part}")):
+            found = get(results, name) or {}
+            seconds, sampled = found.get("step_seconds"), found.get("rollout_seconds")
+            rest = None if seconds is None or sampled is None else seconds - sampled
+            cold = "" if found.get("warmed_up", True) else ", not warmed up"
+            repeats = f"{found['repeats']}{cold}" if "repeats" in found else ""
+            cells = [(seconds, ".2f"), (sampled, ".2f"), (rest, ".2f"), (found.get("gib"), ".1f")]
+            rows.append([f"{who}, {length}", *(show(*cell) for cell in cells), repeats])
+    return rows
+
+
+def training_rows(results: Results) -> list[list[str]]:
+    rows = []
+    for who, part in (("ours", "sft"), ("ours", "sft-compiled"), ("TRL", "trl-sft")):
+        for name, found in _variants(results, part).items():
+            cells = [
+                (found["tokens_per_second"], ".1fk"),
+                (found["step_ms"], ".0f"),
+                (found.get("passes_ms"), ".0f"),
+                (found.get("optimizer_and_rest_ms"), ".0f"),
+                (found.get("share_of_peak"), ".0%"),
+                (found["gib"], ".1f"),
+            ]
+            rows.append([f"{who}, {name}", *(show(*cell) for cell in cells), str(found["repeats"])])
+    return rows
+
+
+def head_rows(results: Results) -> list[list[str]]:
+    found = get(results, "head") or {}
+    measured = {"plain": found.get("plain"), **{f"chunks of {k}": v for k, v in found.get("chunks", {}).items()}}
+    return [[name, show(v["ms"], ".1f"), show(v["gib"], ".2f")] for name, v in measured.items() if v]
+
+
+def single_figures(results: Results) -> list[str]:
+    """What no table holds, as lines."""
+    lines = []
+    sync, context, cpu = get(results, "rollout", "sync_seconds"), get(results, "context"), get(results, "cpu")
+    if sync is not None:
+        lines.append(f"- Weights into the replica (float32 → bfloat16): {show(1000 * sync, '.0f ms')}, median of 5.")
+    if get(context or {}, "seconds"):
+        lines.append(
+            f"- One GRPO update of a sequence of {context['tokens']:,} tokens (reference, forward, backward with "
+            f"recomputation, optimizer; rollouts given): {context['seconds']:.1f} s, peak {context['gib']:.1f} GiB."
+        )
+    if get(cpu or {}, "ratio"):
+        lines.append(
+            f"- CPU, nano model, {cpu['sequences']} sequences of {cpu['new_tokens']} new tokens after prompts of "
+            f"{cpu['prompt_tokens'][0]} to {cpu['prompt_tokens'][1]}, {cpu['threads']} threads of "
+            f"{cpu['machine']['cores']} shared cores, torch {cpu['machine']['torch']}: "
+            f"ours {cpu['seconds']:.2f} s, `transformers.generate` {cpu['generate_seconds']:.2f} s (no log-probs); "
+            f"median ratio of {cpu['pairs']} pairs {cpu['ratio']:.2f} ({', '.join(map(str, cpu['ratios']))})."
+        )
+    for name in ("bfloat16", "float32"):
+        if found := get(results, "agreement", name):
+            lines.append(
+                f"- Rollout log-probs against a packed training forward, {name}: mean |Δ| {found['mean']:.2g}, "
+                f"max {found['max']:.2g} over {found['tokens']:,} tokens."
+            )
+    return lines
+
+
+def failures(results: Results) -> list[str]:
+    found = {name: part["error"] for name, part in results.items() if isinstance(part, dict) and "error" in part}
+    return [f"- `{name}` failed: {error.strip().splitlines()[-1]}" for name, error in found.items()]
+
+
+def machine_line(results: Results) -> str:
+    """Where and when; parts without a GPU may have run elsewhere and say so themselves."""
+    parts = [part for part in results.values() if isinstance(part, dict) and "machine" in part]
+    part = next((p for p in parts if "gpu" in p["machine"]), parts[0] if parts else {"machine": {}})
+    found = part["machine"]
+    gpu = f"{found['gpu']} ({found['gpu_gib']:.0f} GiB)" if "gpu" in found else "no GPU"
+    versions = ", ".join(f"{name} {found[name]}" for name in _LIBRARIES if found.get(name))
+    return f"{part.get('date')}, {gpu}, {found.get('cores')} CPU cores, Python {found.get('python')}, {versions}."
+
+
+def markdown(results: Results, command: str) -> str:
+    """The page. `command` is what made the figures."""
+    scale = "\nA smoke run: a tiny model, figures without meaning.\n" if results.get("smoke") else ""
+    told = "\n".join([*single_figures(results), *failures(results)])
+    return f"""# Performance
+{scale}
+    {command}
+
+{machine_line(results)}
+
+Qwen2.5-Math-1.5B's shape (Qwen2, 28 layers, 1,536 wide, 12 heads, 2 key-value heads, 151,936 words, tied), random
+weights. Training holds float32 master weights under bfloat16 autocast, sampling a bfloat16 replica. Every part is a
+process of its own on the same machine. Times are wall times between two waits for the device, medians of the repeats
+that a table gives, after a warm-up; memory is the peak that PyTorch allocated. No completion ends before its limit, on
+either side. The page is written by the command, verdicts included.
+
+## Goals
+
+{table(["work", "goal", "measured", "reached"], [goal.row for goal in goals(results)])}
+
+## Sampling
+
+Whole calls: prompts, decoding, log-probs where it is ours, results on the CPU. A step is one token of every sequence.
+
+{table(["work", "tokens/s", "ms a step", "s", "GiB", "repeats"], sampling_rows(results))}
+
+## GRPO step
+
+16 prompts × 16 rollouts, prompts of 128 tokens, β = 0.001, one update: weights into the replica, rollouts, reward,
+reference, update. TRL generates with transformers, with liger's kernels, without recomputation, in micro-batches as
+large as fit; at 2,048 tokens it runs one step, which nothing has warmed up.
+
+{table(["step", "s", "of it rollouts", "rest", "GiB", "steps"], step_rows(results))}
+
+## Training
+
+16,384 tokens a step in 16 sequences of 1,024 with optimizer and clipping. TRL packs them (`wrapped`) into rows of one
+sequence each. The share of the peak counts 6·N for each token and causal attention, recomputation not, over 989
+TFLOP/s.
+
+{
+        table(
+            ["step", "tokens/s", "ms a step", "forward + backward", "rest", "share of peak", "GiB", "steps"],
+            training_rows(results),
+        )
+    }
+
+## Head
+
+{get(results, "head", "tokens") or 0:,} tokens, forward and backward, float32 weight under bfloat16 autocast; memory
+above what is there before. Chunks of {get(results, "head", "default")} are the default.
+
+{table(["head", "ms", "GiB"], head_rows(results))}
+
+## Further figures
+
+{told}
+"""
