@@ -280,8 +280,8 @@ Whole calls: prompts, decoding, log-probs where it is ours, results on the CPU. 
 ## GRPO step
 
 16 prompts × 16 rollouts, prompts of 128 tokens, β = 0.001, one update: weights into the replica, rollouts, reward,
-reference, update. TRL generates with transformers, with liger's kernels, without recomputation, in micro-batches as
-large as fit; at 2,048 tokens it runs one step, which nothing has warmed up.
+reference, update. TRL generates with transformers, with liger's kernels, without recomputation, in micro-batches of as
+many sequences as 80 GiB take (`trl_rows`); at 2,048 tokens it runs one step, which nothing has warmed up.
 
 {table(["step", "s", "of it rollouts", "rest", "GiB", "steps"], step_rows(results))}
 

@@ -1,0 +1,86 @@
+"""What benchmarks/performance.py concludes from its figures."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def page() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("performance_page", ROOT / "benchmarks" / "parts" / "page.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+def variant(rate: float, gib: float) -> dict[str, Any]:
+    return {"tokens_per_second": rate, "gib": gib, "step_ms": 1.0, "repeats": 3}
+
+
+def verdicts(page: ModuleType, results: dict[str, Any]) -> dict[str, tuple[float | None, bool | None]]:
+    return {goal.work: (goal.value, goal.reached) for goal in page.goals(results)}
+
+
+def test_without_figures_nothing_is_reached(page: ModuleType) -> None:
+    assert {reached for _, reached in verdicts(page, {}).values()} == {None}
+    assert page.markdown({}, "command").count("| not measured |") == len(page.goals({}))
+
+
+def test_verdicts_come_from_the_figures(page: ModuleType) -> None:
+    found = verdicts(
+        page,
+        {
+            "rollout": {"short": {"tokens_per_second": 81_000.0, "step_ms": 3.1}},
+            "trl-grpo-short": {"rollout_tokens_per_second": 9000.0, "step_seconds": 11.0},
+            "grpo-short": {"step_seconds": 4.0},
+            "context": {"error": "out of memory"},
+        },
+    )
+    assert found["rollout, 16 × 16, 128 + 256 tokens, whole call"] == (81_000, True)
+    assert found["the same, × TRL's sampling"] == (9, True)
+    assert found["decode step of 256 sequences"] == (3.1, False)
+    assert found["the same, × TRL"] == (2.75, False)
+    assert found["longest sequence of one GRPO update"] == (None, None)
+
+
+def test_only_variants_without_more_memory_count(page: ModuleType) -> None:
+    results = {
+        "sft": {"tokens": 16_384, "bare": variant(50.0, 60.0), "recomputed": variant(40.0, 20.0)},
+        "trl-sft": {"tokens": 16_384, "defaults": variant(20.0, 25.0), "best": variant(32.0, 59.0)},
+    }
+    for figures in results["sft"].values():
+        if isinstance(figures, dict):
+            figures |= {"passes_tokens_per_second": 1.0, "share_of_peak": 0.1}
+    found = verdicts(page, results)
+    assert found["SFT step, × TRL's best, at no more memory"] == (1.25, False)
+    assert found["SFT step, × TRL's defaults, at no more memory"] == (2, True)
+
+
+def test_failures_are_told(page: ModuleType) -> None:
+    assert "- `head` failed: no memory" in page.markdown({"head": {"error": "Traceback\nno memory"}}, "command")
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "shown"),
+    [
+        (None, ".1f ms", ""),
+        (8125.0, ".1fk tok/s", "8.1k tok/s"),
+        (8125.0, ".1fk", "8.1k"),
+        (2.5, ".1f ×", "2.5×"),
+        (0.48, ".0%", "48%"),
+        (3.0, ".2f ms", "3.00 ms"),
+    ],
+)
+def test_show(page: ModuleType, value: float | None, form: str, shown: str) -> None:
+    assert page.show(value, form) == shown
