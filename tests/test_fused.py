@@ -33,7 +33,7 @@ class Plain:
 
     def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         self.calls.append("norm")
-        return F.rms_norm(x.float(), x.shape[-1:], weight, epsilon).to(x.dtype)
+        return F.rms_norm(x, x.shape[-1:], weight, epsilon)
 
     def rotate(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         self.calls.append("rotate")
@@ -84,30 +84,22 @@ def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor], error: floa
         assert (one - theirs[name]).norm() <= error * (theirs[name].norm() + whole / 100), name
 
 
-def distance(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
-    """Of the whole gradients, relative to their size."""
-    one, other = (torch.cat([x.flatten() for n, x in found.items() if n != "logp"]) for found in (ours, theirs))
-    return float((one - other).norm() / other.norm())
-
-
-def assert_as_close(model: Any, fused: Any, row: PackedRow) -> None:
-    """Under autocast fused layers are as far from float32 as plain ones."""
-    exact, plain, found = update(model, row), update(model, row, autocast=True), update(fused, row, autocast=True)
-    assert distance(found, exact) <= 1.5 * distance(plain, exact) <= 0.1
-    assert (found["logp"] - exact["logp"]).abs().mean() <= 1.5 * (plain["logp"] - exact["logp"]).abs().mean() + 1e-4
-
-
+@pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_fused_layers_are_the_same_layers(kind: Any, lora: bool) -> None:
+def test_fused_layers_are_the_same_layers(kind: Any, lora: bool, autocast: bool) -> None:
     model = random_model(kind, lora)
     fused, kernels = copy.deepcopy(model), Plain()
     assert fuse_(fused, kernels)
-    assert_close(update(fused, ROW), update(model, ROW), 1e-5)
+    expected, found = update(model, ROW, autocast), update(fused, ROW, autocast)
     norms = 3 * (4 if kind is Qwen3Config else 2) + 1
-    assert {n: kernels.calls.count(n) for n in set(kernels.calls)} == {"norm": norms, "rotate": 3, "swiglu": 3}
+    assert {name: kernels.calls.count(name) for name in set(kernels.calls)} == {
+        "norm": norms,
+        "rotate": 3,
+        "swiglu": 3,
+    }
+    assert_close(found, expected, 0.02 if autocast else 1e-5)
     assert fused.state_dict().keys() == model.state_dict().keys()
-    assert_as_close(model, fused, ROW)
 
 
 def test_fused_layers_are_recomputed_as_well() -> None:
@@ -118,16 +110,16 @@ def test_fused_layers_are_recomputed_as_well() -> None:
 
 
 def test_one_cast_serves_all_that_share_a_norm() -> None:
-    """Queries, keys and values read the same bfloat16 tensor; transformers' norm would give float32 to each."""
+    """Under autocast queries, keys and values read the same bfloat16 tensor; transformers' norm would give float32."""
     model = random_model(Qwen2Config)
     fuse_(model, Plain())
     read: list[Tensor] = []
-    layers = model.model.layers
-    for module in (*(getattr(layers[0].self_attn, name) for name in ("q_proj", "k_proj", "v_proj")), *layers[1:]):
-        module.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    attention = model.model.layers[0].self_attn
+    for name in ("q_proj", "k_proj", "v_proj"):
+        getattr(attention, name).register_forward_pre_hook(lambda _, args: read.append(args[0]))
     update(model, ROW, autocast=True)
     assert {x.dtype for x in read} == {torch.bfloat16}
-    assert len({x.data_ptr() for x in read[:3]}) == 1
+    assert len({x.data_ptr() for x in read}) == 1
 
 
 def test_only_models_that_are_known_and_on_cuda() -> None:
@@ -140,9 +132,10 @@ def test_only_models_that_are_known_and_on_cuda() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_liger_kernels_are_the_same_layers(kind: Any, lora: bool) -> None:
+def test_liger_kernels_are_the_same_layers(kind: Any, lora: bool, autocast: bool) -> None:
     if not installed():
         pytest.skip("liger-kernel is not installed")
     shape = {"hidden_size": 256, "intermediate_size": 512, "vocab_size": 1000}
@@ -151,8 +144,7 @@ def test_liger_kernels_are_the_same_layers(kind: Any, lora: bool) -> None:
     assert fuse_(fused)
     parts = [torch.randint(0, 1000, (n,)) for n in (100, 7, 301, 250, 30, 77)]
     row = pack(parts[:3], parts[3:]).to("cuda")
-    assert_close(update(fused, row), update(model, row), 1e-3)
-    assert_as_close(model, fused, row)
+    assert_close(update(fused, row, autocast), update(model, row, autocast), 0.03 if autocast else 1e-3)
     plain = random_model(kind, lora, **shape)  # transformers' own classes are untouched
     assert update(plain, ROW)["logp"].isfinite().all()
 

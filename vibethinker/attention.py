@@ -146,18 +146,8 @@ def body(model: PreTrainedModel) -> nn.Module:
 
 
 def hidden_states(model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor, attention: Attention) -> Tensor:
-    """Final hidden states of one row, [T] → [T, H].
-
-    Under autocast what passes from layer to layer is in its precision too, as in the sampler's replica: float32
-    embeddings would make every layer read and write twice the bytes, and round at each matrix product all the same.
-    """
-    decoder: Any = body(model)
-    inputs = {"input_ids": input_ids[None]}
-    device = input_ids.device.type
-    if torch.is_autocast_enabled(device):
-        embedded = decoder.get_input_embeddings()(input_ids[None])
-        inputs = {"inputs_embeds": embedded.to(torch.get_autocast_dtype(device))}
-    out = decoder(**inputs, position_ids=position_ids[None], attention=attention, use_cache=False)
+    """Final hidden states of one row, [T] → [T, H]."""
+    out = body(model)(input_ids=input_ids[None], position_ids=position_ids[None], attention=attention, use_cache=False)
     return out.last_hidden_state[0]
 
 

@@ -3,8 +3,8 @@
 Every model goes through here, the nano model that ships with the package and any Hugging Face folder or hub name alike.
 
 Weights that are trained are float32, an adapter's too. A frozen base is bfloat16 on CUDA, half the memory: autocast
-would round its matrices to that at every use, and the sampler's replica and the reference hold it so. The residual
-stream is bfloat16 under autocast either way, as the replica's is. On a CPU the base is float32.
+would round its matrices to that at every use, and the sampler's replica and the reference hold it so. What changes is
+that the residual stream is rounded to bfloat16 as well, as the replica's is. On a CPU it is float32.
 """
 
 from __future__ import annotations
