@@ -24,7 +24,9 @@ from vibethinker.fused import fuse_
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.packing import PackedRow, pack
 from vibethinker.policy import Lora, hollow, with_checkpointing
-from vibethinker.rollout.sampling import Sampling, sample
+from vibethinker.rollout.cache import slot_bytes
+from vibethinker.rollout.decoder import PREFILL_TOKENS
+from vibethinker.rollout.sampling import Sampling
 
 _ROUNDING = 512  # bytes, of CUDA's allocator
 _ADAMW_STATE = 2 * 4  # two float32 moments
@@ -158,11 +160,8 @@ def update_bytes(work: Workload) -> int:
 
 
 def rollout_bytes(work: Workload) -> dict[str, int]:
-    """Keys, values and tokens of every slot, and the peak of one step."""
+    """Keys, values and completions of every slot, and the peak of computing prompts or of one step."""
     config, slots = work.config, work.slots
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    entry = 2 * config.num_hidden_layers * config.num_key_value_heads * size * _HALF
-    kept = slots * work.sampling.max_new_tokens * (8 + 4 + 4)
     shallow = copy.deepcopy(config)
     shallow.num_hidden_layers = 1  # nothing is kept from one layer to the next
     if getattr(shallow, "layer_types", None):
@@ -170,11 +169,13 @@ def rollout_bytes(work: Workload) -> dict[str, int]:
     with _weightless(), Ledger() as ledger, torch.no_grad():
         replica = _faked(hollow(shallow, None, torch.bfloat16))
         ledger.peak = start = ledger.now
-        tokens = torch.zeros(slots, dtype=torch.long)
+        tokens = torch.zeros(max(min(PREFILL_TOKENS, slots * work.prompt_length), slots), dtype=torch.long)
         hidden = hidden_states(replica, tokens, tokens, _FlashFootprint())
-        logits = replica.get_output_embeddings()(hidden)
-        sample(logits, torch.zeros(slots), work.sampling)
-        return {"keys and values": (slots + 1) * work.max_length * entry, "sampler": kept + ledger.peak - start}
+        replica.get_output_embeddings()(hidden[:slots])
+        peak = ledger.peak - start
+    completions = 2 * slots * work.max_length * (4 + 4 + 4)  # of those under way, and of those that are done
+    cache = (slots + 1) * slot_bytes(config, work.max_length, torch.bfloat16)
+    return {"keys and values": cache, "sampler": completions + peak}
 
 
 def _logprobs(policy: Any, row: PackedRow) -> tuple[Tensor, Tensor]:

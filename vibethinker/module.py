@@ -72,7 +72,9 @@ class PolicyModule(pl.LightningModule):
         rope_theta: base of the rotary embedding, likewise; a longer context usually wants a larger one.
         max_length: longest prompt plus completion in tokens.
         max_new_tokens: longest completion that is sampled, in training, validation and probing.
-        slots: sequences sampled at one time.
+        slots: sequences sampled at one time, at most.
+        cache_gib: memory for their keys and values, which lowers `slots` to what it holds; by default four fifths of
+            what a GPU has free when the first are sampled.
         instruction: what is appended to every problem's text; by default what its kind asks for, a boxed answer or a
             fenced program.
         reward: judges completions: the short name of a class of rewards with its options, or the path of a function
@@ -105,6 +107,7 @@ class PolicyModule(pl.LightningModule):
         max_length: int = 4096,
         max_new_tokens: int = 2048,
         slots: int = 256,
+        cache_gib: float | None = None,
         instruction: str | None = None,
         reward: Reward | None = None,
         seed: int = 0,
@@ -134,7 +137,7 @@ class PolicyModule(pl.LightningModule):
         self.learning_rate, self.min_learning_rate = learning_rate, min_learning_rate
         self.warmup_ratio, self.weight_decay, self.betas, self.epsilon = warmup_ratio, weight_decay, betas, epsilon
         self.micro_batches, self.row_tokens = micro_batches, row_tokens
-        self.max_length, self.slots = max_length, slots
+        self.max_length, self.slots, self.cache_gib = max_length, slots, cache_gib
         self.instruction, self.seed = instruction, seed
         self.sampling = Sampling(max_new_tokens=max_new_tokens)
         self.reward: Reward = reward or DispatchReward()
@@ -184,7 +187,9 @@ class PolicyModule(pl.LightningModule):
     def engine(self) -> RolloutEngine:
         """Made at first use, on the device the policy lives on by then."""
         if self._engine is None:
-            self._engine = RolloutEngine(self.policy, max_length=self.max_length, slots=self.slots)
+            self._engine = RolloutEngine(
+                self.policy, max_length=self.max_length, slots=self.slots, cache_gib=self.cache_gib
+            )
         return self._engine
 
     def judge(self, problems: Sequence[Problem], n: int, seeds: Sequence[int], **options: Any) -> Judged:

@@ -25,7 +25,7 @@ from vibethinker.rollout.sampling import Sampling
 from vibethinker.rollout.state import LAST, LENGTH, MADE, SEED, State
 
 Body = Callable[[Tensor, Tensor, Attention], Tensor]
-_PREFILL_TOKENS = 16_384  # of prompts computed at one time
+PREFILL_TOKENS = 16_384  # of prompts computed at one time
 _STOPS = 8  # places for stop tokens, at least
 
 
@@ -47,8 +47,9 @@ class Decoder:
         self.state = State.empty(slots, max_length, device)
         self.stops = torch.full((_STOPS,), -1, device=device)
         self.sizes = _sizes(slots)
-        self._graphs: dict[Any, torch.cuda.CUDAGraph] | None = {} if graphs and device.type == "cuda" else None
-        self._pool = torch.cuda.graph_pool_handle() if self._graphs is not None else None
+        self._graphs: dict[Any, torch.cuda.CUDAGraph] | None = None
+        if graphs and device.type == "cuda":
+            self._forget_graphs()
         self._sampler, self._book = _sampler_of(device), self.cache.kernels or torch_state
 
     def begin(self, stop_token_ids: Sequence[int]) -> None:
@@ -57,14 +58,18 @@ class Decoder:
         room = max(_STOPS, 1 << (len(stop_token_ids) - 1).bit_length())
         if room != len(self.stops):
             self.stops = torch.full((room,), -1, device=self.stops.device)
-            self._graphs = None if self._graphs is None else {}
+            if self._graphs is not None:
+                self._forget_graphs()
         padded = [*stop_token_ids, *[-1] * (room - len(stop_token_ids))]
         self.stops.copy_(torch.tensor(padded, dtype=torch.long))
+
+    def _forget_graphs(self) -> None:
+        self._graphs, self._pool = {}, torch.cuda.graph_pool_handle()  # a pool does not outlive its graphs
 
     def prefill(self, prompts: Sequence[Tensor], slots: Tensor) -> Tensor:
         """Computes prompts into one slot each, some at a time; gives the logits that follow them [P, V]."""
         logits = []
-        for part in _parts([len(p) for p in prompts], _PREFILL_TOKENS):
+        for part in _parts([len(p) for p in prompts], PREFILL_TOKENS):
             row = pack(prompts[part], [torch.zeros(1, dtype=torch.long)] * len(prompts[part]))
             row = row.to(self.stops.device)
             hidden = self.body(row.input_ids, row.position_ids, PrefillAttention(row, self.cache, slots[part]))
