@@ -27,7 +27,7 @@ from vibethinker.files import write_atomic
 from vibethinker.problems import Problem, Split, split_of
 from vibethinker.rewards import DispatchReward, Reward
 from vibethinker.rewards.base import close, name_of
-from vibethinker.rollout.engine import Progress
+from vibethinker.rollout.run import Progress
 from vibethinker.samples import SampleStore
 from vibethinker.staging import staged_folder
 

@@ -244,6 +244,23 @@ def test_graphs_are_the_steps_they_captured(
         assert_same(with_graphs, engine_of(on_cpu.cpu()).generate(PROMPTS, 2, sampling, limits=limits))
 
 
+@pytest.mark.gpu
+def test_long_completions_through_few_slots() -> None:
+    """Up to 16,000 tokens, in two slots: their log-probs are those of one packed forward."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    model = random_model("qwen3", device="cuda", max_position_embeddings=16_384)
+    sampling, limits = Sampling(max_new_tokens=16_000, stop_token_ids=()), [16_000, 300, 9_000, 5_000, 2_000]
+    room = 3.5 * slot_bytes(model.config, 16_064, torch.float32)
+    engine = engine_of(model, 8, max_length=16_064, cache_gib=room / 2**30)
+    assert engine.slots == 2
+    rollouts = engine.generate(PROMPTS, 1, sampling, limits=limits)
+    assert rollouts.lengths.tolist() == limits
+    with torch.no_grad():
+        expected = training_logprobs(model, rollouts)
+    assert (torch.cat(rollouts.logprobs) - expected).abs().mean() < 1e-4
+
+
 # Greedy decoding against transformers
 
 
