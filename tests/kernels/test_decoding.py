@@ -78,37 +78,47 @@ def test_swiglu(device: str) -> None:
 @pytest.mark.parametrize(("splits", "share"), [(1, 4096), (2, 64), (8, 16)])
 @pytest.mark.parametrize("rotates", ["not", "rotated", "normed and rotated"])
 def test_attend(rotates: str, splits: int, share: int, dtype: torch.dtype, device: str) -> None:
-    """Sequences of none to many tokens, in slots full of what others left behind."""
+    """Prompts alone and with many tokens after them, in places full of what others left behind."""
     if dtype == torch.bfloat16 and device == "cpu":
         pytest.skip("the interpreter takes its bits for integers in a matrix product")
-    heads, kv_heads, size, room = 6, 2, 12, 128
-    lengths = torch.tensor([0, 1, 15, 16, 17, 64, 100, 127], device=device)
-    rows = len(lengths)
-    keys, values = (normal(rows + 1, kv_heads, room, size, device=device, seed=s, dtype=dtype) for s in (1, 2))
-    for row, length in enumerate(lengths.tolist()):
-        keys[row, :, length:] = values[row, :, length:] = torch.nan
+    heads, kv_heads, size, room = 6, 2, 12, 112
+    of_prompt = torch.tensor([1, 1, 15, 16, 17, 64, 15, 20], device=device)
+    place = torch.tensor([3, 3, 0, 2, 1, 5, 0, 4], device=device)
+    made = torch.tensor([0, 100, 1, 0, 17, 64, 3, 107], device=device)
+    lengths, rows = of_prompt + made, len(made)
+    stores = [normal(n, kv_heads, m, size, device=device, seed=n, dtype=dtype) for n, m in ((6, 64), (rows + 1, room))]
+    of_prompts, of_completions = ((x.clone(), x.flip(0).contiguous()) for x in stores)
+    for row in range(rows):
+        for store, end, index in ((of_prompts, of_prompt[row], place[row]), (of_completions, made[row], row)):
+            for x in store:
+                x[index, :, end:] = torch.nan
     qkv = normal(rows, (heads + 2 * kv_heads) * size, device=device, dtype=dtype).view(rows, -1, size)
     q, k, v = qkv.split([heads, kv_heads, kv_heads], 1)  # rows further apart than their heads take
     rotation, seen_q, seen_k = None, q.float(), k.float()
     if rotates != "not":
-        cos, sin = angles(room, size, device)
+        cos, sin = angles(int(lengths.max()) + 1, size, device)
         weights = None
         if rotates != "rotated":
             weights = (normal(size, device=device, seed=3), normal(size, device=device, seed=4), 1e-6)
             seen_q, seen_k = rms_norm(seen_q, weights[0], 1e-6), rms_norm(seen_k, weights[1], 1e-6)
         rotation = kernels.Rotation(cos, sin, weights)
         seen_q, seen_k = (rotated(x, cos[lengths], sin[lengths]) for x in (seen_q, seen_k))
-    out = kernels.attend(q, k, v, keys, values, lengths, 0.3, splits, share, rotation)
+    known_rows = (lengths, place, of_prompt)
+    out = kernels.attend(q, k, v, of_prompts, of_completions, known_rows, 0.3, splits, share, rotation)
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
-    for row, length in enumerate(lengths.tolist()):
-        torch.testing.assert_close(keys[row, :, length].float(), seen_k[row], atol=tolerance, rtol=tolerance)
-        assert torch.equal(values[row, :, length], v[row])
+    for row, (place_of_row, end_of_prompt, end) in enumerate(zip(place, of_prompt, made, strict=True)):
+        keys, values = (
+            torch.cat([p[place_of_row, :, :end_of_prompt], c[row, :, : end + 1]], 1).float()
+            for p, c in zip(of_prompts, of_completions, strict=True)
+        )
+        torch.testing.assert_close(keys[:, -1], seen_k[row], atol=tolerance, rtol=tolerance)
+        assert torch.equal(values[:, -1], v[row].float())
         for head in range(heads):
-            known = keys[row, head // 3, : length + 1].float(), values[row, head // 3, : length + 1].float()
-            weight = (known[0] @ seen_q[row, head] * 0.3).softmax(0)
-            torch.testing.assert_close(out[row, head].float(), weight @ known[1], atol=tolerance, rtol=tolerance)
-    assert keys[: rows - 1].isnan().any()
-    assert not keys[rows].isnan().any()  # what is no sequence's stays as it was
+            weight = (keys[head // 3] @ seen_q[row, head] * 0.3).softmax(0)
+            expected = weight @ values[head // 3]
+            torch.testing.assert_close(out[row, head].float(), expected, atol=tolerance, rtol=tolerance)
+    assert of_completions[0][: rows - 1].isnan().any()
+    assert not of_completions[0][rows].isnan().any()  # what is no sequence's stays as it was
 
 
 def test_copy_rows(device: str) -> None:

@@ -137,13 +137,53 @@ def swiglu(gate_up: Tensor) -> Tensor:
 
 
 @triton.jit
+def _fold(
+    q,
+    keys,
+    values,
+    start,
+    end,
+    scale,
+    highest,
+    total,
+    mixed,
+    size: tl.constexpr,
+    columns: tl.constexpr,
+    block: tl.constexpr,
+    precision: tl.constexpr,
+):
+    """Takes tokens from `start` to `end` of one head into the running softmax."""
+    place = tl.arange(0, columns)
+    for token in range(start, end, block):
+        at = token + tl.arange(0, block)
+        seen = (at < end)[:, None] & (place < size)[None, :]
+        where = at.to(tl.int64)[:, None] * size + place[None, :]
+        k = tl.load(keys + where, mask=seen, other=0.0)
+        score = tl.dot(q, tl.trans(k), input_precision=precision) * scale
+        score = tl.where((at < end)[None, :], score, float("-inf"))
+        above = tl.maximum(highest, tl.max(score, 1))
+        weight = tl.exp2(score - above[:, None])
+        shrink = tl.exp2(highest - above)
+        total = total * shrink + tl.sum(weight, 1)
+        v = tl.load(values + where, mask=seen, other=0.0)
+        mixed = mixed * shrink[:, None]
+        mixed = tl.dot(weight.to(v.dtype), v, mixed, input_precision=precision)
+        highest = above
+    return highest, total, mixed
+
+
+@triton.jit
 def _attend(
     query,
     key,
     value,
+    prompt_keys,
+    prompt_values,
     keys,
     values,
     lengths,
+    prompts,
+    prompt_lengths,
     out,
     sums,
     cos,
@@ -155,6 +195,7 @@ def _attend(
     query_stride,
     key_stride,
     value_stride,
+    prompt_room,
     room,
     heads,
     kv_heads,
@@ -174,13 +215,13 @@ def _attend(
     length = tl.load(lengths + row).to(tl.int32)
     start = split * share
     if (split == 0) | (start < length):
+        of_prompt = tl.load(prompt_lengths + row).to(tl.int32)
         member = tl.arange(0, rows_of_q)
         place = tl.arange(0, columns)
         real = (member < group)[:, None] & (place < size)[None, :]
         q_head = (head * group + member)[:, None] * size
         q_place = q_head + place[None, :]
         q = tl.load(query + row * query_stride + q_place, mask=real, other=0.0)
-        base = (row * kv_heads + head) * room * size
         # the new token, which split 0 also takes into the cache
         k_row = key + row * key_stride + head * size
         k = tl.load(k_row + place, mask=place < size, other=0.0)
@@ -190,17 +231,13 @@ def _attend(
             angle = length.to(tl.int64) * (size // 2) + place % (size // 2)
             c = tl.load(cos + angle, mask=place < size, other=0.0)
             s = tl.load(sin + angle, mask=place < size, other=0.0) * tl.where(place < size // 2, -1.0, 1.0)
-            x, y = (
-                q.to(tl.float32),
-                tl.load(query + row * query_stride + q_head + partner[None, :], mask=real, other=0.0),
-            )
-            a, b = k.to(tl.float32), tl.load(k_row + partner, mask=place < size, other=0.0)
-            y, b = y.to(tl.float32), b.to(tl.float32)
+            q_other = tl.load(query + row * query_stride + q_head + partner[None, :], mask=real, other=0.0)
+            k_other = tl.load(k_row + partner, mask=place < size, other=0.0)
+            x, y = q.to(tl.float32), q_other.to(tl.float32)
+            a, b = k.to(tl.float32), k_other.to(tl.float32)
             if norms:
-                q_scale, k_scale = (
-                    tl.rsqrt(tl.sum(x * x, 1) / size + epsilon),
-                    tl.rsqrt(tl.sum(a * a, 0) / size + epsilon),
-                )
+                q_scale = tl.rsqrt(tl.sum(x * x, 1) / size + epsilon)
+                k_scale = tl.rsqrt(tl.sum(a * a, 0) / size + epsilon)
                 w = tl.load(q_norm + place, mask=place < size, other=0.0).to(tl.float32)
                 w_partner = tl.load(q_norm + partner).to(tl.float32)
                 x, y = x * q_scale[:, None] * w[None, :], y * q_scale[:, None] * w_partner[None, :]
@@ -209,30 +246,48 @@ def _attend(
                 a, b = a * k_scale * w, b * k_scale * w_partner
             q = (x * c[None, :] + y * s[None, :]).to(query.dtype.element_ty)
             k = (a * c + b * s).to(key.dtype.element_ty)
+        base = (row * kv_heads + head) * room * size
+        prompt_base = (tl.load(prompts + row) * kv_heads + head) * prompt_room * size
         own = tl.sum(q.to(tl.float32) * k.to(tl.float32)[None, :], 1) * scale
         first = split == 0
         if first:
-            tl.store(keys + base + length.to(tl.int64) * size + place, k, mask=place < size)
-            tl.store(values + base + length.to(tl.int64) * size + place, v, mask=place < size)
+            new = base + (length - of_prompt).to(tl.int64) * size + place
+            tl.store(keys + new, k, mask=place < size)
+            tl.store(values + new, v, mask=place < size)
         highest = tl.where(first, own, float("-inf"))
         total = tl.zeros([rows_of_q], tl.float32) + tl.where(first, 1.0, 0.0)
         mixed = tl.zeros([rows_of_q, columns], tl.float32) + tl.where(first, v.to(tl.float32), 0.0)[None, :]
         end = tl.minimum(start + share, length)
-        for token in range(start, end, block):
-            at = token + tl.arange(0, block)
-            seen = (at < end)[:, None] & (place < size)[None, :]
-            where = base + at.to(tl.int64)[:, None] * size + place[None, :]
-            k_block = tl.load(keys + where, mask=seen, other=0.0)
-            score = tl.dot(q, tl.trans(k_block), input_precision=precision) * scale
-            score = tl.where((at < end)[None, :], score, float("-inf"))
-            above = tl.maximum(highest, tl.max(score, 1))
-            weight = tl.exp2(score - above[:, None])
-            shrink = tl.exp2(highest - above)
-            total = total * shrink + tl.sum(weight, 1)
-            v_block = tl.load(values + where, mask=seen, other=0.0)
-            mixed = mixed * shrink[:, None]
-            mixed = tl.dot(weight.to(v_block.dtype), v_block, mixed, input_precision=precision)
-            highest = above
+        highest, total, mixed = _fold(
+            q,
+            prompt_keys + prompt_base,
+            prompt_values + prompt_base,
+            start,
+            tl.minimum(end, of_prompt),
+            scale,
+            highest,
+            total,
+            mixed,
+            size,
+            columns,
+            block,
+            precision,
+        )
+        highest, total, mixed = _fold(
+            q,
+            keys + base,
+            values + base,
+            tl.maximum(start, of_prompt) - of_prompt,
+            end - of_prompt,
+            scale,
+            highest,
+            total,
+            mixed,
+            size,
+            columns,
+            block,
+            precision,
+        )
         if direct:
             tl.store(out + row * heads * size + q_place, (mixed / total[:, None]).to(out.dtype.element_ty), mask=real)
         else:
@@ -262,9 +317,9 @@ def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    lengths: Tensor,
+    of_prompts: tuple[Tensor, Tensor],
+    of_completions: tuple[Tensor, Tensor],
+    rows: tuple[Tensor, Tensor, Tensor],
     scale: float,
     splits: int,
     share: int,
@@ -273,13 +328,15 @@ def attend(
     """One new token of each of `R` sequences: into the cache with it, and its attention over what is there.
 
     Flash attention (arXiv 2205.14135) with the query heads that share keys in one program and long sequences in
-    several, whose results are then combined (Flash-Decoding).
+    several, whose results are then combined (Flash-Decoding). Prompts are read from where several sequences share them,
+    so that only the first of these waits for memory.
 
     Args:
         query: [R, heads, D].
         key, value: [R, kv_heads, D] of the new token.
-        keys, values: [≥ R, kv_heads, M, D], contiguous; row i belongs to sequence i.
-        lengths: int64 [R], tokens in the cache before this one.
+        of_prompts: keys and values of prompts, each [prompts, kv_heads, M, D], contiguous.
+        of_completions: keys and values of completions, each [≥ R, kv_heads, N, D], contiguous; row i is sequence i's.
+        rows: int64 [R] each: tokens in the cache before this one, the prompt's included; which prompt; its tokens.
         scale: of the scores.
         splits: programs a sequence's tokens are dealt to, a power of two.
         share: tokens each takes; splits · share must reach the longest sequence.
@@ -288,25 +345,25 @@ def attend(
     Returns:
         [R, heads, D] in the query's precision.
     """
-    rows, heads, size = query.shape
-    kv_heads, room = keys.shape[1], keys.shape[2]
+    count, heads, size = query.shape
+    kv_heads, lengths = key.shape[1], rows[0]
     query, key, value = (x if x.stride()[1:] == (size, 1) else x.contiguous() for x in (query, key, value))
     group = heads // kv_heads
-    out = torch.empty(rows, heads, size, dtype=query.dtype, device=query.device)
+    out = torch.empty(count, heads, size, dtype=query.dtype, device=query.device)
     parts, sums = out, out
     if splits > 1:
-        parts = torch.empty(rows, heads, splits, size, dtype=torch.float32, device=query.device)
-        sums = torch.empty(rows, heads, splits, dtype=torch.float32, device=query.device)
+        parts = torch.empty(count, heads, splits, size, dtype=torch.float32, device=query.device)
+        sums = torch.empty(count, heads, splits, dtype=torch.float32, device=query.device)
     columns = max(16, triton.next_power_of_2(size))  # the least a matrix product takes
     cos, sin, norms = rotation or (out, out, None)
     q_norm, k_norm, epsilon = norms or (out, out, 0.0)
-    _attend[(rows, kv_heads, splits)](
+    _attend[(count, kv_heads, splits)](
         query,
         key,
         value,
-        keys,
-        values,
-        lengths,
+        *of_prompts,
+        *of_completions,
+        *rows,
         parts,
         sums,
         cos,
@@ -318,7 +375,8 @@ def attend(
         query.stride(0),
         key.stride(0),
         value.stride(0),
-        room,
+        of_prompts[0].shape[2],
+        of_completions[0].shape[2],
         heads,
         kv_heads,
         share,
@@ -336,7 +394,7 @@ def attend(
         num_stages=_STAGES,
     )
     if splits > 1:
-        _combine[(rows, heads)](parts, sums, lengths, out, heads, share, splits, size, columns, num_warps=4)
+        _combine[(count, heads)](parts, sums, lengths, out, heads, share, splits, size, columns, num_warps=4)
     return out
 
 

@@ -1,4 +1,8 @@
-"""Keys and values of the sequences being sampled: one slot each, in plain tensors."""
+"""Keys and values of prompts and of the completions being sampled, in plain tensors.
+
+A prompt lies there once for all rollouts of its group, which makes a group's keys and values smaller and, what counts
+more, read once where they are read together.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedConfig
 
 from vibethinker.attention import PackedAttention
 from vibethinker.packing import PackedRow
-from vibethinker.rollout.state import kernels_of
+from vibethinker.rollout.state import LENGTH, PROMPT, PROMPT_LENGTH, kernels_of
 
-_ALIGNED = 16  # tokens
+_ALIGNED = 16  # tokens: whole cache lines wherever a sequence begins
 # Tokens of a sequence that one program of the decode kernel takes where there are at least so many sequences times
 # key heads: once these keep the device busy, splitting costs more than it gives.
 _SHARES = ((512, 4096), (128, 1024), (0, 256))
@@ -26,71 +29,77 @@ def head_size(config: PreTrainedConfig) -> int:
 
 
 def slot_bytes(config: PreTrainedConfig, max_length: int, dtype: torch.dtype) -> int:
-    """Keys and values of one sequence of `max_length` tokens, in bytes."""
+    """Keys and values of one sequence of `max_length` tokens, in bytes, whatever of them is its prompt."""
     entry = 2 * config.num_hidden_layers * config.num_key_value_heads * head_size(config)
-    return entry * _room(max_length) * dtype.itemsize
+    return entry * (_aligned(max_length) + _ALIGNED) * dtype.itemsize
 
 
-def _room(max_length: int) -> int:
-    """Places of a slot: whole cache lines wherever a sequence begins."""
-    return -(-max_length // _ALIGNED) * _ALIGNED
+def _aligned(tokens: int) -> int:
+    return -(-tokens // _ALIGNED) * _ALIGNED
 
 
 class SlotCache:
-    """`slots` sequences of up to `max_length` tokens, and one parked prompt.
+    """A place for every completion in flight, and one more for prompts, since the next one may be waiting.
 
-    The last row belongs to no sequence: it parks the prompt of a group of which only some rollouts have found a slot,
-    so that the rest need no second prefill.
+    Args:
+        config: of the model.
+        slots: completions at one time.
+        prompt_length: tokens of a prompt, at most.
+        completion_length: tokens of a completion, at most.
+        dtype: of keys and values.
+        device: where they lie.
     """
 
-    def __init__(self, config: PreTrainedConfig, slots: int, max_length: int, dtype: torch.dtype, device: torch.device):
-        heads = config.num_key_value_heads
-        shape = (config.num_hidden_layers, 2, slots + 1, heads, _room(max_length), head_size(config))
-        self.slots = slots
-        self.store = torch.zeros(shape, dtype=dtype, device=device)
-        self.keys, self.values = list(self.store[:, 0]), list(self.store[:, 1])  # each [slots + 1, heads, M, D]
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        slots: int,
+        prompt_length: int,
+        completion_length: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ):
+        layers, heads, size = config.num_hidden_layers, config.num_key_value_heads, head_size(config)
+        self.slots, self.kv_heads, self.device = slots, heads, device
+        prompts = (layers, 2, slots + 1, heads, _aligned(prompt_length), size)
+        completions = (layers, 2, slots, heads, _aligned(completion_length), size)
+        self.prompts, self.completions = (torch.zeros(s, dtype=dtype, device=device) for s in (prompts, completions))
         self.kernels = kernels_of(device)
 
-    @property
-    def parking(self) -> int:
-        return self.slots
-
-    def copy(self, source: Tensor, target: Tensor, lengths: Tensor) -> None:
-        """Copies the first `lengths` [C] tokens of some rows [C] onto others [C]; no row is on both sides.
+    def move(self, source: Tensor, target: Tensor, lengths: Tensor) -> None:
+        """Copies the first `lengths` [C] tokens of some completions [C] onto others [C]; none is on both sides.
 
         Args:
             source, target, lengths: int64, on the CPU.
         """
-        if not len(source):
-            return
         longest = int(lengths.max())
         if self.kernels:
-            on_device = torch.stack([source, target, lengths]).to(self.store.device, non_blocking=True)
-            self.kernels.copy_rows_(self.store, *on_device, longest)
+            on_device = torch.stack([source, target, lengths]).to(self.device, non_blocking=True)
+            self.kernels.copy_rows_(self.completions, *on_device, longest)
             return
-        for store in (*self.keys, *self.values):
+        for store in self.completions.flatten(0, 1):
             store[target, :, :longest] = store[source, :, :longest]
 
 
 class PrefillAttention(PackedAttention):
-    """Packed prompts attend to themselves and leave their keys and values in one cache row each.
+    """Packed prompts attend to themselves and leave their keys and values in the cache.
 
     Args:
         row: the prompts.
         cache: where to write.
-        slots: [S] the cache row of each prompt, on the CPU.
+        places: [S] the place of each prompt, on the CPU.
     """
 
-    def __init__(self, row: PackedRow, cache: SlotCache, slots: Tensor):
+    def __init__(self, row: PackedRow, cache: SlotCache, places: Tensor):
         super().__init__(row)
         self.cache = cache
-        device = cache.store.device
-        self.slot = slots.repeat_interleave(torch.tensor(row.lengths)).to(device, non_blocking=True)
-        self.place = row.position_ids.to(device, non_blocking=True)
+        lengths = torch.tensor(row.lengths)
+        self.prompt = places.repeat_interleave(lengths).to(cache.device, non_blocking=True)
+        self.position = row.position_ids
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        for store, new in ((self.cache.keys[layer], key), (self.cache.values[layer], value)):
-            store[self.slot, :, self.place] = new
+        for store, new in zip(self.cache.prompts[layer], (key, value), strict=True):
+            store[self.prompt, :, self.position] = new
         return super().attend(layer, query, key, value, scale)
 
 
@@ -112,32 +121,81 @@ class DecodeAttention:
     """One new token for each of the first `R` slots.
 
     Args:
-        cache: the slots.
-        lengths: int64 [R], tokens already in each slot; the new token goes to that place.
-        longest: at least max(lengths) + 1, known on the host.
+        cache: prompts and completions.
+        rows: int64 [9, R], the state of these slots; the new token goes to the place after those of its sequence.
+        longest: of these sequences with the new token, known on the host.
     """
 
-    def __init__(self, cache: SlotCache, lengths: Tensor, longest: int):
-        self.cache, self.lengths, self.longest = cache, lengths, longest
-        self.split = Split.of(len(lengths), cache.store.shape[3], longest)
-        if cache.kernels is None:
-            self.row = torch.arange(len(lengths), device=lengths.device)
-            self.seen = (torch.arange(longest, device=lengths.device) <= lengths[:, None])[:, None, None]
+    def __init__(self, cache: SlotCache, rows: Tensor, longest: int):
+        self.cache, self.longest = cache, longest
+        self.rows = (rows[LENGTH], rows[PROMPT], rows[PROMPT_LENGTH])
+        self.split = Split.of(rows.shape[1], cache.kv_heads, longest)
+        self.plain = None if cache.kernels else _Plain(cache, *self.rows)
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, rotation: Any = None
     ) -> Tensor:
         """With a `rotation`, query and key are still to go through it; kernels alone do that."""
-        keys, values = self.cache.keys[layer], self.cache.values[layer]
-        if self.cache.kernels:
-            new, split = (query, key, value), self.split
-            out: Tensor = self.cache.kernels.attend(
-                *new, keys, values, self.lengths, scale, split.count, split.share, rotation
-            )
-            return out
-        keys[self.row, :, self.lengths] = key
-        values[self.row, :, self.lengths] = value
-        count, kv_heads, size = len(query), keys.shape[1], query.shape[2]
-        grouped = query.view(count, kv_heads, -1, size)  # query heads of one key head, as if they were tokens
-        k, v = (x[:count, :, : self.longest] for x in (keys, values))
-        return F.scaled_dot_product_attention(grouped, k, v, attn_mask=self.seen, scale=scale).reshape(query.shape)
+        of_prompts, of_completions = self.cache.prompts[layer], self.cache.completions[layer]
+        if self.plain:
+            return self.plain.attend(of_prompts, of_completions, query, key, value, scale)
+        out: Tensor = self.cache.kernels.attend(
+            query,
+            key,
+            value,
+            tuple(of_prompts),
+            tuple(of_completions),
+            self.rows,
+            scale,
+            self.split.count,
+            self.split.share,
+            rotation,
+        )
+        return out
+
+
+class _Plain:
+    """The same in PyTorch's operations: over prompts for all sequences of a group together, then over completions."""
+
+    def __init__(self, cache: SlotCache, lengths: Tensor, prompts: Tensor, prompt_lengths: Tensor):
+        self.row = torch.arange(len(lengths), device=lengths.device)
+        self.made = lengths - prompt_lengths
+        self.place, group = prompts.unique(return_inverse=True)
+        members = group.bincount()
+        order = group.argsort(stable=True)
+        rank = torch.empty_like(group)
+        rank[order] = self.row - (members.cumsum(0) - members)[group[order]]
+        self.size = int(members.max())
+        self.within = group * self.size + rank  # where a row is among groups padded to the largest
+        self.member = torch.zeros(len(members) * self.size, dtype=torch.long, device=lengths.device)
+        self.member[self.within] = self.row
+        self.prompt_room, self.room = int(prompt_lengths.max()), int(self.made.max()) + 1
+        unseen = [
+            torch.arange(room, device=lengths.device) >= known[:, None]
+            for room, known in ((self.prompt_room, prompt_lengths), (self.room, self.made + 1))
+        ]
+        self.bias = torch.zeros(len(lengths), 1, 1, self.prompt_room + self.room, device=lengths.device)
+        self.bias.masked_fill_(torch.cat(unseen, 1)[:, None, None], -torch.inf)
+
+    def attend(
+        self, of_prompts: Tensor, of_completions: Tensor, query: Tensor, key: Tensor, value: Tensor, scale: float
+    ) -> Tensor:
+        for store, new in zip(of_completions, (key, value), strict=True):
+            store[self.row, :, self.made] = new
+        count, kv_heads = len(query), key.shape[1]
+        q = scale * query.view(count, kv_heads, -1, query.shape[-1])  # query heads of one key head, as if tokens
+        k, v = of_completions[:, :count, :, : self.room]
+        prompt_k, prompt_v = of_prompts[:, self.place, :, : self.prompt_room]
+        scores = torch.cat([self._ungrouped(self._grouped(q) @ prompt_k.mT, q), q @ k.mT], -1)
+        weights = (scores + self.bias).softmax(-1, dtype=torch.float32).to(v.dtype)
+        to_prompt, to_completion = weights.split([self.prompt_room, self.room], -1)
+        out = self._ungrouped(self._grouped(to_prompt) @ prompt_v, q) + to_completion @ v
+        return out.reshape(query.shape)
+
+    def _grouped(self, x: Tensor) -> Tensor:
+        """[R, kv_heads, heads of a key head, X] → [groups, kv_heads, their rows' heads, X]."""
+        return x[self.member].unflatten(0, (-1, self.size)).transpose(1, 2).flatten(2, 3)
+
+    def _ungrouped(self, x: Tensor, like: Tensor) -> Tensor:
+        """The inverse; `like` has the shape of a row's heads."""
+        return x.unflatten(2, (self.size, like.shape[2])).transpose(1, 2).flatten(0, 1)[self.within]

@@ -36,15 +36,24 @@ class Decoder:
         model: the replica, for its head and its shape.
         body: its decoder, `(input_ids [T], position_ids [T], attention) → hidden [T, H]`.
         slots: sequences at one time.
-        max_length: of one of them, in tokens.
+        prompt_length: of one of them, at most.
+        completion_length: likewise.
         graphs: whether decode steps are captured in CUDA graphs.
     """
 
-    def __init__(self, model: PreTrainedModel, body: Body, slots: int, max_length: int, graphs: bool):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        body: Body,
+        slots: int,
+        prompt_length: int,
+        completion_length: int,
+        graphs: bool,
+    ):
         device, dtype = model.device, model.dtype
-        self.body, self.head = body, model.get_output_embeddings()
-        self.cache = SlotCache(model.config, slots, max_length, dtype, device)
-        self.state = State.empty(slots, max_length, device)
+        self.body, self.head, self.completion_length = body, model.get_output_embeddings(), completion_length
+        self.cache = SlotCache(model.config, slots, prompt_length, completion_length, dtype, device)
+        self.state = State.empty(slots, completion_length + 1, device)
         self.stops = torch.full((_STOPS,), -1, device=device)
         self.sizes = _sizes(slots)
         self._graphs: dict[Any, torch.cuda.CUDAGraph] | None = None
@@ -66,13 +75,13 @@ class Decoder:
     def _forget_graphs(self) -> None:
         self._graphs, self._pool = {}, torch.cuda.graph_pool_handle()  # a pool does not outlive its graphs
 
-    def prefill(self, prompts: Sequence[Tensor], slots: Tensor) -> Tensor:
-        """Computes prompts into one slot each, some at a time; gives the logits that follow them [P, V]."""
+    def prefill(self, prompts: Sequence[Tensor], places: Tensor) -> Tensor:
+        """Computes prompts into these places of the cache, some at a time; gives the logits that follow them [P, V]."""
         logits = []
         for part in _parts([len(p) for p in prompts], PREFILL_TOKENS):
             row = pack(prompts[part], [torch.zeros(1, dtype=torch.long)] * len(prompts[part]))
             row = row.to(self.stops.device)
-            hidden = self.body(row.input_ids, row.position_ids, PrefillAttention(row, self.cache, slots[part]))
+            hidden = self.body(row.input_ids, row.position_ids, PrefillAttention(row, self.cache, places[part]))
             logits.append(self.head(hidden[row.predictors]))
         return torch.cat(logits)
 
@@ -92,7 +101,7 @@ class Decoder:
             return
         size = next(size for size in self.sizes if size >= rows)
         law = (sampling.temperature, sampling.top_k, sampling.min_p, sampling.top_p)
-        key = (size, Split.of(size, self.cache.store.shape[3], longest), law)
+        key = (size, Split.of(size, self.cache.kv_heads, longest), law)
         if key not in self._graphs:
             self._step(size, longest, sampling)  # compiles what it needs, which a capture could not
             steps -= 1
@@ -102,7 +111,7 @@ class Decoder:
 
     def _step(self, rows: int, longest: int, sampling: Sampling) -> None:
         state = self.state.rows[:, :rows]
-        hidden = self.body(state[LAST], state[LENGTH], DecodeAttention(self.cache, state[LENGTH], longest))
+        hidden = self.body(state[LAST], state[LENGTH], DecodeAttention(self.cache, state, longest))
         self.draw(self.head(hidden), 0, sampling, grows=True)
 
     def _captured(self, call: Callable[[], None]) -> torch.cuda.CUDAGraph:

@@ -1,7 +1,7 @@
 """In-process sampling that returns tokens and the log-probabilities they were drawn with.
 
 The engine keeps its own copy of the policy's weights in the compute precision and a slot for every sequence in flight.
-A group's prompt is computed once and copied into its slots; finished sequences leave, the rows behind them move up, and
+A group's prompt is computed once and kept once; finished sequences leave, the rows behind them move up, and
 waiting ones take the free slots, so every decode step works on live sequences only. On CUDA a step is one graph.
 
 A rollout is a function of its prompt, its seed and the weights: not of the slot, batch or process it was made in, as
@@ -23,7 +23,7 @@ from vibethinker import policy as policies
 from vibethinker.attention import hidden_states, refusal
 from vibethinker.rollout import fallback
 from vibethinker.rollout.body import FusedBody
-from vibethinker.rollout.cache import SlotCache, slot_bytes
+from vibethinker.rollout.cache import slot_bytes
 from vibethinker.rollout.decoder import Body, Decoder
 from vibethinker.rollout.fallback import Completion
 from vibethinker.rollout.run import Progress, Run
@@ -105,12 +105,12 @@ class RolloutEngine:
         self.sync(model)
 
     def _fitting(self, slots: int, room: float, name: str) -> int:
-        """How many sequences find room beside a parked prompt."""
+        """How many sequences find room, and one more prompt."""
         one = slot_bytes(self._config, self.max_length, self.dtype)
         if room < 2 * one:
             raise ValueError(
-                f"{name} of {room / _GIB:.2f} GiB holds no sequence: one of max_length={self.max_length} tokens and a "
-                f"parked prompt take {2 * one / _GIB:.2f} GiB"
+                f"{name} of {room / _GIB:.2f} GiB holds no sequence: one of max_length={self.max_length} tokens and "
+                f"the next one's prompt take {2 * one / _GIB:.2f} GiB"
             )
         return min(slots, int(room // one) - 1)
 
@@ -127,20 +127,17 @@ class RolloutEngine:
             torch.cuda.synchronize(self.device)
         return time.perf_counter() - start
 
-    @property
-    def decoder(self) -> Decoder:
-        """Slots and graphs, made when first needed."""
-        if self._decoder is None:
+    def _decoder_for(self, completion_length: int) -> Decoder:
+        """Slots and graphs, made when first needed and when completions have another room."""
+        if self._decoder is None or self._decoder.completion_length != completion_length:
+            self.release()
             if self.device.type == "cuda" and self.cache_gib is None:
                 free = torch.cuda.mem_get_info(self.device)[0] + _unused(self.device)
                 self.slots = self._fitting(self.slots, _CACHE_SHARE * free, "free GPU memory")
             assert self._body is not None, "transformers' generate keeps its own cache"
-            self._decoder = Decoder(self.replica, self._body, self.slots, self.max_length, self.graphs)
+            lengths = (self.max_length - completion_length, completion_length)
+            self._decoder = Decoder(self.replica, self._body, self.slots, *lengths, self.graphs)
         return self._decoder
-
-    @property
-    def cache(self) -> SlotCache:
-        return self.decoder.cache
 
     def release(self) -> None:
         """Gives the memory of keys, values and graphs back until the next `generate`."""
@@ -188,7 +185,8 @@ class RolloutEngine:
                 done = fallback.generate(self.replica, prompts, n, sampling, seeds, stop, self.slots, progress)
                 done = [_cut(completion, limit) for completion, limit in zip(done, room.tolist(), strict=True)]
             else:
-                done = self._decoded(stops, Run(self.decoder, prompts, n, sampling, seeds, room), progress)
+                decoder = self._decoder_for(sampling.max_new_tokens)
+                done = self._decoded(stops, Run(decoder, prompts, n, sampling, seeds, room), progress)
         return Rollouts(  # clones, out of inference mode: autograd refuses its tensors
             prompt_ids=[p for p in prompts for _ in range(n)],
             completion_ids=[tokens.clone() for tokens, *_ in done],

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vibethinker.rollout.decoder import Decoder
 from vibethinker.rollout.sampling import Sampling
-from vibethinker.rollout.state import ENDED, FIELDS, LENGTH, LIMIT, SEED, SEQUENCE
+from vibethinker.rollout.state import ENDED, FIELDS, LENGTH, LIMIT, PROMPT, PROMPT_LENGTH, SEED, SEQUENCE
 
 Progress = Callable[[int, int], None]
 _REFILL_SHARE = 8  # a prefill is worth its launch once an eighth of the slots is free
@@ -46,8 +46,10 @@ class Run:
         self.made = np.empty(0, dtype=np.int64)  # … the tokens it has, unless a stop token came before …
         self.limit = np.empty(0, dtype=np.int64)  # … the most it may have …
         self.length = np.empty(0, dtype=np.int64)  # … and its prompt's
-        self.parked: int | None = None  # the prompt in the parking row
-        self.parked_logits = torch.empty(0)
+        self.free_places = list(range(self.slots, -1, -1))  # of prompts in the cache
+        self.place: dict[int, int] = {}  # of each prompt there …
+        self.users: dict[int, int] = {}  # … and the sequences that have not ended, those that wait included
+        self.last_logits = torch.empty(0)  # of the last prompt, for those of its group that wait
         device, longest = self.state.rows.device, int(limits.max()) if len(limits) else 0
         self.ended = torch.zeros(self.total, dtype=torch.long, device=device)
         self.outputs = [torch.zeros(self.total, longest, dtype=o.dtype, device=device) for o in self.state.outputs]
@@ -76,14 +78,15 @@ class Run:
         return ended, [store[:, :longest].cpu() for store in self.outputs]
 
     def _admit(self, count: int) -> None:
-        """Gives the next `count` sequences a slot, their prompt's cache, and their first token."""
+        """Gives the next `count` sequences a slot, their prompt's keys and values, and their first token."""
         first = len(self.live)
         sequences = torch.arange(self.waiting, self.waiting + count)
-        rows = torch.arange(first, first + count)
-        logits = self._fill(sequences // self.n, rows)
-        lengths = torch.tensor([len(self.prompts[p]) for p in (sequences // self.n).tolist()])
+        prompts = (sequences // self.n).tolist()
+        logits = self._logits(prompts)
+        lengths = torch.tensor([len(self.prompts[p]) for p in prompts])
         entry = torch.zeros(FIELDS, count, dtype=torch.long)
-        entry[LENGTH], entry[SEQUENCE] = lengths, sequences
+        entry[LENGTH] = entry[PROMPT_LENGTH] = lengths
+        entry[PROMPT], entry[SEQUENCE] = torch.tensor([self.place[p] for p in prompts]), sequences
         entry[SEED], entry[LIMIT] = self.seeds[sequences], self.limits[sequences]
         self.state.rows[:, first : first + count] = entry.to(self.state.rows.device, non_blocking=True)
         self.decoder.draw(logits, first, self.sampling, grows=False)
@@ -93,36 +96,18 @@ class Run:
         self.limit = np.append(self.limit, self.limits[sequences].numpy())
         self.length = np.append(self.length, lengths.numpy())
 
-    def _fill(self, prompt_of: Tensor, rows: Tensor) -> Tensor:
-        """Puts each row's prompt into its slot, computing every distinct one once; gives the rows' logits.
-
-        The last prompt is parked if more of its group is waiting.
-        """
-        logits, complete = [], (self.waiting + len(rows)) % self.n == 0
-        waited = prompt_of == (-1 if self.parked is None else self.parked)
-        if self.parked is not None:
-            length = torch.full((int(waited.sum()),), len(self.prompts[self.parked]))
-            self.cache.copy(torch.full_like(length, self.cache.parking), rows[waited], length)
-            logits.append(self.parked_logits.expand(len(length), -1))
-        if not waited.all():
-            new_rows = rows[~waited]
-            prompts, owners = prompt_of[~waited].unique(return_inverse=True)
-            chosen = [self.prompts[p] for p in prompts.tolist()]
-            first = torch.searchsorted(owners, torch.arange(len(prompts)))  # owners ascend
-            of_prompts = self.decoder.prefill(chosen, new_rows[first])
-            logits.append(of_prompts[owners.to(of_prompts.device)])
-            others = torch.ones(len(owners), dtype=torch.bool)
-            others[first] = False
-            source, target = new_rows[first][owners[others]], new_rows[others]
-            lengths = torch.tensor([len(p) for p in chosen])[owners[others]]
-            if not complete:
-                self.parked, self.parked_logits = int(prompts[-1]), of_prompts[-1]
-                source = torch.cat([source, new_rows[first][-1:]])
-                target = torch.cat([target, torch.tensor([self.cache.parking])])
-                lengths = torch.cat([lengths, torch.tensor([len(chosen[-1])])])
-            self.cache.copy(source, target, lengths)
-        if complete:
-            self.parked = None
+    def _logits(self, prompts: list[int]) -> Tensor:
+        """What follows each of these prompts, which ascend; those that are not in the cache yet are computed, once."""
+        waited = sum(p in self.place for p in prompts)  # the rest of the last group
+        new = sorted(set(prompts[waited:]))
+        logits = [self.last_logits.expand(waited, -1)] if waited else []
+        if new:
+            for prompt in new:
+                self.place[prompt], self.users[prompt] = self.free_places.pop(), self.n
+            of_new = self.decoder.prefill([self.prompts[p] for p in new], torch.tensor([self.place[p] for p in new]))
+            owner = torch.tensor(prompts[waited:]) - new[0]
+            logits.append(of_new[owner.to(of_new.device)])
+            self.last_logits = of_new[-1]
         return torch.cat(logits)
 
     def _decode(self) -> None:
@@ -141,6 +126,7 @@ class Run:
         count, left = len(self.live), int((~over).sum())
         holes = np.flatnonzero(over)
         longest = int(self.made[holes].max())
+        self._leave(self.live[holes])
         row, sequence = self._on_device(holes, self.live[holes])
         self.ended[sequence] = self.state.rows[ENDED, row]
         for kept, made in zip(self.outputs, self.state.outputs, strict=True):
@@ -154,9 +140,15 @@ class Run:
         if len(source):
             moved = self._on_device(source, target)
             self.state.move(moved[0], moved[1], int(self.made[target].max()))
-            lengths = self.length[target] + self.made[target]
-            self.cache.copy(*(torch.from_numpy(x) for x in (source, target, lengths)))
+            self.cache.move(*(torch.from_numpy(x) for x in (source, target, self.made[target])))
         self.state.free(slice(left, count))
+
+    def _leave(self, sequences: NDArray[np.int64]) -> None:
+        """Gives places of prompts back that nobody will look at again."""
+        for prompt, gone in zip(*np.unique(sequences // self.n, return_counts=True), strict=True):
+            self.users[prompt] -= gone
+            if not self.users[prompt]:
+                self.free_places.append(self.place.pop(prompt))
 
     def _on_device(self, *indices: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(np.stack(indices)).to(self.state.rows.device, non_blocking=True)
@@ -170,7 +162,7 @@ class _Looks:
         self.under_way: deque[tuple[torch.cuda.Event, Tensor, Tensor]] = deque()
 
     def next(self) -> NDArray[np.int64] | None:
-        """int64 [7, slots] as some steps ago, `None` if there was no look yet.
+        """int64 [9, slots] as some steps ago, `None` if there was no look yet.
 
         Raises:
             FloatingPointError: a NaN was drawn from.

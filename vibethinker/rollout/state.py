@@ -7,17 +7,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-FIELDS = 7
-LAST, LENGTH, MADE, SEQUENCE, SEED, LIMIT, ENDED = range(FIELDS)
+FIELDS = 9
+LAST, LENGTH, MADE, SEQUENCE, SEED, LIMIT, ENDED, PROMPT, PROMPT_LENGTH = range(FIELDS)
 
 
 class State(NamedTuple):
     """Row `i` of everything belongs to the sequence in slot `i`.
 
     Attributes:
-        rows: int64 [7, slots], by field: the last token, tokens in the cache, tokens made, which sequence it is, its
-            seed, the most tokens it may make, and how it ended: 0 while it goes on, its tokens where a stop token
-            ended it, less than nothing of them where its limit did.
+        rows: int64 [9, slots], by field: the last token, tokens in the cache with the prompt's, tokens made, which
+            sequence it is, its seed, the most tokens it may make, how it ended (0 while it goes on, its tokens where a
+            stop token ended it, less than nothing of them where its limit did), where its prompt lies in the cache, and
+            the prompt's tokens.
         counters: int64 [2], draws so far and the first one that gave NaN, 0 while none did.
         tokens: int32 [slots, M] completions.
         logprobs: float32 [slots, M], under the plain temperature distribution.
@@ -73,7 +74,7 @@ def advance(
     """Books one drawn token for each of the first `R` rows that have not ended.
 
     Args:
-        state: int64 [7, slots], `State.rows`.
+        state: int64 [9, slots], `State.rows`.
         counters: int64 [2].
         drawn: tokens [R] and their two log-probs [R].
         stops: int64, tokens that end a sequence; −1 stands for none.
