@@ -38,6 +38,7 @@ def workload(**changes: Any) -> Workload:
         autocast=True,
         row_lengths=(64,) * 4,
         prompt_length=16,
+        group=4,
         accumulates=True,
         slots=8,
         max_length=64,

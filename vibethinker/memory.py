@@ -46,6 +46,7 @@ class Workload:
         autocast: whether updates run under bfloat16 autocast.
         row_lengths: tokens of each sequence in the longest packed row of an update.
         prompt_length: tokens of a prompt at the longest.
+        group: completions of a prompt.
         accumulates: whether an optimizer step takes several rows.
         slots: sequences sampled at one time; 0 when nothing is sampled.
         max_length: longest prompt plus completion that is sampled.
@@ -62,6 +63,7 @@ class Workload:
     autocast: bool
     row_lengths: tuple[int, ...]
     prompt_length: int
+    group: int
     accumulates: bool
     slots: int
     max_length: int
@@ -169,7 +171,8 @@ def rollout_bytes(work: Workload) -> dict[str, int]:
     with _weightless(), Ledger() as ledger, torch.no_grad():
         replica = _faked(hollow(shallow, None, torch.bfloat16))
         ledger.peak = start = ledger.now
-        tokens = torch.zeros(max(min(PREFILL_TOKENS, slots * work.prompt_length), slots), dtype=torch.long)
+        of_prompts = min(PREFILL_TOKENS, -(-slots // work.group) * work.prompt_length)
+        tokens = torch.zeros(max(of_prompts, slots), dtype=torch.long)
         hidden = hidden_states(replica, tokens, tokens, _FlashFootprint())
         replica.get_output_embeddings()(hidden[:slots])
         peak = ledger.peak - start

@@ -80,6 +80,7 @@ def workload(module: PolicyModule, problems: int | None, *, autocast: bool, repl
         autocast=autocast,
         row_lengths=row,
         prompt_length=room if group else min(_PROMPT, module.max_length // 2),
+        group=group or 1,
         accumulates=module.micro_batches > 1 or len(row) != sequences or sum(row) < len(row) * module.max_length,
         slots=module.slots if samples else 0,
         max_length=module.max_length,

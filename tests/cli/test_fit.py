@@ -189,7 +189,7 @@ def test_a_dry_run_needs_neither_weights_nor_data_and_writes_nothing(
         content = b"" if file.suffix == ".safetensors" else file.read_bytes()
         (folder / "hollow" / file.name).write_bytes(content)
     before = files(folder)
-    options = ["--model.model", str(folder / "hollow"), "--model.lora.rank", "4"]
+    options = ["--model.model", str(folder / "hollow"), "--model.lora.rank", "4", "--model.slots", "2"]
     assert main(fit(folder, "mgpo", "run", *options, "--dry_run")) == 0
     shown = capsys.readouterr().out
     assert "trained (" in shown
