@@ -70,7 +70,8 @@ def test_what_is_there_all_the_time() -> None:
     assert (made.parameters, made.trainable) == (count, count)
     assert made.resident == {"policy": 4 * count, "optimizer": 8 * count, "replica": 2 * count, "reference": 2 * count}
     assert made.update["gradients"] == 4 * count
-    assert made.rollout["keys and values"] == (8 + 1) * 64 * (2 * 3 * 2 * 16) * 2
+    aligned = 64 + 16  # prompt and completion each end at a multiple of 16
+    assert made.rollout["keys and values"] == (8 + 1) * aligned * (2 * 3 * 2 * 16) * 2
     assert made.peak == sum(made.resident.values()) + max(sum(made.update.values()), sum(made.rollout.values()))
 
 

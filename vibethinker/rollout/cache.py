@@ -155,47 +155,57 @@ class DecodeAttention:
 
 
 class _Plain:
-    """The same in PyTorch's operations: over prompts for all sequences of a group together, then over completions."""
+    """The same in PyTorch's operations: over prompts for all rows of a group together, then over completions."""
 
     def __init__(self, cache: SlotCache, lengths: Tensor, prompts: Tensor, prompt_lengths: Tensor):
-        self.row = torch.arange(len(lengths), device=lengths.device)
-        self.made = lengths - prompt_lengths
+        count, device = len(lengths), lengths.device
+        made, row = lengths - prompt_lengths, torch.arange(count, device=device)
         self.place, group = prompts.unique(return_inverse=True)
         members = group.bincount()
         order = group.argsort(stable=True)
         rank = torch.empty_like(group)
-        rank[order] = self.row - (members.cumsum(0) - members)[group[order]]
+        rank[order] = row - (members.cumsum(0) - members)[group[order]]
         self.size = int(members.max())
         self.within = group * self.size + rank  # where a row is among groups padded to the largest
-        self.member = torch.zeros(len(members) * self.size, dtype=torch.long, device=lengths.device)
-        self.member[self.within] = self.row
-        self.prompt_room, self.room = int(prompt_lengths.max()), int(self.made.max()) + 1
-        unseen = [
-            torch.arange(room, device=lengths.device) >= known[:, None]
-            for room, known in ((self.prompt_room, prompt_lengths), (self.room, self.made + 1))
-        ]
-        self.bias = torch.zeros(len(lengths), 1, 1, self.prompt_room + self.room, device=lengths.device)
-        self.bias.masked_fill_(torch.cat(unseen, 1)[:, None, None], -torch.inf)
+        self.member = torch.zeros(len(members) * self.size, dtype=torch.long, device=device)
+        self.member[self.within] = row
+        self.prompt_room, self.room = int(prompt_lengths.max()), int(made.max()) + 1
+        group_length = torch.zeros_like(self.place).scatter_(0, group, prompt_lengths)
+        dtype = cache.prompts.dtype
+        self.prompt_bias, self.bias = (
+            _unseen(group_length, self.prompt_room, dtype),
+            _unseen(made + 1, self.room, dtype),
+        )
+        head = torch.arange(cache.kv_heads, device=device)
+        self.new = ((row[:, None] * cache.kv_heads + head) * cache.completions.shape[4] + made[:, None]).flatten()
 
     def attend(
         self, of_prompts: Tensor, of_completions: Tensor, query: Tensor, key: Tensor, value: Tensor, scale: float
     ) -> Tensor:
         for store, new in zip(of_completions, (key, value), strict=True):
-            store[self.row, :, self.made] = new
-        count, kv_heads = len(query), key.shape[1]
-        q = scale * query.view(count, kv_heads, -1, query.shape[-1])  # query heads of one key head, as if tokens
-        k, v = of_completions[:, :count, :, : self.room]
-        prompt_k, prompt_v = of_prompts[:, self.place, :, : self.prompt_room]
-        scores = torch.cat([self._ungrouped(self._grouped(q) @ prompt_k.mT, q), q @ k.mT], -1)
-        weights = (scores + self.bias).softmax(-1, dtype=torch.float32).to(v.dtype)
-        to_prompt, to_completion = weights.split([self.prompt_room, self.room], -1)
-        out = self._ungrouped(self._grouped(to_prompt) @ prompt_v, q) + to_completion @ v
-        return out.reshape(query.shape)
+            store.flatten(0, 2).index_copy_(0, self.new, new.flatten(0, 1))
+        count, kv_heads, size = len(query), key.shape[1], query.shape[-1]
+        q = query.view(count, kv_heads, -1, size)  # query heads of one key head, as if they were tokens
+        own = _attend(q, *of_completions[:, :count, :, : self.room], self.bias, scale)
+        # all rows' heads of a group as if they were tokens
+        grouped = q[self.member].unflatten(0, (-1, self.size)).transpose(1, 2).flatten(2, 3)
+        shared = _attend(grouped, *of_prompts[:, self.place, :, : self.prompt_room], self.prompt_bias, scale)
+        of_rows = [x.unflatten(2, (self.size, -1)).transpose(1, 2).flatten(0, 1)[self.within] for x in shared]
+        total = torch.logaddexp(own[1], of_rows[1])
+        out = own[0] * (own[1] - total).exp() + of_rows[0] * (of_rows[1] - total).exp()
+        return out.to(query.dtype).reshape(query.shape)
 
-    def _grouped(self, x: Tensor) -> Tensor:
-        """[R, kv_heads, heads of a key head, X] → [groups, kv_heads, their rows' heads, X]."""
-        return x[self.member].unflatten(0, (-1, self.size)).transpose(1, 2).flatten(2, 3)
 
-    def _ungrouped(self, x: Tensor, like: Tensor) -> Tensor:
-        """The inverse; `like` has the shape of a row's heads."""
-        return x.unflatten(2, (self.size, like.shape[2])).transpose(1, 2).flatten(0, 1)[self.within]
+def _unseen(lengths: Tensor, room: int, dtype: torch.dtype) -> Tensor:
+    """A bias [R, 1, 1, room] that leaves the first `lengths` [R] of these places."""
+    unseen = torch.arange(room, device=lengths.device) >= lengths[:, None]
+    return torch.zeros(unseen.shape, dtype=dtype, device=lengths.device).masked_fill_(unseen, -torch.inf)[:, None, None]
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention [B, heads, T, D] and the logarithm of its normaliser [B, heads, T, 1]."""
+    mask = bias.expand(-1, -1, query.shape[2], -1)
+    out, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, attn_mask=mask, scale=scale
+    )
+    return out, log_sum[..., None]

@@ -61,12 +61,13 @@ def sample(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor
         tokens [S]; their log-probs under the plain temperature distribution [S], which training compares with;
         their log-probs under the distribution they were drawn from [S], different only where top-k, top-p or min-p cut.
     """
-    scores = logits.float() / (sampling.temperature or 1.0)
-    normaliser = scores.logsumexp(-1)
+    scores = logits.float()
     if sampling.temperature == 0:
         tokens = scores.argmax(-1)
-        logp = scores.gather(-1, tokens[:, None])[:, 0] - normaliser
+        logp = scores.gather(-1, tokens[:, None])[:, 0] - scores.logsumexp(-1)
         return tokens, logp, torch.where(logp.isnan(), logp, torch.zeros_like(logp))
+    if sampling.temperature != 1:
+        scores = scores / sampling.temperature
     kept = _cut(scores, sampling) if sampling.cuts else scores
     highest, likeliest = kept.max(-1, keepdim=True)
     share = torch.exp(kept - highest)
@@ -77,8 +78,8 @@ def sample(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor
     # … unless a sum made in parallel falls by a rounding from one token to the next
     place = torch.where(share.gather(-1, place) == 0, likeliest, place)
     tokens, chosen = place[:, 0], kept.gather(-1, place)[:, 0]
-    logp = chosen - normaliser
-    return tokens, logp, chosen - kept.logsumexp(-1) if sampling.cuts else logp
+    drawn_logp = chosen - (highest + mass[:, -1:].log())[:, 0]
+    return tokens, chosen - scores.logsumexp(-1) if sampling.cuts else drawn_logp, drawn_logp
 
 
 def _cut(scores: Tensor, sampling: Sampling) -> Tensor:
