@@ -186,10 +186,10 @@ class _Plain:
             store.flatten(0, 2).index_copy_(0, self.new, new.flatten(0, 1))
         count, kv_heads, size = len(query), key.shape[1], query.shape[-1]
         q = query.view(count, kv_heads, -1, size)  # query heads of one key head, as if they were tokens
-        own = _attend(q, *of_completions[:, :count, :, : self.room], self.bias, scale)
+        own = _attend(q, of_completions[:, :count, :, : self.room], self.bias, scale)
         # all rows' heads of a group as if they were tokens
         grouped = q[self.member].unflatten(0, (-1, self.size)).transpose(1, 2).flatten(2, 3)
-        shared = _attend(grouped, *of_prompts[:, self.place, :, : self.prompt_room], self.prompt_bias, scale)
+        shared = _attend(grouped, of_prompts[:, self.place, :, : self.prompt_room], self.prompt_bias, scale)
         of_rows = [x.unflatten(2, (self.size, -1)).transpose(1, 2).flatten(0, 1)[self.within] for x in shared]
         total = torch.logaddexp(own[1], of_rows[1])
         out = own[0] * (own[1] - total).exp() + of_rows[0] * (of_rows[1] - total).exp()
@@ -202,10 +202,10 @@ def _unseen(lengths: Tensor, room: int, dtype: torch.dtype) -> Tensor:
     return torch.zeros(unseen.shape, dtype=dtype, device=lengths.device).masked_fill_(unseen, -torch.inf)[:, None, None]
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Attention [B, heads, T, D] and the logarithm of its normaliser [B, heads, T, 1]."""
-    mask = bias.expand(-1, -1, query.shape[2], -1)
+def _attend(query: Tensor, key_value: Tensor, bias: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention of a query [B, heads, T, D], and the logarithm of its normaliser [B, heads, T, 1]."""
+    key, value = key_value
     out, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, attn_mask=mask, scale=scale
+        query, key, value, attn_mask=bias.expand(-1, -1, query.shape[2], -1), scale=scale
     )
     return out, log_sum[..., None]
