@@ -44,6 +44,7 @@ class Part:
 
 
 PARTS = {
+    "tests": Part("checks.tests", 90, model=False),
     "rollout": Part("rollouts.rollout", 90),
     "agreement": Part("rollouts.agreement", 30),
     "grpo-short": Part("updates.grpo_short", 50),

@@ -251,6 +251,12 @@ def machine_line(results: Results) -> str:
     return f"{part.get('date')}, {gpu}, {found.get('cores')} CPU cores, Python {found.get('python')}, {versions}."
 
 
+def tests(results: Results) -> str:
+    """What pytest said."""
+    said = get(results, "tests", "said")
+    return f"`{get(results, 'tests', 'command')}` on the same machine:\n\n    {said}" if said else "Not run."
+
+
 def markdown(results: Results, command: str) -> str:
     """The page. `command` is what made the figures."""
     scale = "\nA smoke run: a tiny model, figures without meaning.\n" if results.get("smoke") else ""
@@ -304,6 +310,10 @@ TFLOP/s.
 above what is there before. Chunks of {get(results, "head", "default")} are the default.
 
 {table(["head", "ms", "GiB"], head_rows(results))}
+
+## Tests on the GPU
+
+{tests(results)}
 
 ## Further figures
 
