@@ -89,7 +89,8 @@ def test_add_norm_of_which_a_part_is_used(used: str, trained: bool, device: str)
         return layers.add_norm(residual, update, weight, 1e-6, torch.float32)[part]
 
     def plain(residual: Tensor, update: Tensor, weight: Tensor) -> Sequence[Tensor]:
-        return (residual + update + 0 * weight, rms_norm(residual + update, weight, 1e-6))[part]
+        total = residual + update
+        return [total + 0 * weight if used == "sum" else rms_norm(total, weight, 1e-6)]
 
     assert_same(results(ours, inputs, wide=False), results(plain, inputs, wide=True), ERROR[torch.float32])
 
