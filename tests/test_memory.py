@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
 from vibethinker.attention import PackedAttention, hidden_states
-from vibethinker.fused import fuse_, installed
+from vibethinker.fused import fuse_
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.memory import Estimate, Ledger, Workload, estimate
 from vibethinker.packing import pack
@@ -114,8 +114,6 @@ def test_what_saves_memory_saves_it_here() -> None:
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("kind", [Qwen2Config, Qwen3Config])
 def test_an_update_takes_what_was_estimated(checkpointing: bool, fused: bool, kind: Any) -> None:
-    if fused and not installed():
-        pytest.skip("liger-kernel is not installed")
     shape = {**SHAPE, "vocab_size": 32_000, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 8}
     config = kind(**{**shape, "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 64})
     options: dict[str, Any] = {"checkpointing": checkpointing, "fused": fused, "slots": 0, "reference": False}

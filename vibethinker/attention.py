@@ -104,18 +104,29 @@ def flash_serves(query: Tensor) -> bool:
     return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0
 
 
-def interface(
+def attend(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention: Attention | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    attention: Attention | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """What transformers calls in every layer: query [1, heads, T, D] → ([1, T, heads, D], no weights)."""
+    **asked: Any,
+) -> Tensor:
+    """One layer's attention, query [T, heads, D], key and value [T, kv_heads, D] → [T, heads, D].
+
+    Args:
+        module: of the layer, which knows its index.
+        query, key, value: of one row's tokens; under autocast they are cast to its precision.
+        attention: how the tokens attend.
+        scaling: of the scores.
+        dropout: of the weights.
+        asked: what else the architecture wants of attention.
+
+    Raises:
+        ValueError: no attention was passed, or more is asked than there is.
+    """
     if attention is None:
         raise ValueError(
             "this model was loaded for packed rows: pass attention=PackedAttention(row), "
@@ -123,15 +134,28 @@ def interface(
         )
     if dropout:
         raise ValueError("attention_dropout must be 0: rollout and training log-probs would differ")
-    if wanted := [name for name in _UNSUPPORTED if kwargs.get(name) is not None]:
+    if wanted := [name for name in _UNSUPPORTED if asked.get(name) is not None]:
         raise ValueError(f"attention with {wanted[0]} is not supported: the model's config.json asks for it")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     layer: Any = module.layer_idx
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     device = query.device.type
     if torch.is_autocast_enabled(device):  # rotations leave float32 behind, which the flash kernel does not take
-        q, k, v = (x.to(torch.get_autocast_dtype(device)) for x in (q, k, v))
-    return attention.attend(layer, q, k, v, scale).unsqueeze(0), None
+        query, key, value = (x.to(torch.get_autocast_dtype(device)) for x in (query, key, value))
+    return attention.attend(layer, query, key, value, scale)
+
+
+def interface(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    attention: Attention | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """What transformers calls in every layer: query [1, heads, T, D] → ([1, T, heads, D], no weights)."""
+    query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
+    return attend(module, query, key, value, attention, **kwargs).unsqueeze(0), None
 
 
 AttentionInterface.register(NAME, interface)

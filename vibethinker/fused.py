@@ -1,4 +1,4 @@
-"""Fewer and larger kernels between the matrix products: liger-kernel's, or those that `torch.compile` makes.
+"""Fewer and larger kernels between the matrix products: our own, or those that `torch.compile` makes.
 
 Both are bound to the modules of one model. Transformers' own classes and functions stay as they are, so that the same
 process goes on working on a CPU, and models made later are plain ones. Names of weights do not change.
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import inspect
 from functools import partial
-from importlib.util import find_spec
-from types import FunctionType, MethodType
+from types import MethodType
 from typing import Any, Final, Protocol
 
 import torch
@@ -18,20 +17,33 @@ from transformers import AttentionInterface
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from vibethinker import attention
+from vibethinker.attention import Attention, attend
 
 _FAMILIES: Final = ("llama", "qwen2", "qwen3")  # whose layers are what the kernels compute
-_ROTATION: Final = "apply_rotary_pos_emb"
+_SILU: Final = ("silu", "swish")
 
 
 class Kernels(Protocol):
-    """The arithmetic, with its gradients."""
+    """The arithmetic, with its gradients; `vibethinker.kernels.layers` has it for CUDA and says what is what."""
 
-    def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        """[…, H] → [… , H], in the precision of `x`."""
+    def add_norm(
+        self,
+        residual: Tensor,
+        update: Tensor | None,
+        weight: Tensor,
+        epsilon: float,
+        dtype: torch.dtype,
+        readers: int = 1,
+    ) -> tuple[Tensor, ...]:
+        """residual + update, and its RMS norm once for each reader, all of them [..., H]."""
+        ...
+
+    def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
+        """[..., H] → [..., H]."""
         ...
 
     def rotate(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """query [1, heads, T, D], key [1, kv_heads, T, D], angles [1, T, D]; may work in place."""
+        """query [T, heads, D], key [T, kv_heads, D], angles [1, T, D]."""
         ...
 
     def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
@@ -39,55 +51,33 @@ class Kernels(Protocol):
         ...
 
 
-class Liger:
-    """Of liger-kernel. On CUDA alone."""
-
-    def __init__(self) -> None:
-        from liger_kernel import ops
-
-        self.ops: Any = ops
-
-    def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        out: Tensor = self.ops.LigerRMSNormFunction.apply(x, weight, epsilon, 0.0, "llama", True, None)
-        return out
-
-    def rotate(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        query, key = self.ops.LigerRopeFunction.apply(query, key, cos, sin)
-        return query, key
-
-    def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
-        out: Tensor = self.ops.LigerSiLUMulFunction.apply(gate, up)
-        return out
-
-
-def installed() -> bool:
-    return find_spec("liger_kernel") is not None
-
-
 def fuse_(model: Any, kernels: Kernels | None = None) -> bool:
-    """Gives a Qwen2, Qwen3 or Llama model fused kernels for RMSNorm, rotary embedding and SwiGLU.
+    """Gives a Qwen2, Qwen3 or Llama model, loaded with the attention of this library, fused decoder layers.
 
     Args:
         model: in place, on the device it runs on.
-        kernels: liger-kernel's by default, if the model is on CUDA and they are installed.
+        kernels: `vibethinker.kernels.layers` by default, if the model is on CUDA.
 
     Returns:
         Whether the model has them now.
     """
-    if model.config.model_type not in _FAMILIES:
+    if model.config.model_type not in _FAMILIES or model.config.hidden_act not in _SILU:
         return False
     if kernels is None:
-        if not installed() or next(model.parameters()).device.type != "cuda":
+        if next(model.parameters()).device.type != "cuda":
             return False
-        kernels = Liger()
-    module: Any
+        from vibethinker.kernels import layers
+
+        kernels = layers
     for module in attention.body(model).modules():
-        if type(module).__name__.endswith("RMSNorm"):
-            _bind(module, _norm(kernels))
-        elif hasattr(module, "gate_proj") and model.config.hidden_act in ("silu", "swish"):
+        if isinstance(module, GradientCheckpointingLayer):
+            _bind(module, _recomputable(_layer(kernels)))
+        elif hasattr(module, "q_proj"):
+            _bind(module, _attention(kernels))
+        elif hasattr(module, "gate_proj"):
             _bind(module, _mlp(kernels))
-        elif _ROTATION in (forward := type(module).forward).__code__.co_names:
-            _bind(module, _with_globals(forward, **{_ROTATION: _rotation(kernels)}))
+        elif type(module).__name__.endswith("RMSNorm"):  # of the last layer's output, and of heads
+            _bind(module, _norm(kernels))
     return True
 
 
@@ -105,14 +95,14 @@ def compile_(model: Any, backend: str = "inductor") -> None:
         _bind(layer, made[kind])
 
 
-def _recomputable(compiled: Any) -> Any:
-    """A layer's forward around a compiled one: checkpointing cannot be compiled with attention left out."""
+def _recomputable(inner: Any) -> Any:
+    """A layer's forward around one in the place of transformers': checkpointing, which that would bring, is outside."""
     in_call = "__call__" in vars(GradientCheckpointingLayer)  # before transformers 5.18 or so; then it wraps forward
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.gradient_checkpointing and self.training and not in_call:
-            return self._gradient_checkpointing_func(partial(compiled, self, **kwargs), *args)
-        return compiled(self, *args, **kwargs)
+            return self._gradient_checkpointing_func(partial(inner, self, **kwargs), *args)
+        return inner(self, *args, **kwargs)
 
     return forward
 
@@ -121,34 +111,61 @@ def _bind(module: nn.Module, forward: Any) -> None:
     module.__dict__["forward"] = MethodType(forward, module)
 
 
-def _norm(kernels: Kernels) -> Any:
-    def forward(self: Any, x: Tensor) -> Tensor:
-        out = kernels.rms_norm(x, self.weight, self.variance_epsilon)
-        # Once here, and not in each of the layers that share it: autocast keeps no copy of an activation
-        device = x.device.type
-        return out.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else out
-
-    return forward
-
-
-def _mlp(kernels: Kernels) -> Any:
-    def forward(self: Any, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(kernels.swiglu(self.gate_proj(x), self.up_proj(x)))
+def _layer(kernels: Kernels) -> Any:
+    def forward(self: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
+        residual, *read = kernels.add_norm(hidden_states, None, *_of_norm(self.input_layernorm, hidden_states), 3)
+        update = self.self_attn(*read, **kwargs)
+        residual, *read = kernels.add_norm(residual, update, *_of_norm(self.post_attention_layernorm, residual), 2)
+        out: Tensor = residual + self.mlp(*read)
         return out
 
     return forward
 
 
-def _rotation(kernels: Kernels) -> Any:
-    def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
-        return kernels.rotate(query, key, cos, sin)
+def _attention(kernels: Kernels) -> Any:
+    def forward(
+        self: Any,
+        for_query: Tensor,
+        for_key: Tensor,
+        for_value: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention: Attention | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        projected = self.q_proj(for_query), self.k_proj(for_key), self.v_proj(for_value)
+        query, key, value = (x[0].unflatten(-1, (-1, self.head_dim)) for x in projected)
+        if hasattr(self, "q_norm"):
+            query, key = self.q_norm(query), self.k_norm(key)
+        query, key = kernels.rotate(query, key, *position_embeddings)
+        kwargs |= {
+            "scaling": self.scaling,
+            "dropout": self.attention_dropout if self.training else 0.0,
+            "sliding_window": getattr(self, "sliding_window", None),
+        }
+        out: Tensor = self.o_proj(attend(self, query, key, value, attention, **kwargs).flatten(1)[None])
+        return out
 
-    return rotate
+    return forward
 
 
-def _with_globals(function: FunctionType, **names: Any) -> FunctionType:
-    """The same function, in which some global names mean something else."""
-    meanings = {**function.__globals__, **names}
-    made = FunctionType(function.__code__, meanings, function.__name__, function.__defaults__, function.__closure__)
-    made.__kwdefaults__ = function.__kwdefaults__
-    return made
+def _mlp(kernels: Kernels) -> Any:
+    def forward(self: Any, for_gate: Tensor, for_up: Tensor) -> Tensor:
+        out: Tensor = self.down_proj(kernels.swiglu(self.gate_proj(for_gate), self.up_proj(for_up)))
+        return out
+
+    return forward
+
+
+def _norm(kernels: Kernels) -> Any:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return kernels.rms_norm(x, *_of_norm(self, x))
+
+    return forward
+
+
+def _of_norm(norm: Any, x: Tensor) -> tuple[Tensor, float, torch.dtype]:
+    """Weight, epsilon and precision of what a norm puts out: autocast's at once, else what PyTorch's rules give."""
+    device = x.device.type
+    autocast = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if autocast else torch.promote_types(x.dtype, norm.weight.dtype)
+    return norm.weight, norm.variance_epsilon, dtype

@@ -53,7 +53,7 @@ class Workload:
         sampling: how.
         reference: whether there is a frozen copy of the model.
         replicas: processes that exchange gradients.
-        fused: whether liger-kernel's kernels serve the update.
+        fused: whether decoder layers are fused where they can be.
     """
 
     config: PreTrainedConfig
@@ -289,14 +289,25 @@ class _FlashKept(torch.autograd.Function):
 
 
 class _FusedFootprint:
-    """Keeps for backward what liger-kernel's kernels keep, in place where they work in place; computes nothing."""
+    """Keeps for backward what the kernels of a layer keep; computes nothing."""
 
-    def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        out: Tensor = _NormKept.apply(x, weight)
+    def add_norm(
+        self,
+        residual: Tensor,
+        update: Tensor | None,
+        weight: Tensor,
+        epsilon: float,
+        dtype: torch.dtype,
+        readers: int = 1,
+    ) -> tuple[Tensor, ...]:
+        out: tuple[Tensor, ...] = _NormKept.apply(residual, update, weight, dtype, readers)
         return out
 
+    def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
+        return self.add_norm(x, None, weight, epsilon, dtype)[1]
+
     def rotate(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        query, key = _RotationKept.apply(query, key, cos, sin)
+        query, key = (_RotationKept.apply(x, cos, sin) for x in (query, key))
         return query, key
 
     def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
@@ -306,25 +317,36 @@ class _FusedFootprint:
 
 class _NormKept(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight, x.new_empty(x.shape[:-1], dtype=torch.float32))
-        return torch.empty_like(x)
+    def forward(
+        ctx: Any, residual: Tensor, update: Tensor | None, weight: Tensor, dtype: torch.dtype, readers: int
+    ) -> tuple[Tensor, ...]:
+        total = residual
+        if update is not None:
+            total = torch.empty_like(residual, dtype=torch.promote_types(residual.dtype, update.dtype))
+        out = torch.empty_like(residual, dtype=dtype)
+        ctx.save_for_backward(total, weight, residual.new_empty(residual.shape[:-1], dtype=torch.float32))
+        ctx.dtypes = residual.dtype, None if update is None else update.dtype
+        ctx.set_materialize_grads(False)
+        return total, out, *(out.detach() for _ in range(readers - 1))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
-        _, weight, _ = ctx.saved_tensors
-        return grad, torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+    def backward(ctx: Any, *_: Any) -> tuple[Tensor | None, ...]:
+        total, weight, _ = ctx.saved_tensors
+        of_residual, of_update = ctx.dtypes
+        made = {dtype: torch.empty_like(total, dtype=dtype) for dtype in ctx.dtypes if dtype is not None}
+        to_weight = torch.empty_like(weight) if ctx.needs_input_grad[2] else None
+        return made[of_residual], made.get(of_update), to_weight, None, None
 
 
 class _RotationKept(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return query.detach(), key.detach()
+        return torch.empty_like(x)
 
     @staticmethod
-    def backward(ctx: Any, to_query: Tensor, to_key: Tensor) -> tuple[Tensor | None, ...]:
-        return to_query, to_key, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return torch.empty_like(grad), None, None
 
 
 class _GateKept(torch.autograd.Function):
@@ -334,6 +356,6 @@ class _GateKept(torch.autograd.Function):
         return torch.empty_like(gate)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
-        return gate, up
+        return torch.empty_like(gate), torch.empty_like(up)

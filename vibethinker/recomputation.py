@@ -8,7 +8,6 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from transformers import PreTrainedConfig
 
-from vibethinker import fused
 from vibethinker.memory import Estimate, Workload, estimate
 from vibethinker.policy import FrozenCopy, load_config, with_checkpointing
 
@@ -87,7 +86,7 @@ def workload(module: PolicyModule, problems: int | None, *, autocast: bool, repl
         sampling=module.sampling,
         reference=isinstance(getattr(module, "reference", None), FrozenCopy),
         replicas=replicas,
-        fused=module.fused_kernels and fused.installed(),
+        fused=module.fused_kernels,
     )
 
 
