@@ -41,7 +41,8 @@ def describe(module: PolicyModule, config: Any, memory: float) -> None:
     )
     rows, longest = len(work.row_lengths), max(work.row_lengths)
     parts = "1 micro-batch" if module.micro_batches == 1 else f"{module.micro_batches} micro-batches"
-    longest_row = f"{sum(work.row_lengths):,} tokens, {rows} sequences of {longest:,}"
+    tokens = len(work.longest_row.input_ids) + rows  # with the last of each sequence, which is no input
+    longest_row = f"{tokens:,} tokens, {rows} sequences of {longest:,}"
     console.print(f"an update takes {parts} in packed rows of at most {longest_row}")
     size = memory or _memory_here()
     automatic = module.gradient_checkpointing == "auto"
@@ -98,7 +99,7 @@ def _changes(work: Workload, made: Estimate) -> Iterator[tuple[str, Estimate]]:
         work = replace(work, checkpointing=True)
         yield "model.gradient_checkpointing=true", (made := estimate(work))
     if len(work.row_lengths) > 1:
-        work = replace(work, row_lengths=work.row_lengths[:1], accumulates=True)
+        work = replace(work, row_lengths=work.row_lengths[:1], members=(), accumulates=True)
         yield f"model.row_tokens={work.row_lengths[0]}", (made := estimate(work))
     work = _as_many_slots_as_an_update_has_room_for(work, made)
     yield f"model.slots={work.slots}", estimate(work)

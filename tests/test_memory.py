@@ -14,7 +14,6 @@ from vibethinker.attention import PackedAttention, hidden_states
 from vibethinker.fused import fuse_
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.memory import Estimate, Ledger, Workload, estimate
-from vibethinker.packing import pack
 from vibethinker.policy import Lora, empty_model
 from vibethinker.rollout import Sampling
 
@@ -105,7 +104,16 @@ def test_what_saves_memory_saves_it_here() -> None:
     assert update(autocast=False) > update()
     assert update(fused=True) < update()
     assert update(fused=True, checkpointing=True) < update(fused=True)
+    assert update(prompt_length=256, members=(4,)) < update(prompt_length=256)
     assert estimate(workload(slots=0)).rollout == {}
+
+
+def test_a_shared_prompt_is_in_the_row_once() -> None:
+    row = workload(row_lengths=(64, 64, 64, 10), prompt_length=16, members=(2, 1, 1)).longest_row
+    assert row.lengths == (16, 47, 47, 63, 9)
+    assert row.members == (2,)
+    assert len(row.targets) == 48 + 48 + 48 + 1
+    assert workload(row_lengths=()).longest_row.lengths == (1,)
 
 
 @pytest.mark.gpu
@@ -113,10 +121,14 @@ def test_what_saves_memory_saves_it_here() -> None:
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("kind", [Qwen2Config, Qwen3Config])
-def test_an_update_takes_what_was_estimated(checkpointing: bool, fused: bool, kind: Any) -> None:
+@pytest.mark.parametrize("members", [(), (8,)], ids=["", "shared"])
+def test_an_update_takes_what_was_estimated(
+    checkpointing: bool, fused: bool, kind: Any, members: tuple[int, ...]
+) -> None:
     shape = {**SHAPE, "vocab_size": 32_000, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 8}
     config = kind(**{**shape, "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 64})
     options: dict[str, Any] = {"checkpointing": checkpointing, "fused": fused, "slots": 0, "reference": False}
+    options |= {"members": members, "prompt_length": 512 if members else 16}
     work = workload(config=config, row_lengths=(1024,) * 8, **options)
     made: Estimate = estimate(work)
     model = (
@@ -130,7 +142,7 @@ def test_an_update_takes_what_was_estimated(checkpointing: bool, fused: bool, ki
         assert fuse_(model)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
-    row = pack([torch.zeros(16, dtype=torch.long)] * 8, [torch.zeros(1008, dtype=torch.long)] * 8).to("cuda")
+    row = work.longest_row.to("cuda")
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     torch.cuda.reset_peak_memory_stats()
     for _ in range(2):

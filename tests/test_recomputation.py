@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from fits import fit, grpo, sft
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import Qwen2Config
 
 from vibethinker import recomputation
-from vibethinker.memory import Estimate, estimate
-from vibethinker.packing import deal
+from vibethinker.memory import Estimate, Workload, estimate
+from vibethinker.packing import deal, deal_groups
 from vibethinker.policy import Lora
-from vibethinker.recomputation import longest_row, recomputes, workload
+from vibethinker.recomputation import longest_row, members, recomputes, workload
+from vibethinker.rollout import Sampling
 
 MADE = Estimate(10, 10, {"policy": 40, "optimizer": 80}, {"gradients": 40, "activations": 60}, {"keys and values": 900})
+
+WORK = Workload(Qwen2Config(), None, 32, False, True, (40,), 24, True, 0, 40, Sampling(), False)
 
 
 def test_what_is_decided() -> None:
@@ -31,8 +37,32 @@ def test_longest_row_by_hand() -> None:
     assert longest_row(4, 100, 250) == (100, 100, 50)
     assert longest_row(None, 100, 250) == (100, 100, 50)
     assert longest_row(4, 100, 60) == (100,)  # one sequence may be longer than a row
+    assert longest_row(4, 100, None, 40, 4) == (100,) * 4
+    assert longest_row(8, 100, 250, 40, 4) == (100, 100, 100, 70)  # 40 + 60 + 60 + 60 + 30
+    assert longest_row(8, 100, 250, 40, 2) == (100, 100, 90)  # the third is of another group
+    assert longest_row(None, 100, 281, 40, 4) == (100,) * 4  # and a token is left
     with pytest.raises(ValueError, match="budget"):
         longest_row(None, 100, None)
+
+
+def test_members_by_hand() -> None:
+    assert members(32, 16, True) == members(32, 16, False) == (16, 16)
+    assert members(24, 16, False) == (16, 8)
+    assert members(24, 16, True) == (1, 16, 7)  # a micro-batch of three: the end of one group, and the next
+    assert members(1, 16, True) == (1,)
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 5), st.one_of(st.none(), st.integers(2, 90)))
+def test_no_row_of_groups_costs_more(problems: int, group: int, bins: int, budget: int | None) -> None:
+    """Of rollouts as long as they may be, which the estimate takes for granted."""
+    sequences = -(-problems * group // bins)
+    row = longest_row(sequences, 40, budget, 24, group)
+    shared = members(len(row), group, len(row) == sequences)
+    work = replace(WORK, row_lengths=row, prompt_length=24, members=shared).longest_row
+    prompts = [prompt for _ in range(problems) for prompt in [torch.zeros(24)] * group]
+    dealt = deal_groups(prompts, [torch.zeros(16)] * len(prompts), bins, budget)
+    computed = [sum({id(prompts[i]): 24 for i in row}.values()) + 16 * len(row) for rows in dealt for row in rows]
+    assert max(computed) <= max(len(work.input_ids) + len(row), budget or 0)
 
 
 @given(
@@ -50,7 +80,8 @@ def test_a_workload_is_what_the_options_say(tiny_model: str) -> None:
     facts: dict[str, Any] = {"autocast": True, "replicas": 2, "samples": True}
     work = workload(grpo(tiny_model, group_size=6, micro_batches=2), 4, **facts)
     assert (work.row_lengths, work.accumulates, work.reference, work.prompt_length) == ((64,) * 6, True, True, 54)
-    assert (work.bits, work.slots, work.replicas, work.checkpointing) == (32, 64, 2, False)
+    assert (work.bits, work.slots, work.replicas, work.checkpointing, work.members) == (32, 64, 2, False, (6,))
+    assert len(work.longest_row.input_ids) == 54 + 6 * 9
     work = workload(sft(tiny_model, micro_batches=1, gradient_checkpointing=True), 4, **facts)
     assert (work.row_lengths, work.accumulates, work.reference, work.prompt_length) == ((64,) * 2, False, False, 32)
     assert work.checkpointing

@@ -5,8 +5,9 @@ that knows how the row's tokens attend: `PackedAttention` here (training, refere
 the rollout engine in `vibethinker.rollout.cache` (prefill, decode). One model, one code path, no mask matrix.
 
 On CUDA in half precision packed attention is PyTorch's own flash kernel
-(`torch.nn.attention.varlen`). Elsewhere sequences of like length are padded into rectangles for
-`scaled_dot_product_attention`: right padding needs no mask, since causal queries never look ahead.
+(`torch.nn.attention.varlen`), called twice where prompts are shared (`vibethinker.shared_prompts`). Elsewhere sequences
+of like length are padded into rectangles for `scaled_dot_product_attention`: right padding needs no mask, since causal
+queries never look ahead.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PreTrainedModel
 
 from vibethinker.packing import PackedRow
+from vibethinker.shared_prompts import shared_attention
 
 NAME = "vibethinker"
 _UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias")  # what some architectures ask of attention
@@ -37,28 +39,49 @@ class Attention(Protocol):
 
 
 class PackedAttention:
-    """Causal attention within each sequence of a packed row."""
+    """Causal attention within each sequence of a packed row, its prompt included where that is shared."""
 
     def __init__(self, row: PackedRow):
         self.row = row
         self._rectangles: list[tuple[Tensor, Tensor]] | None = None
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        if flash_serves(query):
-            return _flash(query, key, value, self.row.cu_seqlens, max(self.row.lengths), scale)
-        return self._padded(query, key, value, scale)
+        if not flash_serves(query):
+            return self._padded(query, key, value, scale)
+        if self.row.members:
+            return shared_attention(query, key, value, self.row, scale)
+        return _flash(query, key, value, self.row.cu_seqlens, max(self.row.lengths), scale)
 
     def _padded(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         if self._rectangles is None:  # the same for every layer
-            self._rectangles = [(i.to(query.device), r.to(query.device)) for i, r in rectangles(self.row.lengths)]
+            lengths, place, own = unshared(self.row)
+            found = [(place[i], own[i] & real) for i, real in rectangles(lengths)]
+            self._rectangles = [(i.to(query.device), mine.to(query.device)) for i, mine in found]
         outputs, places = [], []
-        for index, real in self._rectangles:
+        for index, mine in self._rectangles:
             q, k, v = (x[index].transpose(1, 2) for x in (query, key, value))
             out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
-            outputs.append(out.transpose(1, 2)[real])
-            places.append(index[real])
+            outputs.append(out.transpose(1, 2)[mine])
+            places.append(index[mine])
         order = torch.cat(places).argsort()
         return torch.cat(outputs)[order]
+
+
+def unshared(row: PackedRow) -> tuple[tuple[int, ...], Tensor, Tensor]:
+    """The sequences of a row with their prompts, one after the other, [T'] tokens in all.
+
+    Returns:
+        their lengths, the place of each token in the row [T'], and whether it is the first with that place [T']:
+        of the members of a group the first owns the prompt.
+    """
+    segments = torch.arange(len(row.input_ids)).split(row.lengths)
+    prompts, rest = segments[: len(row.members)], iter(segments[len(row.members) :])
+    sequences = [[p, next(rest)] for p, count in zip(prompts, row.members, strict=True) for _ in range(count)]
+    sequences += [[segment] for segment in rest]
+    place = torch.cat([part for parts in sequences for part in parts])
+    firsts = torch.full((len(row.input_ids),), len(place)).scatter_reduce(0, place, torch.arange(len(place)), "amin")
+    own = firsts[place] == torch.arange(len(place))
+    return tuple(sum(map(len, parts)) for parts in sequences), place, own
 
 
 def rectangles(lengths: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:

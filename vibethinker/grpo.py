@@ -28,7 +28,7 @@ from torch import Tensor
 from vibethinker import objectives
 from vibethinker.evaluation import Judged, stable_seed
 from vibethinker.module import PolicyModule
-from vibethinker.packing import PackedRow, Slice, deal, pack
+from vibethinker.packing import PackedRow, Slice, deal_groups, pack
 from vibethinker.policy import AdapterOff, FrozenCopy
 from vibethinker.problems import Problem
 from vibethinker.rewards import Part
@@ -186,8 +186,8 @@ class GRPOModule(PolicyModule):
             return None
         rollouts = judged.rollouts
         lengths = rollouts.lengths
-        whole = [len(p) + len(c) for p, c in zip(rollouts.prompt_ids, rollouts.completion_ids, strict=True)]
-        rows = [row for rows in deal(whole, self.micro_batches, self.row_tokens) for row in rows if row]
+        dealt = deal_groups(rollouts.prompt_ids, rollouts.completion_ids, self.micro_batches, self.row_tokens)
+        rows = [row for rows in dealt for row in rows if row]
         found = []
         with torch.no_grad(), self.trainer.precision_plugin.forward_context(), self.reference() as model:
             for part in rows:
@@ -214,7 +214,7 @@ class GRPOModule(PolicyModule):
             tokens=int(totals[1]),
             max_new_tokens=self.sampling.max_new_tokens,
         )
-        whole = [len(rollouts.prompt_ids[i]) + int(lengths[i]) for i in kept]
+        prompts, completions = ([ids[i] for i in kept] for ids in (rollouts.prompt_ids, rollouts.completion_ids))
 
         def packed(chosen: list[int]) -> Slice:
             row = pack([rollouts.prompt_ids[i] for i in chosen], [rollouts.completion_ids[i] for i in chosen])
@@ -225,7 +225,7 @@ class GRPOModule(PolicyModule):
             }
             return Slice(row, per_token)
 
-        dealt = deal(whole, self.micro_batches, self.row_tokens)
+        dealt = deal_groups(prompts, completions, self.micro_batches, self.row_tokens)
         return [[packed([kept[i] for i in part]) for part in rows] for rows in dealt]
 
     def logprobs(self, model: Any, row: PackedRow, temperature: float | None = None) -> tuple[Tensor, Tensor]:

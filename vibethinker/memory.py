@@ -44,7 +44,7 @@ class Workload:
         bits: of a base weight: 32 or 16, or 8 or 4 where linear layers are quantized.
         checkpointing: whether activations are recomputed.
         autocast: whether updates run under bfloat16 autocast.
-        row_lengths: tokens of each sequence in the longest packed row of an update.
+        row_lengths: tokens of each sequence in the longest packed row of an update, its prompt included.
         prompt_length: tokens of a prompt at the longest.
         group: completions of a prompt.
         accumulates: whether an optimizer step takes several rows.
@@ -54,6 +54,7 @@ class Workload:
         reference: whether there is a frozen copy of the model.
         replicas: processes that exchange gradients.
         fused: whether decoder layers are fused where they can be.
+        members: how many of the row's sequences share each prompt, in their order; empty where none is shared.
     """
 
     config: PreTrainedConfig
@@ -71,6 +72,19 @@ class Workload:
     reference: bool
     replicas: int = 1
     fused: bool = False
+    members: tuple[int, ...] = ()
+
+    @property
+    def longest_row(self) -> PackedRow:
+        """With tokens that say nothing."""
+        groups = self.members or (1,) * len(self.row_lengths)
+        lengths, prompts, completions = iter(self.row_lengths), [], []
+        for count in groups:
+            of_group = [next(lengths) for _ in range(count)]
+            prompt = torch.zeros(min(self.prompt_length, min(of_group) - 1), dtype=torch.long)
+            prompts += [prompt] * count
+            completions += [torch.zeros(n - len(prompt), dtype=torch.long) for n in of_group]
+        return pack(prompts, completions)
 
 
 @dataclass(frozen=True)
@@ -137,10 +151,7 @@ def _faked(policy: nn.Module) -> Any:
 
 def update_bytes(work: Workload) -> int:
     """Peak of forward and backward over the longest row beyond the weights, gradients included."""
-    sequences = len(work.row_lengths)
-    prompts = [torch.zeros(min(work.prompt_length, n - 1), dtype=torch.long) for n in work.row_lengths]
-    rest = [torch.zeros(n - len(p), dtype=torch.long) for n, p in zip(work.row_lengths, prompts, strict=True)]
-    row = pack(prompts, rest) if sequences else pack([], [])
+    row = work.longest_row
     policy = hollow(work.config, work.lora, torch.float32 if work.bits == 32 else torch.bfloat16)
     if work.checkpointing:
         with_checkpointing(policy)

@@ -57,7 +57,8 @@ class PolicyModule(pl.LightningModule):
         micro_batches: parts an optimizer step is split into on each rank; more need less memory.
         row_tokens: longest packed row in tokens, which bounds the memory of an update whatever the lengths are: a
             micro-batch of more is computed as several rows, one after the other. A longer sequence is a row of its
-            own. Without it a micro-batch is one row.
+            own. Without it a micro-batch is one row. The prompt of a group counts once in each row that holds some of
+            its completions.
         lora: train a low-rank adapter instead of the full weights.
         quantization: hold the frozen base in 4 or 8 bits, `4bit-double` with quantized scales; needs `lora`. A
             checkpoint that is quantized already needs no word.
@@ -323,7 +324,7 @@ class PolicyModule(pl.LightningModule):
         part = part.to(self.device)
         logp, entropy = self.logprobs(self.policy, part.row)
         loss = (part.per_token["weight"] * self.token_loss(logp, entropy, part.per_token)).sum()
-        self.add(loss=loss.detach(), tokens=float(len(part.row.input_ids)))
+        self.add(loss=loss.detach(), tokens=float(len(part.row.input_ids)))  # those computed: a shared prompt is once
         return loss * self.trainer.world_size  # the weights count the tokens of all ranks already
 
     def optimizer_zero_grad(self, *args: Any, **kwargs: Any) -> None:

@@ -3,14 +3,17 @@
 A packed row is the concatenation of several sequences with no padding between them: `input_ids` and `position_ids` of
 shape [T] and the boundaries `cu_seqlens` [S+1]. Attention sees the boundaries (`vibethinker.attention`), every other
 layer sees a plain row. Only positions that predict a completion token ever reach the head.
+
+The completions of one prompt share it: it is in the row once, is computed once, and each of them sees it.
 """
 
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,16 +21,23 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class PackedRow:
-    """Several sequences in one row; `T` input tokens, `S` sequences, `N` predicted completion tokens.
+    """Several sequences in one row; `T` input tokens, `S` segments, `N` predicted completion tokens.
+
+    A segment is a whole sequence, unless its prompt is shared. The `P` shared prompts are the first segments, the
+    completions that continue them come next, those of the first prompt first, then whole sequences. Attention is causal
+    in each segment, and a completion's tokens see all of their prompt besides.
 
     Attributes:
         input_ids: [T] tokens; a sequence's last token is left out, since it predicts nothing.
         position_ids: [T] positions, from 0 in every sequence.
-        cu_seqlens: [S+1] int32, where sequences begin and end.
+        cu_seqlens: [S+1] int32, where segments begin and end.
         lengths: the same boundaries as Python integers, so that no kernel launch waits for the device.
         predictors: [N] places in the row whose hidden state predicts a completion token.
-        targets: [N] the completion tokens themselves.
-        owner: [N] the sequence (0 … S-1) each target belongs to.
+        targets: [N] the completion tokens themselves, sequence by sequence as they were given.
+        owner: [N] the sequence, by its number as given, each target belongs to.
+        members: how many segments continue each shared prompt, two at the least; empty where no prompt is shared.
+        cu_members: [P+1] int32, where the tokens that continue each shared prompt begin and end, counted from the first
+            of them; none where no prompt is shared.
     """
 
     input_ids: Tensor
@@ -37,10 +47,23 @@ class PackedRow:
     predictors: Tensor
     targets: Tensor
     owner: Tensor
+    members: tuple[int, ...] = ()
+    cu_members: Tensor | None = None
+
+    @property
+    def prompts(self) -> slice:
+        """The shared prompts' part of the row."""
+        return slice(0, sum(self.lengths[: len(self.members)]))
+
+    @property
+    def continuations(self) -> slice:
+        """The part that continues them."""
+        shared = len(self.members)
+        return slice(self.prompts.stop, sum(self.lengths[: shared + sum(self.members)]))
 
     def to(self, device: torch.device | str) -> PackedRow:
-        names = ("input_ids", "position_ids", "cu_seqlens", "predictors", "targets", "owner")
-        tensors: dict[str, Any] = {name: moved(getattr(self, name), torch.device(device)) for name in names}
+        named = {f.name: getattr(self, f.name) for f in fields(self)}
+        tensors: dict[str, Any] = {n: moved(x, torch.device(device)) for n, x in named.items() if isinstance(x, Tensor)}
         return replace(self, **tensors)
 
 
@@ -77,6 +100,9 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
 def pack(prompts: Sequence[Tensor], completions: Sequence[Tensor], placeholder: int = 0) -> PackedRow:
     """Concatenates prompt and completion pairs into one row.
 
+    Sequences share a prompt if theirs is the same tensor object, as it is in a group of rollouts: equal tokens alone
+    are not looked for. A row of whole sequences keeps the order in which they are given.
+
     Args:
         prompts: `S` one-dimensional token tensors, none empty.
         completions: `S` one-dimensional token tensors, none empty.
@@ -86,23 +112,64 @@ def pack(prompts: Sequence[Tensor], completions: Sequence[Tensor], placeholder: 
     if not prompts:
         bounds, none = torch.tensor([0, 1], dtype=torch.int32), torch.empty(0, dtype=torch.long)
         return PackedRow(torch.tensor([placeholder]), torch.tensor([0]), bounds, (1,), none, none, none)
-    prompt_lengths = torch.tensor([len(p) for p in prompts])
     completion_lengths = torch.tensor([len(c) for c in completions])
-    if int(prompt_lengths.min()) == 0 or int(completion_lengths.min()) == 0:
+    if min(map(len, prompts)) == 0 or int(completion_lengths.min()) == 0:
         raise ValueError("packing: every prompt and every completion needs at least one token")
-    lengths = prompt_lengths + completion_lengths - 1
+    segments, members = _segments(prompts, completions)
+    lengths = torch.tensor([sum(map(len, segment.parts)) for segment in segments])
     ends = lengths.cumsum(0)
+    after_prompt, first_input = torch.zeros(2, len(prompts), dtype=torch.long)
+    for segment, start in zip(segments, (ends - lengths).tolist(), strict=True):
+        for i in segment.sequences:
+            first_input[i] = start + len(prompts[i]) - segment.begin
+            if segment.begin == 0:
+                after_prompt[i] = first_input[i]
     owner = torch.arange(len(prompts)).repeat_interleave(completion_lengths)
     within = _count_up(completion_lengths)
+    bounds = torch.cat([ends.new_zeros(1), ends])
+    # The first segment that continues each shared prompt, and the one after all of them
+    continuing = bounds[len(members) + torch.tensor([0, *members]).cumsum(0)]
     return PackedRow(
-        input_ids=torch.cat([part for p, c in zip(prompts, completions, strict=True) for part in (p, c[:-1])]),
-        position_ids=_count_up(lengths),
-        cu_seqlens=torch.cat([ends.new_zeros(1), ends]).int(),
+        input_ids=torch.cat([part for segment in segments for part in segment.parts]),
+        position_ids=_count_up(lengths) + torch.tensor([s.begin for s in segments]).repeat_interleave(lengths),
+        cu_seqlens=bounds.int(),
         lengths=tuple(lengths.tolist()),
-        predictors=(ends - lengths + prompt_lengths - 1)[owner] + within,
+        predictors=torch.where(within == 0, after_prompt[owner], first_input[owner]) + within - 1,
         targets=torch.cat(list(completions)),
         owner=owner,
+        members=members,
+        cu_members=(continuing - continuing[0]).int() if members else None,
     )
+
+
+class _Segment(NamedTuple):
+    """Tokens that stand together, the sequences they are of, and the position of the first."""
+
+    sequences: list[int]
+    parts: list[Tensor]
+    begin: int
+
+
+def _segments(prompts: Sequence[Tensor], completions: Sequence[Tensor]) -> tuple[list[_Segment], tuple[int, ...]]:
+    """The segments of a row in its order, and how many continue each shared prompt."""
+    # A completion of one token has no inputs: nothing of its sequence is in the row but the prompt
+    continued = [(group, [i for i in group if len(completions[i]) > 1]) for group in grouped(prompts)]
+    shared = [(group, inputs) for group, inputs in continued if len(inputs) > 1]
+    whole = [(group, inputs) for group, inputs in continued if len(inputs) <= 1]
+    segments = [
+        *(_Segment(group, [prompts[group[0]]], 0) for group, _ in shared),
+        *(_Segment([i], [completions[i][:-1]], len(prompts[i])) for _, inputs in shared for i in inputs),
+        *(_Segment(g, [prompts[g[0]], *(completions[i][:-1] for i in inputs)], 0) for g, inputs in whole),
+    ]
+    return segments, tuple(len(inputs) for _, inputs in shared)
+
+
+def grouped(prompts: Sequence[Tensor]) -> list[list[int]]:
+    """The sequences of each prompt object, prompts in the order in which they first come."""
+    groups: dict[int, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        groups.setdefault(id(prompt), []).append(index)
+    return list(groups.values())
 
 
 def balance(lengths: Sequence[int], bins: int) -> list[list[int]]:
@@ -153,6 +220,60 @@ def deal(lengths: Sequence[int], bins: int, budget: int | None) -> list[list[lis
     """Balances sequences over `bins` micro-batches and each of these over rows of at most `budget` tokens."""
     parts = balance(lengths, bins)
     return [[[part[i] for i in row] for row in split([lengths[i] for i in part], budget)] for part in parts]
+
+
+def deal_groups(
+    prompts: Sequence[Tensor], completions: Sequence[Tensor], bins: int, budget: int | None
+) -> list[list[list[int]]]:
+    """Does the same for sequences that share prompts, and keeps those of a prompt together as far as it can.
+
+    A row costs the tokens of its completions, and each of its prompts once. Sequences stand in a line, group after
+    group, and the line is cut: a group may end in the next part, which computes the prompt again. The costliest
+    micro-batch, and in each the costliest row, is as cheap as cuts can make it; rows are the fewest within the budget.
+    A sequence longer than that is a row of its own.
+
+    Args:
+        prompts: of each sequence, the same tensor object where it is shared.
+        completions: of each sequence.
+        bins: micro-batches; with few sequences some are one empty row.
+        budget: of a row in tokens; `None` makes each micro-batch one row.
+
+    Returns:
+        For every micro-batch the rows, for every row the indices of its sequences.
+    """
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, got {bins}")
+    line = [(i, g, len(prompts[i]), len(completions[i])) for g, group in enumerate(grouped(prompts)) for i in group]
+    parts = _evenly(line, bins)
+    dealt = []
+    for part in [*parts, *[[]] * (bins - len(parts))]:
+        rows = _evenly(part, 1 if budget is None else len(_filled(part, budget)))
+        dealt.append([[i for i, *_ in row] for row in rows] or [[]])
+    return dealt
+
+
+_Line = list[tuple[int, int, int, int]]  # sequence, its group, tokens of its prompt and of its completion
+
+
+def _filled(line: _Line, capacity: int) -> list[_Line]:
+    """Cuts a line into the fewest parts that cost no more than a capacity, or are one sequence."""
+    parts: list[_Line] = []
+    room = 0
+    for sequence in line:
+        _, group, prompt, completion = sequence
+        cost = completion if parts and parts[-1][-1][1] == group else prompt + completion
+        if not parts or cost > room:
+            parts.append([])
+            room, cost = capacity, prompt + completion
+        parts[-1].append(sequence)
+        room -= cost
+    return parts
+
+
+def _evenly(line: _Line, count: int) -> list[_Line]:
+    """Cuts a line into at most `count` parts of which the costliest costs least."""
+    most = sum(prompt + completion for *_, prompt, completion in line)
+    return _filled(line, bisect_left(range(most), True, key=lambda capacity: len(_filled(line, capacity)) <= count))
 
 
 def _count_up(lengths: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
@@ -65,12 +66,12 @@ def workload(module: PolicyModule, problems: int | None, *, autocast: bool, repl
         replicas: processes of the run.
         samples: whether anything is sampled between updates.
     """
-    group = getattr(module, "group_size", None)  # of a rollout; demonstrations come one by one
+    group: int | None = getattr(module, "group_size", None)  # of a rollout; demonstrations come one by one
     stored = load_config(module.model_name)
     of_batch = None if problems is None else -(-problems // replicas) * (group or 1)
     sequences = None if of_batch is None else -(-of_batch // module.micro_batches)
-    row = longest_row(sequences, module.max_length, module.row_tokens)
     room = module.max_length - module.sampling.max_new_tokens
+    row = longest_row(sequences, module.max_length, module.row_tokens, room, group or 1)
     return Workload(
         config=stored,
         lora=module.lora,
@@ -87,23 +88,49 @@ def workload(module: PolicyModule, problems: int | None, *, autocast: bool, repl
         reference=isinstance(getattr(module, "reference", None), FrozenCopy),
         replicas=replicas,
         fused=module.fused_kernels,
+        members=members(len(row), group, begins_within=len(row) == sequences) if group else (),
     )
 
 
-def longest_row(sequences: int | None, longest: int, budget: int | None) -> tuple[int, ...]:
-    """Tokens of each sequence in the longest row there can be.
+def longest_row(
+    sequences: int | None, longest: int, budget: int | None, prompt: int = 0, group: int = 1
+) -> tuple[int, ...]:
+    """Tokens of each sequence, its prompt included, in the longest row there can be.
 
     Args:
         sequences: of a micro-batch; `None` for any number of them.
         longest: tokens of a sequence at the most.
-        budget: of a row, if there is one.
+        budget: of a row, if there is one; a shared prompt counts once.
+        prompt: tokens of a prompt at the most.
+        group: sequences that share one.
     """
-    if budget is None or (sequences is not None and sequences * longest <= budget):
-        if sequences is None:
-            raise ValueError("a row of any number of sequences needs a budget")
-        return (longest,) * sequences
-    full, rest = divmod(max(budget, longest), longest)
-    return (longest,) * full + ((rest,) if rest > 1 else ())
+    if sequences is None and budget is None:
+        raise ValueError("a row of any number of sequences needs a budget")
+    row: list[int] = []
+    room: float = math.inf if budget is None else max(budget, longest)
+    while sequences is None or len(row) < sequences:
+        shared = prompt if len(row) % group else 0
+        whole = int(min(longest, room + shared))
+        if whole - shared < 1 or whole < 2:
+            break
+        row.append(whole)
+        room -= whole - shared
+    return tuple(row)
+
+
+def members(sequences: int, group: int, begins_within: bool) -> tuple[int, ...]:
+    """How many sequences of a row share each prompt.
+
+    Args:
+        sequences: of the row.
+        group: sequences of a prompt.
+        begins_within: whether the row may begin, and then end, in the middle of a group: a micro-batch may, where the
+            number of its sequences is not a multiple of the group's.
+    """
+    if begins_within and sequences % group:
+        return (1, *members(sequences - 1, group, False))
+    full, rest = divmod(sequences, group)
+    return (group,) * full + ((rest,) if rest else ())
 
 
 def _bits(module: PolicyModule, config: PreTrainedConfig) -> Literal[4, 8, 16, 32]:
