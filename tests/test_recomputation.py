@@ -21,7 +21,7 @@ from vibethinker.rollout import Sampling
 
 MADE = Estimate(10, 10, {"policy": 40, "optimizer": 80}, {"gradients": 40, "activations": 60}, {"keys and values": 900})
 
-WORK = Workload(Qwen2Config(), None, 32, False, True, (40,), 24, True, 0, 40, Sampling(), False)
+WORK = Workload(Qwen2Config(), None, 32, False, True, (40,), 24, 1, True, 0, 40, Sampling(), False)
 
 
 def test_what_is_decided() -> None:
