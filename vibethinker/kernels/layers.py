@@ -20,6 +20,7 @@ from torch import Tensor
 _ELEMENTS = 2048  # that a program holds of each tensor at a time; a longer row is held whole
 _PER_WARP = 256
 _RESIDENT = 4  # programs that a multiprocessor runs at one time
+_STAGES = 1  # tiles whose loads such a program has under way
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -73,12 +74,13 @@ def _add_norm_backward(
     trains: tl.constexpr,
     tile: tl.constexpr,
     block: tl.constexpr,
+    stages: tl.constexpr,
 ):
     program = tl.program_id(0)
     place = tl.arange(0, block)
     w = tl.load(weight + place, mask=place < width, other=0.0).to(tl.float32)[None, :]
     of_weight = tl.zeros([tile, block], tl.float32)
-    for start in range(program * tile, rows, tl.num_programs(0) * tile):
+    for start in tl.range(program * tile, rows, tl.num_programs(0) * tile, num_stages=stages):
         row = start + tl.arange(0, tile)
         inside = (row < rows)[:, None] & (place < width)[None, :]
         where = row.to(tl.int64)[:, None] * width + place[None, :]
@@ -157,7 +159,7 @@ class _AddNorm(torch.autograd.Function):
             to_weight = scales.new_empty(programs, width) if trains else None
             read = (grads * 3)[:3]
             tensors = (total, weight, scales, total if to_total is None else to_total, *read, to_residual, to_update)
-            flags = (to_total is not None, len(grads), casts, trains, tile, block)
+            flags = (to_total is not None, len(grads), casts, trains, tile, block, _STAGES)
             partial = scales if to_weight is None else to_weight
             _add_norm_backward[(programs,)](*tensors, partial, rows, width, *flags, num_warps=warps)
         if to_weight is not None:
@@ -192,7 +194,7 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> T
     return add_norm(x, None, weight, epsilon, dtype)[1]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _rotate(
     x,
     out,
