@@ -96,7 +96,7 @@ def compile_(model: Any, backend: str = "inductor") -> None:
 
 
 def _recomputable(inner: Any) -> Any:
-    """A layer's forward around one in the place of transformers': checkpointing, which that would bring, is outside."""
+    """With the activation checkpointing that transformers wraps around a layer's own forward, not around another."""
     in_call = "__call__" in vars(GradientCheckpointingLayer)  # before transformers 5.18 or so; then it wraps forward
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from fits import fit, plain_grpo, weights
 from test_fused import CONFIGS, ROW, assert_close, random_model, update
 from transformers import Qwen3Config
 
@@ -82,3 +84,18 @@ def test_what_they_keep_is_what_an_estimate_counts(
             update(model, pack(parts[:1], parts[1:]).to(device), autocast=True)
         peaks.append(ledger.peak)
     assert peaks[0] == pytest.approx(peaks[1], rel=0.05)
+
+
+def test_a_fit(tiny_model: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Policy, reference, several rows a step, recomputation: the same updates as on transformers' layers."""
+    if device == "cuda":
+        pytest.skip("fits of these tests run on a CPU")
+    options: dict[str, Any] = {"learning_rate": 0.3, "row_tokens": 60, "gradient_checkpointing": True}
+    plain, fused = (plain_grpo(tiny_model, **options) for _ in range(2))
+    steps = [fit(plain, steps=3).steps[-1]]
+    monkeypatch.setattr("vibethinker.module.fuse_", partial(fuse_, kernels=layers))
+    steps.append(fit(fused, steps=3).steps[-1])
+    assert "forward" in fused.policy.model.layers[0].__dict__
+    assert steps[1]["train/gradient_norm"] == pytest.approx(steps[0]["train/gradient_norm"], rel=1e-4)
+    for name, weight in weights(plain).items():
+        torch.testing.assert_close(weights(fused)[name], weight, atol=1e-5, rtol=1e-4)

@@ -91,12 +91,14 @@ def _add_norm_backward(
             grad += tl.load(to_second + where, mask=inside, other=0.0).to(tl.float32)
         if readers > 2:
             grad += tl.load(to_third + where, mask=inside, other=0.0).to(tl.float32)
+        if passes:  # asked for early: the sum below waits for all warps
+            passed = tl.load(to_total + where, mask=inside, other=0.0).to(tl.float32)
         if trains:
             of_weight += grad * x
         grad *= w
         grad = scale * (grad - x * (tl.sum(grad * x, 1) / width)[:, None])
         if passes:
-            grad += tl.load(to_total + where, mask=inside, other=0.0).to(tl.float32)
+            grad += passed
         tl.store(to_residual + where, grad.to(to_residual.dtype.element_ty), mask=inside)
         if casts:
             tl.store(to_update + where, grad.to(to_update.dtype.element_ty), mask=inside)
@@ -114,7 +116,7 @@ def _shape(width: int) -> tuple[int, int, int]:
 def _programs(tiles: int, device: torch.device) -> int:
     """As many as run at one time: each goes on with further tiles, and sums the weight's gradient over them."""
     multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-    return max(min(tiles, _RESIDENT * multiprocessors), 1)
+    return min(tiles, _RESIDENT * multiprocessors)
 
 
 class _AddNorm(torch.autograd.Function):
@@ -154,16 +156,13 @@ class _AddNorm(torch.autograd.Function):
         casts = of_update is not None and of_update != of_residual
         to_update = torch.empty_like(total, dtype=of_update) if casts else to_residual
         trains = ctx.needs_input_grad[2]
-        to_weight = scales.new_zeros(programs, width) if trains and not rows else None
+        partial = scales.new_empty(programs if trains else 0, width)
         if rows:
-            to_weight = scales.new_empty(programs, width) if trains else None
             read = (grads * 3)[:3]
             tensors = (total, weight, scales, total if to_total is None else to_total, *read, to_residual, to_update)
             flags = (to_total is not None, len(grads), casts, trains, tile, block, _STAGES)
-            partial = scales if to_weight is None else to_weight
             _add_norm_backward[(programs,)](*tensors, partial, rows, width, *flags, num_warps=warps)
-        if to_weight is not None:
-            to_weight = to_weight.sum(0).to(weight.dtype)
+        to_weight = partial.sum(0).to(weight.dtype) if trains else None
         return to_residual, None if of_update is None else to_update, to_weight, None, None, None
 
 
