@@ -65,8 +65,8 @@ def _sandbox() -> dict[str, str]:
 
 
 def _software() -> dict[str, str]:
-    extras = {"bitsandbytes": "quantized", "liger-kernel": "gpu"}
-    there = {name: importlib.util.find_spec(name.replace("-", "_")) is not None for name in extras}
+    extras = {"bitsandbytes": "quantized"}
+    there = {name: importlib.util.find_spec(name) is not None for name in extras}
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

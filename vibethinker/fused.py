@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import inspect
 from functools import partial
-from importlib.util import find_spec
-from types import FunctionType, MethodType
+from types import MethodType
 from typing import Any, Final, Protocol
 
 import torch
@@ -22,7 +21,6 @@ from vibethinker.attention import Attention, attend
 
 _FAMILIES: Final = ("llama", "qwen2", "qwen3")  # whose layers are what the kernels compute
 _SILU: Final = ("silu", "swish")
-_ROTATION: Final = "apply_rotary_pos_emb"
 
 
 class Kernels(Protocol):
@@ -53,63 +51,7 @@ class Kernels(Protocol):
         ...
 
 
-class Liger:
-    """The norm, rotation and SwiGLU of liger-kernel, in the place of transformers'. On CUDA alone."""
-
-    def __init__(self) -> None:
-        from liger_kernel import ops
-
-        self.ops: Any = ops
-
-    def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        out: Tensor = self.ops.LigerRMSNormFunction.apply(x, weight, epsilon, 0.0, "llama", True, None)
-        return out
-
-    def rotate(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        query, key = self.ops.LigerRopeFunction.apply(query, key, cos, sin)
-        return query, key
-
-    def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
-        out: Tensor = self.ops.LigerSiLUMulFunction.apply(gate, up)
-        return out
-
-    def bind_(self, body: Any) -> None:
-        module: Any
-        for module in body.modules():
-            if type(module).__name__.endswith("RMSNorm"):
-                _bind(module, self._norm())
-            elif hasattr(module, "gate_proj"):
-                _bind(module, self._mlp())
-            elif _ROTATION in (forward := type(module).forward).__code__.co_names:
-                _bind(module, _with_globals(forward, **{_ROTATION: self._rotation()}))
-
-    def _norm(self) -> Any:
-        def forward(module: Any, x: Tensor) -> Tensor:
-            out = self.rms_norm(x, module.weight, module.variance_epsilon)
-            device = x.device.type
-            return out.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else out
-
-        return forward
-
-    def _mlp(self) -> Any:
-        def forward(module: Any, x: Tensor) -> Tensor:
-            out: Tensor = module.down_proj(self.swiglu(module.gate_proj(x), module.up_proj(x)))
-            return out
-
-        return forward
-
-    def _rotation(self) -> Any:
-        def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
-            return self.rotate(query, key, cos, sin)
-
-        return rotate
-
-
-def installed() -> bool:
-    return find_spec("liger_kernel") is not None
-
-
-def fuse_(model: Any, kernels: Kernels | Liger | None = None) -> bool:
+def fuse_(model: Any, kernels: Kernels | None = None) -> bool:
     """Gives a Qwen2, Qwen3 or Llama model, loaded with the attention of this library, fused decoder layers.
 
     Args:
@@ -127,9 +69,6 @@ def fuse_(model: Any, kernels: Kernels | Liger | None = None) -> bool:
         from vibethinker.kernels import layers
 
         kernels = layers
-    if isinstance(kernels, Liger):
-        kernels.bind_(attention.body(model))
-        return True
     for module in attention.body(model).modules():
         if isinstance(module, GradientCheckpointingLayer):
             _bind(module, _recomputable(_layer(kernels)))
@@ -230,11 +169,3 @@ def _of_norm(norm: Any, x: Tensor) -> tuple[Tensor, float, torch.dtype]:
     autocast = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if autocast else torch.promote_types(x.dtype, norm.weight.dtype)
     return norm.weight, norm.variance_epsilon, dtype
-
-
-def _with_globals(function: FunctionType, **names: Any) -> FunctionType:
-    """The same function, in which some global names mean something else."""
-    meanings = {**function.__globals__, **names}
-    made = FunctionType(function.__code__, meanings, function.__name__, function.__defaults__, function.__closure__)
-    made.__kwdefaults__ = function.__kwdefaults__
-    return made

@@ -64,8 +64,8 @@ class PolicyModule(pl.LightningModule):
         base_dtype: precision of a frozen base; `auto` is bfloat16 on CUDA and float32 on CPU.
         gradient_checkpointing: recompute activations in backward to save memory; `auto` does where an update is
             estimated not to fit into the GPU without, and never on a CPU.
-        fused_kernels: RMSNorm, rotary embedding and SwiGLU of liger-kernel for Qwen2, Qwen3 and Llama on CUDA, where
-            it is installed (`vibethinker[gpu]`); not together with `compile`.
+        fused_kernels: decoder layers of Qwen2, Qwen3 and Llama run on this library's own kernels on CUDA; not together
+            with `compile`.
         compile: compile the decoder layers with `torch.compile`, which takes a minute at the first step.
         context_length: longest sequence the model is made for, in place of what its config.json says; exported folders
             carry it on.
