@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from typing import Any
 
@@ -131,6 +132,8 @@ def test_an_update_takes_what_was_estimated(
     options |= {"members": members, "prompt_length": 512 if members else 16}
     work = workload(config=config, row_lengths=(1024,) * 8, **options)
     made: Estimate = estimate(work)
+    gc.collect()
+    before = torch.cuda.memory_allocated()  # what other tests of this process left behind
     model = (
         empty_model(AutoModelForCausalLM.from_config(config), torch.float32, torch.device("cuda"))
         .train()
@@ -153,4 +156,4 @@ def test_an_update_takes_what_was_estimated(
             (-logp.sum()).backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert torch.cuda.max_memory_allocated() == pytest.approx(made.peak, rel=0.15)
+    assert torch.cuda.max_memory_allocated() - before == pytest.approx(made.peak, rel=0.15)

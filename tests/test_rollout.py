@@ -47,8 +47,8 @@ def random_model(name: str, vocab: int = 64, device: str = "cpu", **options: Any
     model_class, config_class, special = ARCHITECTURES[name]
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = config_class(
-        **{**shape, "num_key_value_heads": 2, "vocab_size": vocab, "max_position_embeddings": 128, "eos_token_id": 0},
-        **{"pad_token_id": 0, "attn_implementation": attention.NAME, **special, **options},
+        **{**shape, "num_key_value_heads": 2, "vocab_size": vocab, "eos_token_id": 0, "pad_token_id": 0},
+        **{"max_position_embeddings": 128, "attn_implementation": attention.NAME, **special, **options},
     )
     with torch.random.fork_rng():
         torch.manual_seed(1)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from fits import fit, plain_grpo, weights
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
@@ -19,7 +19,7 @@ from vibethinker.attention import NAME, PackedAttention, hidden_states
 from vibethinker.evaluation import Judged
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.packing import PackedRow, Slice, deal_groups, pack
-from vibethinker.shared_prompts import FLASH, Bounds, merge_, shared_attention
+from vibethinker.shared_prompts import FLASH, Bounds, calls, merge_, shared_attention
 
 WORDS = 50
 GROUPS = [(5, [4, 2, 7]), (1, [3, 3]), (9, [6]), (3, [1, 1, 5]), (4, [1, 8, 1, 2]), (2, [1]), (6, [1, 1])]
@@ -61,8 +61,6 @@ def test_pack_by_hand() -> None:
     assert row.lengths == (3, 1, 1, 2, 2, 1, 3)
     assert row.cu_seqlens.tolist() == [0, 3, 4, 5, 7, 9, 10, 13]
     assert row.members == (2, 2)
-    assert row.cu_members is not None
-    assert row.cu_members.tolist() == [0, 3, 6]
     assert row.input_ids[row.prompts].tolist() == [1, 2, 3, 4]
     assert row.input_ids[row.continuations].tolist() == [10, 13, 14, 20, 21, 23]
     assert row.targets.tolist() == [10, 11, 20, 21, 22, 12, 30, 31, 23, 24, 25, 13, 14, 15]
@@ -73,7 +71,7 @@ def test_pack_by_hand() -> None:
 def test_completions_of_one_token_leave_their_prompt_whole() -> None:
     prompt = torch.tensor([1, 2])
     row = pack([prompt] * 3, [torch.tensor([5]), torch.tensor([6, 7]), torch.tensor([8])])
-    assert (row.lengths, row.members, row.cu_members) == ((3,), (), None)
+    assert (row.lengths, row.members) == ((3,), ())
     assert row.input_ids.tolist() == [1, 2, 6]
     assert row.predictors.tolist() == [1, 1, 2, 1]
 
@@ -96,9 +94,7 @@ def test_a_slice_that_shares_survives_a_checkpoint(tmp_path: Any) -> None:
     torch.save(Slice(row, {"weight": torch.ones(len(row.targets))}).state(), tmp_path / "slice")
     loaded = Slice.from_state(torch.load(tmp_path / "slice", weights_only=True)).to(torch.device("cpu")).row
     assert (loaded.members, loaded.lengths) == (row.members, row.lengths)
-    assert loaded.cu_members is not None
-    assert torch.equal(loaded.cu_members, row.cu_members)  # type: ignore[arg-type]
-    before = {k: v for k, v in Slice(row, {}).state()["row"].items() if "members" not in k}
+    before = {k: v for k, v in Slice(row, {}).state()["row"].items() if k != "members"}
     assert PackedRow(**before).members == ()  # as a checkpoint from before there were any
 
 
@@ -264,14 +260,34 @@ def inputs(tokens: int, dtype: torch.dtype, device: str = "cpu", heads: int = 6,
     return [x.requires_grad_() for x in made[:3]] + made[3:]
 
 
-@given(groups.filter(lambda sizes: any(sum(n > 1 for n in lengths) > 1 for _, lengths in sizes)))
-def test_two_calls_are_one_softmax(sizes: Groups) -> None:
+def test_calls_by_hand() -> None:
+    """Queries of a short prompt go in stretches, each with keys of its own; those of a long one do not."""
+    row = pack(*sequences([(2, [21, 22]), (30, [90, 90, 4]), (5, [9])]))
+    made = calls(row, most=10)
+    assert (made.prompts, made.continuations) == (slice(0, 32), slice(32, 254))
+    assert made.across.queries.tolist() == [0, 13, 27, 41, 222]  # 41 queries, at most 16 a stretch; 181, at most 240
+    assert made.across.keys.tolist() == [0, 2, 4, 6, 36]
+    assert (made.across.longest_queries, made.across.longest_keys) == (181, 30)
+    assert made.places is not None
+    assert made.places.tolist() == [0, 1, 0, 1, 0, 1, *range(2, 32)]
+    assert made.within == (row.cu_seqlens, row.cu_seqlens, 89, 89)
+    whole = calls(row)
+    assert whole.places is None
+    assert whole.across.queries.tolist() == [0, 41, 222]
+    assert whole.across.keys.tolist() == [0, 2, 32]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    groups.filter(lambda sizes: any(sum(n > 1 for n in lengths) > 1 for _, lengths in sizes)), st.sampled_from([2, 99])
+)
+def test_two_calls_are_one_softmax(sizes: Groups, most: int) -> None:
     row = pack(*sequences(sizes))
     query, key, value, grad = inputs(len(row.input_ids), torch.float64)
     scale = 1.3
     expected = plain_attention(query, key, value, row, scale)
     of_expected = torch.autograd.grad(expected, (query, key, value), grad)
-    result = shared_attention(query, key, value, row, scale, Slow())
+    result = shared_attention(query, key, value, calls(row, most), scale, Slow())
     torch.testing.assert_close(result, expected, atol=1e-12, rtol=1e-10)
     for ours, plain in zip(torch.autograd.grad(result, (query, key, value), grad), of_expected, strict=True):
         torch.testing.assert_close(ours, plain, atol=1e-12, rtol=1e-10)
@@ -290,6 +306,7 @@ def test_two_calls_in_a_model(recomputed: bool, monkeypatch: pytest.MonkeyPatch)
     if recomputed:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     monkeypatch.setattr(attention, "flash_serves", lambda query: True)
+    monkeypatch.setattr(attention, "calls", partial(calls, most=4))
     monkeypatch.setattr(attention, "shared_attention", partial(shared_attention, kernel=Slow()))
     ours = update(model, pack(prompts, completions))
     for name, value in expected.items():
@@ -307,9 +324,8 @@ def test_merge_by_hand() -> None:
 
 
 def test_a_row_that_shares_nothing_is_refused() -> None:
-    query, key, value, _ = inputs(4, torch.float64)
     with pytest.raises(ValueError, match="shares no prompt"):
-        shared_attention(query, key, value, pack([torch.arange(3)], [torch.arange(2)]), 1.0, Slow())
+        calls(pack([torch.arange(3)], [torch.arange(2)]))
 
 
 def test_the_private_operators_take_these_arguments() -> None:
@@ -379,9 +395,10 @@ def test_dealt_groups(sizes: Groups, bins: int, budget: int | None) -> None:
 @pytest.mark.gpu
 @cuda
 @pytest.mark.parametrize("strided", [False, True])
-def test_the_kernel_on_cuda(strided: bool) -> None:
+@pytest.mark.parametrize("most", [64, 1024])
+def test_the_kernel_on_cuda(strided: bool, most: int) -> None:
     """Against the same arithmetic in float64, with prompts of many lengths."""
-    sizes = [(128, [256, 17, 300]), (1, [2, 2]), (333, [1, 64, 65, 2]), (7, [40]), (64, [1, 1])]
+    sizes = [(16, [256, 17, 300]), (1, [2, 2]), (128, [256, 17, 300]), (333, [1, 64, 65, 2]), (7, [40]), (64, [1, 1])]
     row = pack(*sequences(sizes)).to("cuda")
     tensors = inputs(len(row.input_ids), torch.bfloat16, "cuda", heads=12, width=128)
     if strided:  # as transformers gives them: heads first
@@ -390,7 +407,7 @@ def test_the_kernel_on_cuda(strided: bool) -> None:
     q, k, v, g = (x.detach().double().cpu().requires_grad_() for x in tensors)
     expected = plain_attention(q, k, v, row.to("cpu"), 128**-0.5)
     of_expected = torch.autograd.grad(expected, (q, k, v), g)
-    result = shared_attention(query, key, value, row, 128**-0.5)
+    result = shared_attention(query, key, value, calls(row, most), 128**-0.5)
     torch.testing.assert_close(result.double().cpu(), expected, atol=1e-2, rtol=2e-2)
     for ours, plain in zip(torch.autograd.grad(result, (query, key, value), grad.detach()), of_expected, strict=True):
         error = (ours.double().cpu() - plain).norm() / plain.norm()

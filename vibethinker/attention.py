@@ -23,7 +23,7 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PreTrainedModel
 
 from vibethinker.packing import PackedRow
-from vibethinker.shared_prompts import shared_attention
+from vibethinker.shared_prompts import Calls, calls, shared_attention
 
 NAME = "vibethinker"
 _UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias")  # what some architectures ask of attention
@@ -43,17 +43,19 @@ class PackedAttention:
 
     def __init__(self, row: PackedRow):
         self.row = row
-        self._rectangles: list[tuple[Tensor, Tensor]] | None = None
+        self._rectangles: list[tuple[Tensor, Tensor]] | None = None  # made once, the same for every layer
+        self._calls: Calls | None = None
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         if not flash_serves(query):
             return self._padded(query, key, value, scale)
         if self.row.members:
-            return shared_attention(query, key, value, self.row, scale)
+            self._calls = self._calls or calls(self.row)
+            return shared_attention(query, key, value, self._calls, scale)
         return _flash(query, key, value, self.row.cu_seqlens, max(self.row.lengths), scale)
 
     def _padded(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        if self._rectangles is None:  # the same for every layer
+        if self._rectangles is None:
             lengths, place, own = unshared(self.row)
             found = [(place[i], own[i] & real) for i, real in rectangles(lengths)]
             self._rectangles = [(i.to(query.device), mine.to(query.device)) for i, mine in found]

@@ -36,8 +36,6 @@ class PackedRow:
         targets: [N] the completion tokens themselves, sequence by sequence as they were given.
         owner: [N] the sequence, by its number as given, each target belongs to.
         members: how many segments continue each shared prompt, two at the least; empty where no prompt is shared.
-        cu_members: [P+1] int32, where the tokens that continue each shared prompt begin and end, counted from the first
-            of them; none where no prompt is shared.
     """
 
     input_ids: Tensor
@@ -48,7 +46,6 @@ class PackedRow:
     targets: Tensor
     owner: Tensor
     members: tuple[int, ...] = ()
-    cu_members: Tensor | None = None
 
     @property
     def prompts(self) -> slice:
@@ -126,19 +123,15 @@ def pack(prompts: Sequence[Tensor], completions: Sequence[Tensor], placeholder: 
                 after_prompt[i] = first_input[i]
     owner = torch.arange(len(prompts)).repeat_interleave(completion_lengths)
     within = _count_up(completion_lengths)
-    bounds = torch.cat([ends.new_zeros(1), ends])
-    # The first segment that continues each shared prompt, and the one after all of them
-    continuing = bounds[len(members) + torch.tensor([0, *members]).cumsum(0)]
     return PackedRow(
         input_ids=torch.cat([part for segment in segments for part in segment.parts]),
         position_ids=_count_up(lengths) + torch.tensor([s.begin for s in segments]).repeat_interleave(lengths),
-        cu_seqlens=bounds.int(),
+        cu_seqlens=torch.cat([ends.new_zeros(1), ends]).int(),
         lengths=tuple(lengths.tolist()),
         predictors=torch.where(within == 0, after_prompt[owner], first_input[owner]) + within - 1,
         targets=torch.cat(list(completions)),
         owner=owner,
         members=members,
-        cu_members=(continuing - continuing[0]).int() if members else None,
     )
 
 
@@ -225,7 +218,7 @@ def deal(lengths: Sequence[int], bins: int, budget: int | None) -> list[list[lis
 def deal_groups(
     prompts: Sequence[Tensor], completions: Sequence[Tensor], bins: int, budget: int | None
 ) -> list[list[list[int]]]:
-    """Does the same for sequences that share prompts, and keeps those of a prompt together as far as it can.
+    """Balances sequences that share prompts over micro-batches and rows, those of a prompt together where they fit.
 
     A row costs the tokens of its completions, and each of its prompts once. Sequences stand in a line, group after
     group, and the line is cut: a group may end in the next part, which computes the prompt again. The costliest

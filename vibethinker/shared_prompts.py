@@ -11,12 +11,16 @@ is the mixture's, so that each of two calls gives the gradients that pass throug
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from itertools import pairwise
+from typing import Any, Final, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from vibethinker.packing import PackedRow
+from vibethinker.packing import PackedRow, moved
+
+_QUERIES: Final = 1024  # of a stretch
+_QUERIES_PER_KEY: Final = 8
 
 
 class Bounds(NamedTuple):
@@ -107,8 +111,62 @@ class Flash:
 FLASH = Flash()
 
 
+class Calls(NamedTuple):
+    """The two calls for a row.
+
+    Attributes:
+        within: the tokens of each segment, causal.
+        across: those that continue a prompt, to all of it.
+        continuations: the part of the row that has the second queries.
+        prompts: the part that has their keys.
+        places: [K] the row's place of each of these keys, where some are there more than once.
+    """
+
+    within: Bounds
+    across: Bounds
+    continuations: slice
+    prompts: slice
+    places: Tensor | None
+
+
+def calls(row: PackedRow, most: int = _QUERIES) -> Calls:
+    """The calls for a row that shares prompts, on its device.
+
+    Backward, the kernel gives each block of 128 keys and each head to one processor, which goes through all of their
+    queries: a short prompt of many completions would leave the others idle. The queries of a prompt are cut into
+    stretches, and each has its keys for itself; of a long prompt, whose copies would cost more, into few.
+
+    Args:
+        row: with shared prompts.
+        most: queries of a stretch, or `_QUERIES_PER_KEY` for each token of its prompt if that is more.
+    """
+    if not row.members:
+        raise ValueError("the row shares no prompt")
+    rest = iter(row.lengths[len(row.members) :])
+    queries, keys, places = [0], [0], []
+    start = 0
+    for prompt, count in zip(row.lengths, row.members, strict=False):
+        tokens = sum(next(rest) for _ in range(count))  # two at the least: the kernel treats single queries otherwise
+        stretches = -(-tokens // max(most, _QUERIES_PER_KEY * prompt))
+        first_query, first_key = queries[-1], keys[-1]
+        queries += [first_query + tokens * i // stretches for i in range(1, stretches + 1)]
+        keys += [first_key + prompt * i for i in range(1, stretches + 1)]
+        places += [torch.arange(start, start + prompt)] * stretches
+        start += prompt
+    device, longest = row.cu_seqlens.device, max(row.lengths)
+    of_queries, of_keys = (moved(torch.tensor(x, dtype=torch.int32), device) for x in (queries, keys))
+    longest_queries = max(b - a for a, b in pairwise(queries))
+    return Calls(
+        within=Bounds(row.cu_seqlens, row.cu_seqlens, longest, longest),
+        across=Bounds(of_queries, of_keys, longest_queries, max(map(len, places))),
+        continuations=row.continuations,
+        prompts=row.prompts,
+        places=moved(torch.cat(places), device) if len(places) > len(row.members) else None,
+    )
+
+
 def shared_attention(
-    query: Tensor, key: Tensor, value: Tensor, row: PackedRow, scale: float, kernel: Kernel = FLASH
+    query: Tensor, key: Tensor, value: Tensor, calls: Calls, scale: float, kernel: Kernel = FLASH
 ) -> Tensor:
     """Causal attention within the sequences of a row that shares prompts.
 
@@ -116,14 +174,14 @@ def shared_attention(
         query: [T, heads, D].
         key: [T, kv_heads, D].
         value: [T, kv_heads, D].
-        row: with shared prompts, on the same device.
+        calls: for the row, on the same device.
         scale: of the scores.
         kernel: the flash kernel, in half precision on CUDA; or arithmetic that stands in for it.
 
     Returns:
         [T, heads, D].
     """
-    out: Tensor = _Shared.apply(query, key, value, row, scale, kernel)
+    out: Tensor = _Shared.apply(query, key, value, calls, scale, kernel)
     return out
 
 
@@ -142,41 +200,38 @@ def merge_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
 class _Shared(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, row: PackedRow, scale: float, kernel: Kernel
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, calls: Calls, scale: float, kernel: Kernel
     ) -> Tensor:
-        within, across = _bounds(row)
-        prompts, rest = row.prompts, row.continuations
-        out, lse = kernel.forward(query, key, value, within, True, scale)
-        merge_(
-            out[rest], lse[:, rest], *kernel.forward(query[rest], key[prompts], value[prompts], across, False, scale)
-        )
+        rest = calls.continuations
+        out, lse = kernel.forward(query, key, value, calls.within, True, scale)
+        keys, values = (_of_prompts(x, calls) for x in (key, value))
+        merge_(out[rest], lse[:, rest], *kernel.forward(query[rest], keys, values, calls.across, False, scale))
         ctx.save_for_backward(query, key, value, out, lse)
-        ctx.row, ctx.scale, ctx.kernel = row, scale, kernel
+        ctx.calls, ctx.scale, ctx.kernel = calls, scale, kernel
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, lse = ctx.saved_tensors
-        within, across = _bounds(ctx.row)
-        prompts, rest = ctx.row.prompts, ctx.row.continuations
-        grads = ctx.kernel.backward(grad, query, key, value, out, lse, within, True, ctx.scale)
-        of_rest = (grad[rest], query[rest], key[prompts], value[prompts], out[rest], lse[:, rest].contiguous())
-        others = ctx.kernel.backward(*of_rest, across, False, ctx.scale)
-        for whole, part, some in zip(grads, (rest, prompts, prompts), others, strict=True):
-            whole[part].add_(some)
+        calls, rest = ctx.calls, ctx.calls.continuations
+        grads = ctx.kernel.backward(grad, query, key, value, out, lse, calls.within, True, ctx.scale)
+        keys, values = (_of_prompts(x, calls) for x in (key, value))
+        of_rest = (grad[rest], query[rest], keys, values, out[rest], lse[:, rest].contiguous())
+        to_query, *others = ctx.kernel.backward(*of_rest, calls.across, False, ctx.scale)
+        grads[0][rest].add_(to_query)
+        for whole, part in zip(grads[1:], others, strict=True):
+            _add_to_prompts_(whole, part, calls)
         return *grads, None, None, None
 
 
-def _bounds(row: PackedRow) -> tuple[Bounds, Bounds]:
-    """Of the tokens within their segments, and of those that continue the shared prompts to these.
+def _of_prompts(x: Tensor, calls: Calls) -> Tensor:
+    return x[calls.prompts] if calls.places is None else x.index_select(0, calls.places)
 
-    The second have two queries at the least for every prompt: none is empty, and the kernel orders its results in
-    another way where no stretch has more than one.
-    """
-    if row.cu_members is None:
-        raise ValueError("the row shares no prompt")
-    prompts, longest = len(row.members), max(row.lengths)
-    rest = iter(row.lengths[prompts:])
-    most = max(sum(next(rest) for _ in range(count)) for count in row.members)
-    within = Bounds(row.cu_seqlens, row.cu_seqlens, longest, longest)
-    return within, Bounds(row.cu_members, row.cu_seqlens[: prompts + 1], most, max(row.lengths[:prompts]))
+
+def _add_to_prompts_(total: Tensor, part: Tensor, calls: Calls) -> None:
+    """Adds the gradients of all copies of the prompts' keys, with one rounding."""
+    prompts = total[calls.prompts]
+    if calls.places is not None:
+        wide = torch.promote_types(part.dtype, torch.float32)
+        part = torch.zeros_like(prompts, dtype=wide).index_add_(0, calls.places, part.to(wide))
+    prompts.add_(part)

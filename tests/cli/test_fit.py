@@ -200,7 +200,7 @@ def test_a_dry_run_needs_neither_weights_nor_data_and_writes_nothing(
     assert "gradient_checkpointing=auto: off, updates take 0.0 GiB without" in capsys.readouterr().out
     assert main(fit(folder, "mgpo", "run", *options, "--dry_run", "0.0001")) == 0
     assert "gradient_checkpointing=auto: on, updates would take 0.0 GiB without" in capsys.readouterr().out
-    options += ["--model.gradient_checkpointing", "false"]
+    options += ["--model.gradient_checkpointing", "false", "--model.slots", "8"]  # so that updates take more
     assert main(fit(folder, "mgpo", "run", *options, "--dry_run", "0.0001")) == 0
     shown = capsys.readouterr().out
     assert "gradient_checkpointing=auto" not in shown

@@ -27,7 +27,7 @@ def test_statistics_and_gradient(dtype: torch.dtype, temperature: float, device:
     for ours, plain in zip(head.statistics(logits, targets, temperature), expected, strict=True):
         assert ours.dtype == torch.float32
         finite = ~plain.isnan()  # the plain entropy makes 0 · −∞ of a word without mass
-        torch.testing.assert_close(ours[finite], plain[finite], atol=2e-5, rtol=2e-5)
+        torch.testing.assert_close(ours[finite], plain[finite], atol=1e-4, rtol=2e-5)  # 85 − 85 at a sure thing
 
     rows = [0, 1, 3, 4]
     _, entropy, normaliser = expected

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -117,7 +118,7 @@ class Decoder:
 
     def _captured(self, call: Callable[[], None]) -> torch.cuda.CUDAGraph:
         """Without what `torch.cuda.graph` does beside it: collecting garbage and emptying caches takes longer."""
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        graph, stream = torch.cuda.CUDAGraph(), _capture_stream(self.stops.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), _no_collection():
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
@@ -127,6 +128,12 @@ class Decoder:
                 graph.capture_end()
         torch.cuda.current_stream().wait_stream(stream)
         return graph
+
+
+@cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all captures: the matrix library keeps a workspace for every stream it has seen."""
+    return torch.cuda.Stream(device)
 
 
 @contextmanager
