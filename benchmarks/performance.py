@@ -44,7 +44,6 @@ class Part:
 
 
 PARTS = {
-    "tests": Part("checks.tests", 90, model=False),
     "rollout": Part("rollouts.rollout", 90),
     "agreement": Part("rollouts.agreement", 30),
     "grpo-short": Part("updates.grpo_short", 50),
@@ -52,11 +51,12 @@ PARTS = {
     "head": Part("head.head", 15, model=False),
     "trl-grpo-short": Part("peers.grpo_short", 60),
     "trl-sft": Part("peers.sft", 60),
-    "long-tail": Part("rollouts.long_tail", 70),
-    "grpo-long": Part("updates.grpo_long", 75),
-    "context": Part("updates.context", 60),
+    "grpo-long": Part("updates.grpo_long", 70),
     "trl-grpo-long": Part("peers.grpo_long", 130),
+    "long-tail": Part("rollouts.long_tail", 60),
+    "context": Part("updates.context", 60),
     "generate": Part("rollouts.generate", 35),
+    "tests": Part("checks.tests", 80, model=False),
     "sft-compiled": Part("updates.sft_compiled", 110),
     "cpu": Part("rollouts.cpu", 50, model=False),
 }

@@ -31,21 +31,24 @@ def rollout(setting: Setting) -> None:
     """Whole calls of `generate` on a bfloat16 replica of float32 weights."""
     scale = setting.scale
     policy = load_policy(setting.model).to(setting.device)
+
+    def call(engine: RolloutEngine, prompts: list[list[int]], length: int) -> float:
+        """With room for completions as long as the engine's prompts leave, whatever is used of it."""
+        limits = [length] * (len(prompts) * scale.group)
+        sampling = whole(engine.max_length - scale.prompt)
+        return setting.seconds(lambda: engine.generate(prompts, scale.group, sampling, seed=0, limits=limits))
+
     begin = time.perf_counter()
-    engine = RolloutEngine(policy, max_length=scale.prompt + scale.long, slots=scale.prompts * scale.group)
+    engine = RolloutEngine(policy, max_length=scale.prompt + scale.short, slots=scale.prompts * scale.group)
     made = time.perf_counter() - begin
     sync = median(setting.times(lambda: engine.sync(policy), 5))
     prompts = setting.prompts(scale.prompts)
-
-    def call(length: int) -> float:
-        return setting.seconds(lambda: engine.generate(prompts, scale.group, whole(length), seed=0))
-
-    first = call(scale.short)
+    first = call(engine, prompts, scale.short)
     setting.forget_peak()
-    times = [call(scale.short) for _ in range(2 * REPEATS - 1)]
+    times = [call(engine, prompts, scale.short) for _ in range(2 * REPEATS - 1)]
     seconds, count = median(times), scale.prompts * scale.group
     part = scale.short // 4
-    step = (seconds - median([call(part) for _ in range(REPEATS)])) / (scale.short - part)
+    step = (seconds - median([call(engine, prompts, part) for _ in range(REPEATS)])) / (scale.short - part)
     figures = {**_rate(count * scale.short, times), "gib": setting.peak, "step_ms": 1000 * step}
     setting.report(sync_seconds=sync, warm_up_seconds=made + first - seconds, short=figures)
     del engine
@@ -53,9 +56,9 @@ def rollout(setting: Setting) -> None:
 
     engine = RolloutEngine(policy, max_length=scale.prompt + scale.long, slots=scale.many * scale.group)
     prompts = setting.prompts(scale.many)
-    call(scale.short)
+    call(engine, prompts, scale.short)
     setting.forget_peak()
-    short, times = call(scale.short), [call(scale.long) for _ in range(2)]
+    short, times = call(engine, prompts, scale.short), [call(engine, prompts, scale.long) for _ in range(2)]
     step = (median(times) - short) / (scale.long - scale.short)
     rate = _rate(scale.many * scale.group * scale.long, times)
     setting.report(long={**rate, "gib": setting.peak, "step_ms": 1000 * step})
@@ -75,7 +78,7 @@ def long_tail(setting: Setting) -> None:
     lengths = long_tailed(scale.tail, scale.tail_mean, scale.tail_longest)
 
     def call(limits: list[int]) -> float:
-        sampling = whole(max(limits))
+        sampling = whole(scale.tail_longest)
         rollouts: list[Rollouts] = []
         seconds = setting.seconds(
             lambda: rollouts.append(engine.generate(prompts, scale.group, sampling, seed=0, limits=limits))
@@ -87,7 +90,7 @@ def long_tail(setting: Setting) -> None:
     call([-(-length // 4) for length in lengths])
     for name, limits in (("equal", [scale.tail_mean] * scale.tail), ("tail", lengths)):
         setting.forget_peak()
-        figures = _rate(sum(limits), [call(limits) for _ in range(REPEATS)])
+        figures = _rate(sum(limits), [call(limits) for _ in range(2)])
         setting.report(**{name: {**figures, "longest": max(limits), "gib": setting.peak}})
 
 

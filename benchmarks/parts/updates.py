@@ -17,7 +17,7 @@ from vibethinker.evaluation import Judged
 from vibethinker.rollout import Rollouts
 
 LEARNING_RATE = 1e-6
-SFT_STEPS, SHORT_STEPS, LONG_STEPS = 8, 5, 3  # the first of them warms up
+SFT_STEPS, SHORT_STEPS, LONG_STEPS = 8, 5, 2  # the first of them warms up
 SFT_VARIANTS: dict[str, dict[str, Any]] = {
     "no recomputation": {"gradient_checkpointing": False},
     "recomputation": {"gradient_checkpointing": True},
