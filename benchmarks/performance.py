@@ -1,6 +1,6 @@
 """Speed and memory on one GPU, ours and what users have otherwise, against the goals: writes docs/performance.md.
 
-    python benchmarks/performance.py                     # one CUDA device with 80 GiB or more, about ten minutes
+    python benchmarks/performance.py                     # one CUDA device with 80 GiB or more, about fifteen minutes
     python benchmarks/performance.py --only rollout sft  # some parts, beside the figures that are there
     python benchmarks/performance.py --smoke             # a tiny model on whatever there is: does everything run?
 
@@ -44,17 +44,17 @@ class Part:
 
 
 PARTS = {
-    "rollout": Part("rollouts.rollout", 90),
+    "rollout": Part("rollouts.rollout", 65),
     "agreement": Part("rollouts.agreement", 30),
-    "grpo-short": Part("updates.grpo_short", 50),
-    "sft": Part("updates.sft", 45),
+    "grpo-short": Part("updates.grpo_short", 60),
+    "sft": Part("updates.sft", 60),
     "head": Part("head.head", 15, model=False),
-    "trl-grpo-short": Part("peers.grpo_short", 60),
-    "trl-sft": Part("peers.sft", 60),
-    "grpo-long": Part("updates.grpo_long", 70),
-    "trl-grpo-long": Part("peers.grpo_long", 130),
-    "long-tail": Part("rollouts.long_tail", 60),
-    "context": Part("updates.context", 60),
+    "trl-grpo-short": Part("peers.grpo_short", 85),
+    "trl-sft": Part("peers.sft", 40),
+    "grpo-long": Part("updates.grpo_long", 90),
+    "trl-grpo-long": Part("peers.grpo_long", 225),
+    "long-tail": Part("rollouts.long_tail", 65),
+    "context": Part("updates.context", 90),
     "generate": Part("rollouts.generate", 35),
     "tests": Part("checks.tests", 80, model=False),
     "sft-compiled": Part("updates.sft_compiled", 110),
