@@ -171,11 +171,7 @@ class _Plain:
         self.member[self.within] = row
         self.prompt_room, self.room = int(prompt_lengths.max()), int(made.max()) + 1
         group_length = torch.zeros_like(self.place).scatter_(0, group, prompt_lengths)
-        dtype = cache.prompts.dtype
-        self.prompt_bias, self.bias = (
-            _unseen(group_length, self.prompt_room, dtype),
-            _unseen(made + 1, self.room, dtype),
-        )
+        self.prompt_bias, self.bias = _unseen(group_length, self.prompt_room), _unseen(made + 1, self.room)
         head = torch.arange(cache.kv_heads, device=device)
         self.new = ((row[:, None] * cache.kv_heads + head) * cache.completions.shape[4] + made[:, None]).flatten()
 
@@ -185,27 +181,32 @@ class _Plain:
         for store, new in zip(of_completions, (key, value), strict=True):
             store.flatten(0, 2).index_copy_(0, self.new, new.flatten(0, 1))
         count, kv_heads, size = len(query), key.shape[1], query.shape[-1]
-        q = query.view(count, kv_heads, -1, size)  # query heads of one key head, as if they were tokens
-        own = _attend(q, of_completions[:, :count, :, : self.room], self.bias, scale)
+        q = scale * query.view(count, kv_heads, -1, size)  # query heads of one key head, as if they were tokens
+        mixed, top, total = _attend(q, of_completions[:, :count, :, : self.room], self.bias)
         # all rows' heads of a group as if they were tokens
         grouped = q[self.member].unflatten(0, (-1, self.size)).transpose(1, 2).flatten(2, 3)
-        shared = _attend(grouped, of_prompts[:, self.place, :, : self.prompt_room], self.prompt_bias, scale)
-        of_rows = [x.unflatten(2, (self.size, -1)).transpose(1, 2).flatten(0, 1)[self.within] for x in shared]
-        total = torch.logaddexp(own[1], of_rows[1])
-        out = own[0] * (own[1] - total).exp() + of_rows[0] * (of_rows[1] - total).exp()
+        of_groups = _attend(grouped, of_prompts[:, self.place, :, : self.prompt_room], self.prompt_bias)
+        of_rows = [x.unflatten(2, (self.size, -1)).transpose(1, 2).flatten(0, 1)[self.within] for x in of_groups]
+        highest = torch.maximum(top, of_rows[1])
+        own, shared = (top - highest).exp_(), (of_rows[1] - highest).exp_()
+        out = (mixed * own + of_rows[0] * shared) / (total * own + of_rows[2] * shared)
         return out.to(query.dtype).reshape(query.shape)
 
 
-def _unseen(lengths: Tensor, room: int, dtype: torch.dtype) -> Tensor:
+def _unseen(lengths: Tensor, room: int) -> Tensor:
     """A bias [R, 1, 1, room] that leaves the first `lengths` [R] of these places."""
     unseen = torch.arange(room, device=lengths.device) >= lengths[:, None]
-    return torch.zeros(unseen.shape, dtype=dtype, device=lengths.device).masked_fill_(unseen, -torch.inf)[:, None, None]
+    return torch.zeros(unseen.shape, device=lengths.device).masked_fill_(unseen, -torch.inf)[:, None, None]
 
 
-def _attend(query: Tensor, key_value: Tensor, bias: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Attention of a query [B, heads, T, D], and the logarithm of its normaliser [B, heads, T, 1]."""
-    key, value = key_value
-    out, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, attn_mask=bias.expand(-1, -1, query.shape[2], -1), scale=scale
-    )
-    return out, log_sum[..., None]
+def _attend(query: Tensor, key_value: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Attention of a scaled query [B, heads, T, D] before it is normalised, the highest score and the normaliser.
+
+    As products of many small matrices: PyTorch's attention for the CPU is made for longer queries.
+    """
+    key, value = key_value.flatten(1, 2)
+    scores = torch.bmm(query.flatten(0, 1), key.mT).unflatten(0, query.shape[:2]).float().add_(bias)
+    top = scores.amax(-1, keepdim=True)
+    weights = scores.sub_(top).exp_()
+    mixed = torch.bmm(weights.flatten(0, 1).to(value.dtype), value).unflatten(0, query.shape[:2])
+    return mixed, top, weights.sum(-1, keepdim=True)
