@@ -16,6 +16,8 @@ from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -32,9 +34,10 @@ from vibethinker.rollout.cache import slot_bytes
 from vibethinker.rollout.sampling import sample, uniforms
 
 PROMPTS = [[5, 6, 7, 8, 9], [3], [40, 41], [5, 6, 7, 8, 9], [11, 12, 13, 14, 15, 16, 17, 18, 19]]
-ARCHITECTURES: dict[str, Any] = {
+ARCHITECTURES: dict[str, Any] = {  # mistral goes through transformers' own layers, the others through fewer operations
     "qwen2": (Qwen2ForCausalLM, Qwen2Config, {"tie_word_embeddings": True}),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"tie_word_embeddings": True, "head_dim": 16}),
+    "mistral": (MistralForCausalLM, MistralConfig, {"tie_word_embeddings": False, "sliding_window": None}),
     "llama": (LlamaForCausalLM, LlamaConfig, {"tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True}),
 }
 

@@ -9,12 +9,12 @@ they pass over memory. Arithmetic is float32, results are rounded once.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from vibethinker.rollout.steps import Rotation
 
 _LOG2_E = 1.4426950408889634
 _COPIED = 8192  # elements a program copies
@@ -84,19 +84,6 @@ def _rotate(
     s = tl.load(sin + angle, mask=inside, other=0.0)
     tl.store(first, (x * c - y * s).to(qkv.dtype.element_ty), mask=inside)
     tl.store(second, (y * c + x * s).to(qkv.dtype.element_ty), mask=inside)
-
-
-class Rotation(NamedTuple):
-    """What queries and keys go through before they meet (rotary embedding, arXiv 2104.09864).
-
-    Attributes:
-        cos, sin: float32 [M, D/2], of each position's angles.
-        norms: where each head is normalised first, the weights [D] of the queries' and the keys' RMS norm, and epsilon.
-    """
-
-    cos: Tensor
-    sin: Tensor
-    norms: tuple[Tensor, Tensor, float] | None = None
 
 
 def rotate_(qkv: Tensor, positions: Tensor, heads: int, kv_heads: int, rotation: Rotation) -> None:

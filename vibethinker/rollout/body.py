@@ -1,4 +1,4 @@
-"""The decoder of Llama-like models for inference: the replica's own weights, few kernels.
+"""The decoder of Llama-like models for inference: the replica's own weights, few operations.
 
 What transformers computes in some thirty operations a layer takes eight here: queries, keys and values are one product,
 gate and up another, and what lies between products is one pass each. The residual stream is float32, as it is in an
@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vibethinker.attention import Attention
+from vibethinker.rollout import steps
 from vibethinker.rollout.cache import DecodeAttention, head_size
+from vibethinker.rollout.state import kernels_of
+from vibethinker.rollout.steps import Rotation
 
 _SERVED = ("llama", "qwen2", "qwen3")
 _FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")  # angles that do not change with the sequence
@@ -34,10 +37,8 @@ class FusedBody:
     """
 
     def __init__(self, model: PreTrainedModel, max_length: int):
-        from vibethinker.kernels import decoding
-
-        self.kernels: Any = decoding
         config, self.model = model.config, model
+        self.kernels: Any = kernels_of(model.device) or steps
         decoder: Any = model.base_model
         self.embedding, self.norm, self.layers = decoder.embed_tokens, decoder.norm, decoder.layers
         self.heads, self.kv_heads, self.size = config.num_attention_heads, config.num_key_value_heads, head_size(config)
@@ -48,16 +49,15 @@ class FusedBody:
         positions = torch.arange(max_length, device=device)[None]
         cos, sin = decoder.rotary_emb(torch.empty(0, dtype=torch.float32, device=device), positions)
         cos, sin = (x[0, :, : self.size // 2].contiguous() for x in (cos, sin))
-        self.rotations = [decoding.Rotation(cos, sin, _head_norms(a)) for a in attention]
+        self.rotations = [Rotation(cos, sin, _head_norms(a)) for a in attention]
 
     @staticmethod
     def serves(model: PreTrainedModel) -> bool:
-        """Whether the model's decoder is one of those known here, on a device with kernels."""
+        """Whether the model's decoder is one of those known here."""
         config: Any = model.config
         rotation = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
         return (
-            model.device.type == "cuda"
-            and config.model_type in _SERVED
+            config.model_type in _SERVED
             and config.hidden_act == "silu"
             and rotation in _FIXED_ROTATIONS
             and not getattr(config, "use_sliding_window", False)
@@ -79,7 +79,7 @@ class FusedBody:
     def _attended(self, index: int, qkv: Tensor, position_ids: Tensor, attention: Attention) -> Tensor:
         rotation, scale = self.rotations[index], self.layers[index].self_attn.scaling
         q, k, v = qkv.view(len(qkv), -1, self.size).split([self.heads, self.kv_heads, self.kv_heads], 1)
-        if isinstance(attention, DecodeAttention):
+        if isinstance(attention, DecodeAttention) and attention.plain is None:
             return attention.attend(index, q, k, v, scale, rotation)
         self.kernels.rotate_(qkv, position_ids, self.heads, self.kv_heads, rotation)
         return attention.attend(index, q, k, v, scale)
