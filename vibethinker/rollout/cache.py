@@ -170,8 +170,8 @@ class _Plain:
         self.member = torch.zeros(len(members) * self.size, dtype=torch.long, device=device)
         self.member[self.within] = row
         self.prompt_room, self.room = int(prompt_lengths.max()), int(made.max()) + 1
-        group_length = torch.zeros_like(self.place).scatter_(0, group, prompt_lengths)
-        self.prompt_bias, self.bias = _unseen(group_length, self.prompt_room), _unseen(made + 1, self.room)
+        unseen = torch.cat([_unseen(prompt_lengths, self.prompt_room), _unseen(made + 1, self.room)], 1)
+        self.bias = torch.zeros(unseen.shape, device=device).masked_fill_(unseen, -torch.inf)[:, None, None]
         head = torch.arange(cache.kv_heads, device=device)
         self.new = ((row[:, None] * cache.kv_heads + head) * cache.completions.shape[4] + made[:, None]).flatten()
 
@@ -182,31 +182,28 @@ class _Plain:
             store.flatten(0, 2).index_copy_(0, self.new, new.flatten(0, 1))
         count, kv_heads, size = len(query), key.shape[1], query.shape[-1]
         q = scale * query.view(count, kv_heads, -1, size)  # query heads of one key head, as if they were tokens
-        mixed, top, total = _attend(q, of_completions[:, :count, :, : self.room], self.bias)
-        # all rows' heads of a group as if they were tokens
-        grouped = q[self.member].unflatten(0, (-1, self.size)).transpose(1, 2).flatten(2, 3)
-        of_groups = _attend(grouped, of_prompts[:, self.place, :, : self.prompt_room], self.prompt_bias)
-        of_rows = [x.unflatten(2, (self.size, -1)).transpose(1, 2).flatten(0, 1)[self.within] for x in of_groups]
-        highest = torch.maximum(top, of_rows[1])
-        own, shared = (top - highest).exp_(), (of_rows[1] - highest).exp_()
-        out = (mixed * own + of_rows[0] * shared) / (total * own + of_rows[2] * shared)
-        return out.to(query.dtype).reshape(query.shape)
+        k, v = of_completions[:, :count, :, : self.room]
+        prompt_k, prompt_v = of_prompts[:, self.place, :, : self.prompt_room]
+        of_prompt = self._ungrouped(_product(self._grouped(q), prompt_k.mT))
+        scores = torch.cat([of_prompt, _product(q, k.mT)], -1).float().add_(self.bias)
+        to_prompt, to_completion = scores.softmax(-1).to(v.dtype).split([self.prompt_room, self.room], -1)
+        out = _product(to_completion, v)
+        return out.add_(self._ungrouped(_product(self._grouped(to_prompt), prompt_v))).view(query.shape)
+
+    def _grouped(self, x: Tensor) -> Tensor:
+        """Of rows [R, kv_heads, T, X] → of groups [P, kv_heads, members · T, X], all rows' heads as if tokens."""
+        return x[self.member].unflatten(0, (-1, self.size)).transpose(1, 2).flatten(2, 3)
+
+    def _ungrouped(self, x: Tensor) -> Tensor:
+        """The inverse."""
+        return x.unflatten(2, (self.size, -1)).transpose(1, 2).flatten(0, 1)[self.within]
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Of many small matrices: PyTorch's attention for the CPU is made for longer queries, and `matmul` copies."""
+    return torch.bmm(a.flatten(0, 1), b.flatten(0, 1)).unflatten(0, a.shape[:2])
 
 
 def _unseen(lengths: Tensor, room: int) -> Tensor:
-    """A bias [R, 1, 1, room] that leaves the first `lengths` [R] of these places."""
-    unseen = torch.arange(room, device=lengths.device) >= lengths[:, None]
-    return torch.zeros(unseen.shape, device=lengths.device).masked_fill_(unseen, -torch.inf)[:, None, None]
-
-
-def _attend(query: Tensor, key_value: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Attention of a scaled query [B, heads, T, D] before it is normalised, the highest score and the normaliser.
-
-    As products of many small matrices: PyTorch's attention for the CPU is made for longer queries.
-    """
-    key, value = key_value.flatten(1, 2)
-    scores = torch.bmm(query.flatten(0, 1), key.mT).unflatten(0, query.shape[:2]).float().add_(bias)
-    top = scores.amax(-1, keepdim=True)
-    weights = scores.sub_(top).exp_()
-    mixed = torch.bmm(weights.flatten(0, 1).to(value.dtype), value).unflatten(0, query.shape[:2])
-    return mixed, top, weights.sum(-1, keepdim=True)
+    """Whether each of so many places lies behind the first `lengths` [R] of them, [R, room]."""
+    return torch.arange(room, device=lengths.device) >= lengths[:, None]
