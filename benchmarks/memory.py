@@ -40,12 +40,13 @@ MODELS: dict[str, dict[str, Any]] = {
 LORA = ["--model.lora.rank", "32"]
 FOUR_BITS = [*LORA, "--model.quantization", "4bit"]
 RECOMPUTED = ["--model.gradient_checkpointing", "true"]
+KEPT = ["--model.gradient_checkpointing", "false"]
 GROUPS = ["--model.group_size", "16", "--model.slots", "128"]
 # model, module, tokens of a sequence, problems of a batch, packed rows, further options
 CASES: dict[str, tuple[str, str, int, int, int, list[str]]] = {
-    "1.5B SFT": ("Qwen2", "SFTModule", 4096, 4, 2, []),
+    "1.5B SFT": ("Qwen2", "SFTModule", 4096, 4, 2, KEPT),
     "1.5B SFT, recomputed": ("Qwen2", "SFTModule", 8192, 4, 2, RECOMPUTED),
-    "1.5B SFT, LoRA": ("Qwen2", "SFTModule", 4096, 4, 2, LORA),
+    "1.5B SFT, LoRA": ("Qwen2", "SFTModule", 4096, 4, 2, [*LORA, *KEPT]),
     "1.5B SFT, 4 bits, recomputed": (
         "Qwen2",
         "SFTModule",
@@ -55,7 +56,7 @@ CASES: dict[str, tuple[str, str, int, int, int, list[str]]] = {
         [*FOUR_BITS, *RECOMPUTED],
     ),
     "1.5B MGPO, recomputed": ("Qwen2", "GRPOModule", 512, 8, 8, [*GROUPS, *RECOMPUTED]),
-    "0.6B MGPO, 4 bits": ("Qwen3", "GRPOModule", 512, 8, 8, [*GROUPS, *FOUR_BITS]),
+    "0.6B MGPO, 4 bits": ("Qwen3", "GRPOModule", 512, 8, 8, [*GROUPS, *FOUR_BITS, *KEPT]),
 }
 
 
