@@ -92,7 +92,7 @@ class RolloutEngine:
         self.device = next(model.parameters()).device
         self.dtype = dtype or (torch.bfloat16 if self.device.type == "cuda" else torch.float32)
         self.max_length, self.cache_gib, self.graphs, self._config = max_length, cache_gib, graphs, model.config
-        self.slots = slots if cache_gib is None else self._fitting(slots, cache_gib * _GIB, "cache_gib")
+        self._most = self.slots = slots if cache_gib is None else self._fitting(slots, cache_gib * _GIB, "cache_gib")
         self.replica = policies.empty_model(model, self.dtype, self.device)
         if reason := refusal(self.replica):
             rank_zero_warn(
@@ -133,7 +133,7 @@ class RolloutEngine:
             self.release()
             if self.device.type == "cuda" and self.cache_gib is None:
                 free = torch.cuda.mem_get_info(self.device)[0] + _unused(self.device)
-                self.slots = self._fitting(self.slots, _CACHE_SHARE * free, "free GPU memory")
+                self.slots = self._fitting(self._most, _CACHE_SHARE * free, "free GPU memory")
             assert self._body is not None, "transformers' generate keeps its own cache"
             lengths = (self.max_length - completion_length, completion_length)
             self._decoder = Decoder(self.replica, self._body, self.slots, *lengths, self.graphs)
