@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import pytest
-import runs
+import quick
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
@@ -34,11 +34,11 @@ class Improving:
 
 def fit(folder: Path, model: str, domains: Sequence[str], improving: Sequence[str], *callbacks: Any) -> pl.Trainer:
     """Probed at 2 and 4; domains that improve choose 4, the others tie and keep 2."""
-    choices = [runs.best(folder, domain) for domain in domains]
-    run = runs.trainer(folder, DiversityProbe(2, n=4, k=2), HuggingFaceExport(), *callbacks, *choices, max_steps=4)
+    choices = [quick.best(folder, domain) for domain in domains]
+    run = quick.trainer(folder, DiversityProbe(2, n=4, k=2), HuggingFaceExport(), *callbacks, *choices, max_steps=4)
     run.fit(
-        runs.sft(model, reward=Improving(improving), seed=len(domains[0])),
-        datamodule=runs.data(domains, probe_size=2 * len(domains)),
+        quick.sft(model, reward=Improving(improving), seed=len(domains[0])),
+        datamodule=quick.data(domains, probe_size=2 * len(domains)),
     )
     return run
 
@@ -65,20 +65,20 @@ def test_one_fit_fuses_the_choices_of_its_domains(tmp_path: Path, tiny_model: st
 
 def test_weights_are_of_domains(tmp_path: Path, tiny_model: str) -> None:
     fusion = ExpertFusion(str(tmp_path / "fused"), weights={"geometry": 1.0, "algebra": 0.0})
-    fit(tmp_path, tiny_model, runs.DOMAINS, ["geometry"], fusion)
+    fit(tmp_path, tiny_model, quick.DOMAINS, ["geometry"], fusion)
     fused, chosen = tensors(tmp_path / "fused"), tensors(tmp_path / "geometry" / "step=4")
-    runs.assert_same_weights(fused, chosen)
+    quick.assert_same_weights(fused, chosen)
 
 
 def test_the_fit_that_completes_the_set_fuses(tmp_path: Path, tiny_model: str) -> None:
     def specialist(domain: str) -> None:
-        fusion = ExpertFusion(str(tmp_path / "fused"), runs.DOMAINS, experts=str(tmp_path / "experts"))
+        fusion = ExpertFusion(str(tmp_path / "fused"), quick.DOMAINS, experts=str(tmp_path / "experts"))
         fit(tmp_path / domain, tiny_model, [domain], [domain], fusion)
 
     specialist("geometry")
     assert not (tmp_path / "fused").exists()
     specialist("algebra")
-    experts = [tensors(tmp_path / "experts" / domain) for domain in runs.DOMAINS]
+    experts = [tensors(tmp_path / "experts" / domain) for domain in quick.DOMAINS]
     for name, weight in tensors(tmp_path / "fused").items():
         torch.testing.assert_close(weight, (experts[0][name] + experts[1][name]) / 2)
     choice = json.loads((tmp_path / "experts" / "algebra" / "choice.json").read_text())
@@ -126,10 +126,10 @@ def test_refuses_before_training(
 def test_refuses_without_choices_or_folders(tmp_path: Path, tiny_model: str) -> None:
     plain = ModelCheckpoint(tmp_path, every_n_train_steps=2)
     with pytest.raises(ValueError, match=r"no ModelCheckpoint monitors a probe/<domain>/… metric"):
-        runs.fit(tmp_path, tiny_model, plain, ExpertFusion("out"))
-    twice = [runs.best(tmp_path, "algebra"), runs.best(tmp_path, "algebra", k=1)]
+        quick.fit(tmp_path, tiny_model, plain, ExpertFusion("out"))
+    twice = [quick.best(tmp_path, "algebra"), quick.best(tmp_path, "algebra", k=1)]
     with pytest.raises(ValueError, match="two ModelCheckpoints choose the expert of algebra"):
-        runs.fit(tmp_path, tiny_model, *twice, ExpertFusion("out"))
-    run = runs.trainer(tmp_path, DiversityProbe(2, n=4, k=2), ExpertFusion("out"), runs.best(tmp_path, "algebra"))
+        quick.fit(tmp_path, tiny_model, *twice, ExpertFusion("out"))
+    run = quick.trainer(tmp_path, DiversityProbe(2, n=4, k=2), ExpertFusion("out"), quick.best(tmp_path, "algebra"))
     with pytest.raises(ValueError, match="needs the HuggingFaceExport callback"):
-        run.fit(runs.sft(tiny_model), datamodule=runs.data())
+        run.fit(quick.sft(tiny_model), datamodule=quick.data())

@@ -11,7 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import pytest
-import runs
+import quick
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
@@ -23,7 +23,7 @@ from vibethinker.callbacks.export import FolderCheckpointIO, folder_of
 
 @pytest.fixture
 def writer(tiny_model: str) -> FolderCheckpointIO:
-    return FolderCheckpointIO(runs.sft(tiny_model))
+    return FolderCheckpointIO(quick.sft(tiny_model))
 
 
 def names(folder: Path) -> list[str]:
@@ -35,8 +35,8 @@ def state(step: int, **content: Any) -> dict[str, Any]:
 
 
 def test_a_folder_beside_each_checkpoint_with_the_same_weights(tmp_path: Path, tiny_model: str) -> None:
-    choice = runs.best(tmp_path, "algebra", save_top_k=-1, save_last=True)
-    runs.fit(tmp_path, tiny_model, choice, max_steps=4)
+    choice = quick.best(tmp_path, "algebra", save_top_k=-1, save_last=True)
+    quick.fit(tmp_path, tiny_model, choice, max_steps=4)
     folder = tmp_path / "algebra"
     assert names(folder) == ["last", "last.ckpt", "step=2", "step=2.ckpt", "step=4", "step=4.ckpt"]
     for checkpoint in folder.glob("*.ckpt"):
@@ -52,7 +52,7 @@ def test_a_folder_beside_each_checkpoint_with_the_same_weights(tmp_path: Path, t
 
 def test_top_k_drops_both(tmp_path: Path, tiny_model: str) -> None:
     saved = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1)
-    runs.fit(tmp_path, tiny_model, saved, max_steps=3)
+    quick.fit(tmp_path, tiny_model, saved, max_steps=3)
     assert names(tmp_path) == ["probe.json", "step=3", "step=3.ckpt"]
 
 
@@ -123,8 +123,8 @@ def test_killed_while_saving_there_is_a_whole_checkpoint(tmp_path: Path, writer:
 
 def test_a_folder_in_half_precision(tmp_path: Path, tiny_model: str) -> None:
     saved = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1)
-    run = runs.trainer(tmp_path, HuggingFaceExport(dtype="bfloat16"), saved, max_steps=1)
-    run.fit(runs.sft(tiny_model), datamodule=runs.data())
+    run = quick.trainer(tmp_path, HuggingFaceExport(dtype="bfloat16"), saved, max_steps=1)
+    run.fit(quick.sft(tiny_model), datamodule=quick.data())
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "step=1").dtype == torch.bfloat16
 
 
@@ -138,9 +138,9 @@ def test_refuses_options(options: dict[str, Any], message: str) -> None:
 
 
 def test_refuses_an_adapter_alone_where_there_is_none(tmp_path: Path, tiny_model: str) -> None:
-    run = runs.trainer(tmp_path, HuggingFaceExport(adapter_only=True))
+    run = quick.trainer(tmp_path, HuggingFaceExport(adapter_only=True))
     with pytest.raises(ValueError, match="adapter_only needs lora"):
-        run.fit(runs.sft(tiny_model), datamodule=runs.data())
+        run.fit(quick.sft(tiny_model), datamodule=quick.data())
 
 
 def test_refuses_a_place_it_cannot_write(tmp_path: Path, writer: FolderCheckpointIO) -> None:
@@ -150,16 +150,16 @@ def test_refuses_a_place_it_cannot_write(tmp_path: Path, writer: FolderCheckpoin
 
 
 def test_refuses_a_last_checkpoint_that_misses_later_choices(tmp_path: Path, tiny_model: str) -> None:
-    checkpoints = [runs.best(tmp_path, "algebra", save_last=True), runs.best(tmp_path, "geometry")]
+    checkpoints = [quick.best(tmp_path, "algebra", save_last=True), quick.best(tmp_path, "geometry")]
     with pytest.raises(ValueError, match="save_last belongs to the last ModelCheckpoint"):
-        runs.fit(tmp_path, tiny_model, *checkpoints)
+        quick.fit(tmp_path, tiny_model, *checkpoints)
 
 
 def test_refuses_another_writer(tmp_path: Path, tiny_model: str) -> None:
     with pytest.raises(ValueError, match="leave out AsyncCheckpointIO"):
-        runs.fit(tmp_path, tiny_model, plugins=[AsyncCheckpointIO()])
+        quick.fit(tmp_path, tiny_model, plugins=[AsyncCheckpointIO()])
 
 
 def test_refuses_a_module_without_a_policy(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs a PolicyModule"):
-        HuggingFaceExport().setup(runs.trainer(tmp_path), pl.LightningModule(), "fit")
+        HuggingFaceExport().setup(quick.trainer(tmp_path), pl.LightningModule(), "fit")

@@ -12,7 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import pytest
-import runs
+import quick
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -31,11 +31,11 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: str) -> pl.Trainer
     """Six steps, probed and saved at 2, 4 and 6; every checkpoint kept."""
     folder = tmp_path_factory.mktemp("run")
     checkpoints = [
-        runs.best(folder, "algebra", save_top_k=-1),
-        runs.best(folder, "geometry"),
+        quick.best(folder, "algebra", save_top_k=-1),
+        quick.best(folder, "geometry"),
         ModelCheckpoint(folder / "resume", filename="{step}", every_n_train_steps=2, save_top_k=-1, save_last=True),
     ]
-    return runs.fit(folder, tiny_model, *checkpoints, logger=TensorBoardLogger(folder, name="", version=""))
+    return quick.fit(folder, tiny_model, *checkpoints, logger=TensorBoardLogger(folder, name="", version=""))
 
 
 def record(run: pl.Trainer) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def test_gain_is_against_the_best_so_far_and_paired() -> None:
 def test_logged_when_model_checkpoint_looks(run: pl.Trainer) -> None:
     checkpoints = record(run)["checkpoints"]
     assert [c["step"] for c in checkpoints] == [2, 4, 6]
-    for domain in runs.DOMAINS:
+    for domain in quick.DOMAINS:
         values = [c["figures"][domain]["pass@2"] for c in checkpoints]
         choice = chosen(run, domain)
         assert choice.best_model_score == pytest.approx(max(values))
@@ -91,7 +91,7 @@ def test_logged_when_model_checkpoint_looks(run: pl.Trainer) -> None:
 def test_counts_are_those_of_the_checkpoint_on_disk(run: pl.Trainer) -> None:
     module = run.lightning_module
     assert isinstance(module, SFTModule)
-    problems = runs.data().problems("probe")
+    problems = quick.data().problems("probe")
     folder = Path(chosen(run, "algebra").best_model_path).with_name("step=4")
     engine = RolloutEngine(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), max_length=448)
     seeds = [stable_seed(0, p.id) for p in problems]
@@ -99,7 +99,7 @@ def test_counts_are_those_of_the_checkpoint_on_disk(run: pl.Trainer) -> None:
         engine,
         module.tokenizer,
         problems,
-        runs.odd_length,
+        quick.odd_length,
         n=4,
         sampling=Sampling(max_new_tokens=8),
         seeds=seeds,
@@ -132,7 +132,7 @@ def test_tensorboard_has_scalars_and_the_curve(run: pl.Trainer) -> None:
 def test_figure_marks_the_best_point_of_each_domain(run: pl.Trainer) -> None:
     axes = diversity_figure(record(run)).axes[0]
     curves, stars = axes.lines[::2], axes.lines[1::2]
-    assert [line.get_label() for line in curves] == runs.DOMAINS
+    assert [line.get_label() for line in curves] == quick.DOMAINS
     for curve, star in zip(curves, stars, strict=True):
         assert np.asarray(star.get_ydata()) == [np.asarray(curve.get_ydata()).max()]
 
@@ -141,12 +141,12 @@ def test_figure_marks_the_best_point_of_each_domain(run: pl.Trainer) -> None:
 
 
 def test_of_checkpoints_that_tie_the_earliest_stays(tmp_path: Path, tiny_model: str) -> None:
-    choice = runs.best(tmp_path, "algebra")
+    choice = quick.best(tmp_path, "algebra")
     probe = DiversityProbe(2, problems=2, n=2, k=1)
     choice.monitor = "probe/algebra/pass@1"
-    run = runs.trainer(tmp_path, probe, choice)
-    module = runs.sft(tiny_model, reward=lambda problems, completions: [1.0] * len(completions))
-    run.fit(module, datamodule=runs.data())
+    run = quick.trainer(tmp_path, probe, choice)
+    module = quick.sft(tiny_model, reward=lambda problems, completions: [1.0] * len(completions))
+    run.fit(module, datamodule=quick.data())
     assert Path(choice.best_model_path).name == "step=2.ckpt"
     best = best_checkpoint(probe.checkpoints, "algebra", 1)
     assert best is not None
@@ -160,18 +160,18 @@ def test_training_is_bitwise_the_same_with_and_without(tmp_path: Path, tiny_mode
     ends = []
     for callbacks in ([], [DiversityProbe(2, problems=2, n=2, k=1)]):
         torch.manual_seed(1)
-        run = runs.trainer(tmp_path, *callbacks, max_steps=4)
-        run.fit(runs.sft(tiny_model), datamodule=runs.data())
+        run = quick.trainer(tmp_path, *callbacks, max_steps=4)
+        run.fit(quick.sft(tiny_model), datamodule=quick.data())
         assert run.lightning_module.training
-        ends.append((runs.weights(run), torch.get_rng_state()))
-    runs.assert_same_weights(ends[0][0], ends[1][0])
+        ends.append((quick.weights(run), torch.get_rng_state()))
+    quick.assert_same_weights(ends[0][0], ends[1][0])
     assert torch.equal(ends[0][1], ends[1][1])
 
 
 def test_steps_that_no_checkpoint_is_due_at_are_not_probed(tmp_path: Path, tiny_model: str) -> None:
     probe = DiversityProbe(2, problems=2, n=2, k=1)
     saved = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1)
-    runs.trainer(tmp_path, probe, saved, max_steps=5).fit(runs.sft(tiny_model), datamodule=runs.data())
+    quick.trainer(tmp_path, probe, saved, max_steps=5).fit(quick.sft(tiny_model), datamodule=quick.data())
     assert [c["step"] for c in probe.checkpoints] == [2, 4]
     assert sorted(p.name for p in tmp_path.glob("*.ckpt")) == ["step=2.ckpt", "step=4.ckpt"]
 
@@ -208,7 +208,7 @@ def test_refuses_checkpoints_it_would_not_serve(
     tmp_path: Path, tiny_model: str, checkpoint: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        runs.fit(tmp_path, tiny_model, runs.best(tmp_path, **checkpoint))
+        quick.fit(tmp_path, tiny_model, quick.best(tmp_path, **checkpoint))
 
 
 @pytest.mark.parametrize(
@@ -221,12 +221,12 @@ def test_refuses_checkpoints_it_would_not_serve(
 def test_refuses_what_would_fail_later(tmp_path: Path, tiny_model: str, options: dict[str, Any], message: str) -> None:
     probe = DiversityProbe(**{"every_n_steps": 2, "n": 4, "k": 2, **options})
     with pytest.raises(ValueError, match=message):
-        runs.trainer(tmp_path, probe).fit(runs.sft(tiny_model), datamodule=runs.data())
+        quick.trainer(tmp_path, probe).fit(quick.sft(tiny_model), datamodule=quick.data())
 
 
 def test_refuses_data_without_a_probe_set(tmp_path: Path, tiny_model: str) -> None:
     with pytest.raises(ValueError, match=r"needs a data module with problems\('probe'\)"):
-        runs.trainer(tmp_path, DiversityProbe(2)).fit(runs.sft(tiny_model), runs.data().train_dataloader())
+        quick.trainer(tmp_path, DiversityProbe(2)).fit(quick.sft(tiny_model), quick.data().train_dataloader())
 
 
 # Resume
@@ -235,13 +235,13 @@ def test_refuses_data_without_a_probe_set(tmp_path: Path, tiny_model: str) -> No
 def test_resume_at_a_probed_step_changes_nothing(tmp_path: Path, tiny_model: str, run: pl.Trainer) -> None:
     def checkpoints() -> list[ModelCheckpoint]:
         every = {"every_n_train_steps": 2, "save_top_k": -1, "save_last": True, "enable_version_counter": False}
-        return [runs.best(tmp_path, "algebra"), ModelCheckpoint(tmp_path / "resume", filename="{step}", **every)]  # type: ignore[arg-type]
+        return [quick.best(tmp_path, "algebra"), ModelCheckpoint(tmp_path / "resume", filename="{step}", **every)]  # type: ignore[arg-type]
 
-    runs.fit(tmp_path, tiny_model, *checkpoints(), max_steps=4)
+    quick.fit(tmp_path, tiny_model, *checkpoints(), max_steps=4)
     last = tmp_path / "resume" / "last.ckpt"
     before = (tmp_path / "resume" / "step=4.ckpt").stat()
-    resumed = runs.fit(tmp_path, tiny_model, *checkpoints(), resume=last)
-    runs.assert_same_weights(runs.weights(resumed), runs.weights(run))
+    resumed = quick.fit(tmp_path, tiny_model, *checkpoints(), resume=last)
+    quick.assert_same_weights(quick.weights(resumed), quick.weights(run))
     assert record(resumed) == record(run)
     after = (tmp_path / "resume" / "step=4.ckpt").stat()
     assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
@@ -250,9 +250,9 @@ def test_resume_at_a_probed_step_changes_nothing(tmp_path: Path, tiny_model: str
 
 def test_resume_with_other_problems_is_refused(tmp_path: Path, tiny_model: str, run: pl.Trainer) -> None:
     last = next(c.last_model_path for c in run.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.save_last)
-    other = runs.trainer(tmp_path, DiversityProbe(2, problems=4, n=4, k=2), HuggingFaceExport(), max_steps=8)
+    other = quick.trainer(tmp_path, DiversityProbe(2, problems=4, n=4, k=2), HuggingFaceExport(), max_steps=8)
     with pytest.raises(ValueError, match="resume with the same ones"):
-        other.fit(runs.sft(tiny_model), datamodule=runs.data(), ckpt_path=last, weights_only=False)
+        other.fit(quick.sft(tiny_model), datamodule=quick.data(), ckpt_path=last, weights_only=False)
 
 
 # Processes
@@ -260,9 +260,9 @@ def test_resume_with_other_problems_is_refused(tmp_path: Path, tiny_model: str, 
 
 def test_two_processes_measure_what_one_does(tmp_path: Path, tiny_model: str) -> None:
     """Five problems on two ranks, and one problem, which leaves a rank without any."""
-    command = [sys.executable, runs.__file__, str(tmp_path / "two"), tiny_model]
+    command = [sys.executable, quick.__file__, str(tmp_path / "two"), tiny_model]
     subprocess.run(command, check=True, capture_output=True, timeout=200)
-    runs.measure(tmp_path / "one", tiny_model, processes=1)
+    quick.measure(tmp_path / "one", tiny_model, processes=1)
     alone = json.loads((tmp_path / "one" / "rank0.json").read_text())
     for rank in range(2):
         assert json.loads((tmp_path / "two" / f"rank{rank}.json").read_text()) == alone

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
-import runs
+import quick
 import torch
 from rich.console import Console
 
@@ -19,8 +19,8 @@ from vibethinker.callbacks.progress import probe_figures
 
 def fit(folder: Path, model: str, progress: Progress) -> pl.Trainer:
     # the progress bar comes before the probe: what the probe measures is shown all the same
-    run = runs.trainer(folder, progress, DiversityProbe(2, n=4, k=2), enable_progress_bar=True, max_steps=5)
-    run.fit(runs.sft(model), datamodule=runs.data())
+    run = quick.trainer(folder, progress, DiversityProbe(2, n=4, k=2), enable_progress_bar=True, max_steps=5)
+    run.fit(quick.sft(model), datamodule=quick.data())
     return run
 
 
@@ -34,7 +34,7 @@ def test_a_line_for_each_step_and_each_probe(
     number = r"[\d.e+-]+"
     figures = rf"loss {number}  lr {number}  {number}k tok/s"
     assert re.fullmatch(rf"step 1/5  {figures}  0:\d\d elapsed", lines[0])
-    probes = "  ".join(rf"probe/{name}/pass@2 0\.\d\d ±0\.\d\d" for name in (*runs.DOMAINS, "mean"))
+    probes = "  ".join(rf"probe/{name}/pass@2 0\.\d\d ±0\.\d\d" for name in (*quick.DOMAINS, "mean"))
     assert sum(bool(re.fullmatch(rf"step [24]/5  {figures}  {probes}  0:\d\d elapsed", line)) for line in lines) == 2
 
 
@@ -57,7 +57,7 @@ def test_a_bar_on_a_terminal_counts_optimizer_steps(tmp_path: Path, tiny_model: 
 
 def test_other_ranks_are_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress(interval=0)
-    run = runs.trainer(tmp_path, progress, enable_progress_bar=True)
+    run = quick.trainer(tmp_path, progress, enable_progress_bar=True)
     run.strategy._rank = 1
     progress.disable()
     progress.show("probe", 1, 2)

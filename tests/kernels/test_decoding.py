@@ -10,6 +10,7 @@ from torch import Tensor
 from vibethinker.kernels import decoding as kernels
 from vibethinker.rollout import state as plain
 from vibethinker.rollout.state import ENDED, LENGTH, LIMIT, MADE, SEQUENCE, State
+from vibethinker.rollout.steps import Rotation
 
 
 def normal(*shape: int, device: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -64,7 +65,7 @@ def test_rotate(size: int, norms: bool, device: str) -> None:
     if weights:
         q, k = rms_norm(q, weights[0], 1e-6), rms_norm(k, weights[1], 1e-6)
     expected = torch.cat([rotated(x, cos[positions], sin[positions]) for x in (q, k)] + [v], 1)
-    kernels.rotate_(qkv, positions, heads, kv_heads, kernels.Rotation(cos, sin, weights))
+    kernels.rotate_(qkv, positions, heads, kv_heads, Rotation(cos, sin, weights))
     torch.testing.assert_close(qkv.view(5, -1, size), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -101,7 +102,7 @@ def test_attend(rotates: str, splits: int, share: int, dtype: torch.dtype, devic
         if rotates != "rotated":
             weights = (normal(size, device=device, seed=3), normal(size, device=device, seed=4), 1e-6)
             seen_q, seen_k = rms_norm(seen_q, weights[0], 1e-6), rms_norm(seen_k, weights[1], 1e-6)
-        rotation = kernels.Rotation(cos, sin, weights)
+        rotation = Rotation(cos, sin, weights)
         seen_q, seen_k = (rotated(x, cos[lengths], sin[lengths]) for x in (seen_q, seen_k))
     known_rows = (lengths, place, of_prompt)
     out = kernels.attend(q, k, v, of_prompts, of_completions, known_rows, 0.3, splits, share, rotation)
