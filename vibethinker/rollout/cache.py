@@ -155,7 +155,7 @@ class DecodeAttention:
 
 
 class _Plain:
-    """The same in PyTorch's operations: over prompts for all rows of a group together, then over completions."""
+    """The same in PyTorch's operations; what concerns a prompt is one product for all rows of its group."""
 
     def __init__(self, cache: SlotCache, lengths: Tensor, prompts: Tensor, prompt_lengths: Tensor):
         count, device = len(lengths), lengths.device
