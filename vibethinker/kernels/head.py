@@ -29,8 +29,9 @@ def _statistics(logits, targets, logp, entropy, normaliser, columns, temperature
         inside = start + offsets < columns
         z = tl.load(start_of_row + start + offsets, mask=inside, other=float("-inf")).to(tl.float32) / temperature
         before, highest = highest, tl.maximum(highest, tl.max(z, 0))
-        share = tl.exp(z - highest)
-        shrink = tl.exp(before - highest)
+        base = tl.where(highest == float("-inf"), 0.0, highest)  # so far there may be no word with mass
+        share = tl.exp(z - base)
+        shrink = tl.exp(before - base)
         total = total * shrink + tl.sum(share, 0)
         weighted = weighted * shrink + tl.sum(tl.where(share > 0, z * share, 0.0), 0)
     log_total = highest + tl.log(total)
