@@ -23,7 +23,8 @@ _DECISIVE: Final = (
     *("trainer.gradient_clip_val", "trainer.gradient_clip_algorithm"),
 )
 _HARMLESS: Final = tuple(
-    f"model.init_args.{name}" for name in ("slots", "row_tokens", "gradient_checkpointing", "fused_kernels", "compile")
+    f"model.init_args.{name}"
+    for name in ("slots", "cache_gib", "row_tokens", "gradient_checkpointing", "fused_kernels", "compile")
 )
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK = 1536  # tokens at a time: less would be slower (a third at 512), more takes room and gains next to nothing
+from vibethinker.kernels import kernels_of
+
+CHUNK = 1536  # tokens at a time: less would be slower (a fifth at 512), more takes room and gains next to nothing
 
 
 def linear_logprobs(
@@ -40,7 +42,7 @@ def linear_logprobs(
         raise ValueError(f"temperature must be positive, got {temperature}")
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    kernels = kernels or _kernels_of(hidden.device)
+    kernels = kernels or kernels_of(hidden.device, "head", sys.modules[__name__])
     logp, entropy = _LinearLogProbs.apply(hidden.to(dtype), weight, targets, temperature, chunk, kernels)
     return logp, entropy
 
@@ -74,15 +76,6 @@ def gradient_(
 def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
     """total += a @ b."""
     total += a @ b
-
-
-def _kernels_of(device: torch.device) -> Any:
-    """Where the three functions above are found: on CUDA they are fused and work in place."""
-    if device.type != "cuda":
-        return sys.modules[__name__]
-    from vibethinker.kernels import head
-
-    return head
 
 
 class _LinearLogProbs(torch.autograd.Function):

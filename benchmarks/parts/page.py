@@ -10,16 +10,16 @@ Results = dict[str, Any]
 _LIBRARIES = ("torch", "triton", "transformers", "lightning", "liger-kernel", "trl")
 
 
-_WHY = {  # what stands between a goal and its figure, in words: from profiles of single steps on the same kind of card
-    "rollout, 32 × 16, 128 + 2048 tokens": "At the mean length a step takes 7.2 ms, 4.0 of which attention reads 15 GB "
-    "of keys and values in; matrix products take 2.5, latency between some 230 kernels 0.2.",
-    "long-tailed lengths, share of the rate of equal ones": "A completion of 4,096 tokens is 4,096 steps, and a step "
-    "of 32 sequences is hardly faster than one of 256 (2.3 ms at 2,000 tokens each, 1.2 of them matrix products that "
-    "read every weight): the last few sequences take half of the time.",
-    "SFT step, × TRL's best, at no more memory": "Matrix products and attention alone are about 250 of our "
-    "milliseconds, on TRL's side too.",
-    "SFT step, × TRL's defaults, at no more memory": "Both recompute activations there, a third more arithmetic.",
-    "CPU: engine × `transformers.generate`, nano model": "Half of our time is matrix products by now.",
+_WHY = {  # what stands between a goal and its figure
+    "rollout, 32 × 16, 128 + 2048 tokens": "Most of a step is attention reading keys and values from memory, about as "
+    "fast as memory goes; the products of 512 rows are bound by arithmetic.",
+    "long-tailed lengths, share of the rate of equal ones": "The longest completion is as many steps as it has tokens, "
+    "and a step of the few sequences left at the end still reads every weight.",
+    "SFT step, × TRL's best, at no more memory": "Most of a step is matrix products and attention, which are the same "
+    "on both sides.",
+    "SFT step, × TRL's defaults, at no more memory": "Within that memory both sides recompute activations.",
+    "CPU: engine × `transformers.generate`, nano model": "The largest part of what is left is products of small "
+    "matrices.",
 }
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vibethinker.kernels import decoding as kernels
+from vibethinker.kernels import cached_attention, state, steps
 from vibethinker.rollout import state as plain
 from vibethinker.rollout.state import ENDED, LENGTH, LIMIT, MADE, SEQUENCE, State
 from vibethinker.rollout.steps import Rotation
@@ -36,7 +36,7 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def test_add_norm_by_hand(device: str) -> None:
     residual = torch.tensor([[1.0, 2.0, 2.0]], device=device)
     update, weight = torch.tensor([[2.0, 2.0, -2.0]], device=device), torch.tensor([1.0, 2.0, 3.0], device=device)
-    out = kernels.add_norm_(residual, update, weight, 0.0)
+    out = steps.add_norm_(residual, update, weight, 0.0)
     assert residual.tolist() == [[3.0, 4.0, 0.0]]
     root = (25 / 3) ** 0.5
     assert out[0].tolist() == pytest.approx([3 / root, 8 / root, 0.0])
@@ -49,7 +49,7 @@ def test_add_norm(width: int, adds: bool, device: str) -> None:
     update = normal(5, width, device=device, seed=1, dtype=torch.bfloat16) if adds else None
     weight = normal(width, device=device, seed=2, dtype=torch.bfloat16)
     expected = residual + (update.float() if update is not None else 0.0)
-    out = kernels.add_norm_(residual, update, weight, 1e-5)
+    out = steps.add_norm_(residual, update, weight, 1e-5)
     assert torch.equal(residual, expected)
     torch.testing.assert_close(out, rms_norm(expected, weight.float(), 1e-5).bfloat16(), atol=0.0, rtol=2**-7)
 
@@ -65,14 +65,14 @@ def test_rotate(size: int, norms: bool, device: str) -> None:
     if weights:
         q, k = rms_norm(q, weights[0], 1e-6), rms_norm(k, weights[1], 1e-6)
     expected = torch.cat([rotated(x, cos[positions], sin[positions]) for x in (q, k)] + [v], 1)
-    kernels.rotate_(qkv, positions, heads, kv_heads, Rotation(cos, sin, weights))
+    steps.rotate_(qkv, positions, heads, kv_heads, Rotation(cos, sin, weights))
     torch.testing.assert_close(qkv.view(5, -1, size), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_swiglu(device: str) -> None:
     gate_up = normal(3, 2 * 70, device=device)
     gate, up = gate_up.chunk(2, 1)
-    torch.testing.assert_close(kernels.swiglu(gate_up), F.silu(gate) * up, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(steps.swiglu(gate_up), F.silu(gate) * up, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -105,7 +105,7 @@ def test_attend(rotates: str, splits: int, share: int, dtype: torch.dtype, devic
         rotation = Rotation(cos, sin, weights)
         seen_q, seen_k = (rotated(x, cos[lengths], sin[lengths]) for x in (seen_q, seen_k))
     known_rows = (lengths, place, of_prompt)
-    out = kernels.attend(q, k, v, of_prompts, of_completions, known_rows, 0.3, splits, share, rotation)
+    out = cached_attention.attend(q, k, v, of_prompts, of_completions, known_rows, 0.3, splits, share, rotation)
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     for row, (place_of_row, end_of_prompt, end) in enumerate(zip(place, of_prompt, made, strict=True)):
         keys, values = (
@@ -126,19 +126,19 @@ def test_copy_rows(device: str) -> None:
     store = normal(3, 2, 6, 2, 16, 8, device=device)
     before = store.clone()
     sources, targets, lengths = (torch.tensor(x, device=device) for x in ([5, 5, 0], [1, 3, 2], [16, 4, 7]))
-    kernels.copy_rows_(store, sources, targets, lengths, 16)
+    cached_attention.copy_rows_(store, sources, targets, lengths, 16)
     for source, target, length in ((5, 1, 16), (5, 3, 4), (0, 2, 7)):
         before[:, :, target, :, :length] = before[:, :, source, :, :length]
     assert torch.equal(store, before)
-    kernels.copy_rows_(store, sources[:0], targets[:0], lengths[:0], 0)
+    cached_attention.copy_rows_(store, sources[:0], targets[:0], lengths[:0], 0)
 
 
 @pytest.mark.parametrize("grows", [True, False])
 def test_advance_is_the_plain_one(grows: bool, device: str) -> None:
     """Twenty draws of five rows: stops, limits, a row that never began, NaN late."""
-    state, expected = (State.empty(6, 32, torch.device(device)) for _ in range(2))
+    ours, expected = (State.empty(6, 32, torch.device(device)) for _ in range(2))
     stops = torch.tensor([3, -1, 7, -1, -1, -1, -1, -1], device=device)
-    for one in (state, expected):
+    for one in (ours, expected):
         one.rows[ENDED, :4], one.rows[MADE, :4], one.rows[LENGTH, :4] = 0, 1, 5
         one.rows[LIMIT] = torch.tensor([20, 4, 12, 30, 9, 9], device=device)
         one.rows[SEQUENCE] = torch.arange(6, device=device)
@@ -148,9 +148,9 @@ def test_advance_is_the_plain_one(grows: bool, device: str) -> None:
         if step == 17:
             logp[3] = torch.nan
         drawn = (tokens, logp, logp - 1)
-        kernels.advance(state.rows, state.counters, drawn, stops, state.outputs, grows)
+        state.advance(ours.rows, ours.counters, drawn, stops, ours.outputs, grows)
         plain.advance(expected.rows, expected.counters, drawn, stops, expected.outputs, grows)
-        for a, b in zip(state, expected, strict=True):
+        for a, b in zip(ours, expected, strict=True):
             torch.testing.assert_close(a, b, atol=0.0, rtol=0.0, equal_nan=True)
-    assert state.counters.tolist()[0] == 20
-    assert set(state.rows[ENDED, :4].sign().tolist()) >= {1, -1}
+    assert ours.counters.tolist()[0] == 20
+    assert set(ours.rows[ENDED, :4].sign().tolist()) >= {1, -1}

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vibethinker.attention import Attention
+from vibethinker.kernels import kernels_of
 from vibethinker.rollout import steps
 from vibethinker.rollout.cache import DecodeAttention, head_size
-from vibethinker.rollout.state import kernels_of
 from vibethinker.rollout.steps import Rotation
 
 _SERVED = ("llama", "qwen2", "qwen3")
@@ -38,7 +38,7 @@ class FusedBody:
 
     def __init__(self, model: PreTrainedModel, max_length: int):
         config, self.model = model.config, model
-        self.kernels: Any = kernels_of(model.device) or steps
+        self.kernels: Any = kernels_of(model.device, "steps", steps)
         decoder: Any = model.base_model
         self.embedding, self.norm, self.layers = decoder.embed_tokens, decoder.norm, decoder.layers
         self.heads, self.kv_heads, self.size = config.num_attention_heads, config.num_key_value_heads, head_size(config)

@@ -14,8 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from vibethinker.attention import PackedAttention
+from vibethinker.kernels import kernels_of
 from vibethinker.packing import PackedRow
-from vibethinker.rollout.state import LENGTH, PROMPT, PROMPT_LENGTH, kernels_of
+from vibethinker.rollout.state import LENGTH, PROMPT, PROMPT_LENGTH
 
 _ALIGNED = 16  # tokens: whole cache lines wherever a sequence begins
 # Tokens of a sequence that one program of the decode kernel takes where there are at least so many sequences times
@@ -64,7 +65,7 @@ class SlotCache:
         prompts = (layers, 2, slots + 1, heads, _aligned(prompt_length), size)
         completions = (layers, 2, slots, heads, _aligned(completion_length), size)
         self.prompts, self.completions = (torch.zeros(s, dtype=dtype, device=device) for s in (prompts, completions))
-        self.kernels = kernels_of(device)
+        self.kernels = kernels_of(device, "cached_attention", None)
 
     def move(self, source: Tensor, target: Tensor, lengths: Tensor) -> None:
         """Copies the first `lengths` [C] tokens of some completions [C] onto others [C]; none is on both sides.

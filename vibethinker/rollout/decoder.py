@@ -18,9 +18,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from vibethinker.attention import Attention
+from vibethinker.kernels import kernels_of
 from vibethinker.packing import pack
-from vibethinker.rollout import sampling as torch_sampling
-from vibethinker.rollout import state as torch_state
+from vibethinker.rollout import sampling as plain_sampling
+from vibethinker.rollout import state as plain_state
 from vibethinker.rollout.cache import DecodeAttention, PrefillAttention, SlotCache, Split
 from vibethinker.rollout.sampling import Sampling
 from vibethinker.rollout.state import LAST, LENGTH, MADE, SEED, State
@@ -60,7 +61,8 @@ class Decoder:
         self._graphs: dict[Any, torch.cuda.CUDAGraph] | None = None
         if graphs and device.type == "cuda":
             self._forget_graphs()
-        self._sampler, self._book = _sampler_of(device), self.cache.kernels or torch_state
+        self._sampler = kernels_of(device, "sampling", plain_sampling)
+        self._state = kernels_of(device, "state", plain_state)
 
     def begin(self, stop_token_ids: Sequence[int]) -> None:
         """Empties all slots; completions will end at these tokens."""
@@ -93,7 +95,7 @@ class Decoder:
         numbers = self._sampler.uniforms(rows[SEED], rows[MADE])
         drawn = self._sampler.sample(logits, numbers, sampling)
         outputs = tuple(store[first:] for store in self.state.outputs)
-        self._book.advance(self.state.rows[:, first:], self.state.counters, drawn, self.stops, outputs, grows)
+        self._state.advance(self.state.rows[:, first:], self.state.counters, drawn, self.stops, outputs, grows)
 
     def decode(self, rows: int, longest: int, sampling: Sampling, steps: int) -> None:
         """`steps` tokens for each of the first `rows` slots, none of which will be longer than `longest`."""
@@ -146,15 +148,6 @@ def _no_collection() -> Iterator[None]:
     finally:
         if was:
             gc.enable()
-
-
-def _sampler_of(device: torch.device) -> Any:
-    """Where `sample` and `uniforms` are found."""
-    if device.type != "cuda":
-        return torch_sampling
-    from vibethinker.kernels import sampling
-
-    return sampling
 
 
 def _sizes(slots: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -99,12 +99,3 @@ def advance(
     stopped = alive & torch.isin(tokens, stops)
     over = alive & (rows[MADE] >= rows[LIMIT])
     rows[ENDED] = torch.where(stopped, rows[MADE], torch.where(over, -rows[MADE], rows[ENDED]))
-
-
-def kernels_of(device: torch.device) -> Any:
-    """The module of kernels for a decoder on this device, `None` where PyTorch's own operations do."""
-    if device.type != "cuda":
-        return None
-    from vibethinker.kernels import decoding
-
-    return decoding

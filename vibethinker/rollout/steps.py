@@ -1,4 +1,4 @@
-"""What lies between the products of a decoder layer, in PyTorch's operations: the contract of `kernels.decoding`."""
+"""What lies between the products of a decoder layer in inference, in PyTorch's operations."""
 
 from __future__ import annotations
 
