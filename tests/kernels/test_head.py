@@ -39,7 +39,7 @@ def test_statistics_and_gradient(dtype: torch.dtype, temperature: float, device:
     ours = head.gradient_(logits[rows], *arguments)
     assert ours.dtype == dtype
     tolerance = {torch.float32: 1e-4, torch.float16: 1e-3, torch.bfloat16: 1e-2}[dtype]  # of exp on a GPU
-    torch.testing.assert_close(ours.float(), plain, atol=1e-6 if dtype == torch.float32 else 1e-5, rtol=tolerance)
+    torch.testing.assert_close(ours.float(), plain, atol=2e-5, rtol=tolerance)  # 1 − exp(85 − 85) at a sure thing
 
 
 def test_no_tokens(device: str) -> None:

@@ -161,7 +161,9 @@ class _Plain:
     def __init__(self, cache: SlotCache, lengths: Tensor, prompts: Tensor, prompt_lengths: Tensor):
         count, device = len(lengths), lengths.device
         made, row = lengths - prompt_lengths, torch.arange(count, device=device)
-        self.place, group = prompts.unique(return_inverse=True)
+        places, group = prompts.unique(return_inverse=True)
+        first, last = int(places[0]), int(places[-1])
+        self.place = slice(first, last + 1) if last - first < len(places) else places  # a view where they are neighbours
         members = group.bincount()
         order = group.argsort(stable=True)
         rank = torch.empty_like(group)
@@ -193,11 +195,11 @@ class _Plain:
 
     def _grouped(self, x: Tensor) -> Tensor:
         """Of rows [R, kv_heads, T, X] → of groups [P, kv_heads, members · T, X], all rows' heads as if tokens."""
-        return x[self.member].unflatten(0, (-1, self.size)).transpose(1, 2).flatten(2, 3)
+        return x.index_select(0, self.member).unflatten(0, (-1, self.size)).transpose(1, 2).flatten(2, 3)
 
     def _ungrouped(self, x: Tensor) -> Tensor:
         """The inverse."""
-        return x.unflatten(2, (self.size, -1)).transpose(1, 2).flatten(0, 1)[self.within]
+        return x.unflatten(2, (self.size, -1)).transpose(1, 2).flatten(0, 1).index_select(0, self.within)
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:

@@ -187,11 +187,11 @@ class RolloutEngine:
             else:
                 decoder = self._decoder_for(sampling.max_new_tokens)
                 done = self._decoded(stops, Run(decoder, prompts, n, sampling, seeds, room), progress)
-        return Rollouts(  # clones, out of inference mode: autograd refuses its tensors
+        return Rollouts(
             prompt_ids=[p for p in prompts for _ in range(n)],
-            completion_ids=[tokens.clone() for tokens, *_ in done],
-            logprobs=[logp.clone() for _, logp, *_ in done],
-            sampled_logprobs=[drawn.clone() for _, _, drawn, _ in done],
+            completion_ids=_copied([tokens for tokens, *_ in done], torch.long),
+            logprobs=_copied([logp for _, logp, *_ in done], torch.float32),
+            sampled_logprobs=_copied([drawn for _, _, drawn, _ in done], torch.float32),
             finished=torch.tensor([finished for *_, finished in done], dtype=torch.bool),
             n=n,
         )
@@ -204,12 +204,17 @@ class RolloutEngine:
             self.release()  # a NaN among the stored values outlives its sequence: masked, it still is 0 · NaN
             raise
         rows = zip(ended.tolist(), *outputs, strict=True)
-        return [(t[: abs(end)].long(), logp[: abs(end)], drawn[: abs(end)], end > 0) for end, t, logp, drawn in rows]
+        return [(t[: abs(end)], logp[: abs(end)], drawn[: abs(end)], end > 0) for end, t, logp, drawn in rows]
 
 
 def _cut(completion: Completion, limit: int) -> Completion:
     tokens, logp, drawn, finished = completion
     return tokens[:limit], logp[:limit], drawn[:limit], finished and len(tokens) <= limit
+
+
+def _copied(parts: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """All in one piece of memory, and out of inference mode: autograd refuses its tensors."""
+    return list(torch.cat([*parts]).to(dtype).split([len(p) for p in parts])) if parts else []
 
 
 def _seeds(seed: int | Sequence[int], prompts: int) -> Tensor:

@@ -69,17 +69,19 @@ def sample(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor
     if sampling.temperature != 1:
         scores = scores / sampling.temperature
     kept = _cut(scores, sampling) if sampling.cuts else scores
-    highest, likeliest = kept.max(-1, keepdim=True)
-    share = torch.exp(kept - highest)
+    share = kept.softmax(-1)
     mass = share.cumsum(-1)
     # right=True: the first token whose cumulated mass exceeds the point, so a token without mass is never drawn …
-    place = torch.searchsorted(mass, uniforms[:, None].to(mass.dtype) * mass[:, -1:], right=True)
-    place = place.clamp(max=logits.shape[-1] - 1)
-    # … unless a sum made in parallel falls by a rounding from one token to the next
-    place = torch.where(share.gather(-1, place) == 0, likeliest, place)
-    tokens, chosen = place[:, 0], kept.gather(-1, place)[:, 0]
-    drawn_logp = chosen - (highest + mass[:, -1:].log())[:, 0]
-    return tokens, chosen - scores.logsumexp(-1) if sampling.cuts else drawn_logp, drawn_logp
+    tokens = torch.searchsorted(mass, uniforms[:, None].to(mass.dtype) * mass[:, -1:], right=True)
+    tokens = tokens.clamp_(max=logits.shape[-1] - 1)
+    if bool((share.gather(-1, tokens) == 0).any()):
+        # … unless a sum made in parallel falls by a rounding from one token to the next
+        tokens = torch.where(share.gather(-1, tokens) == 0, share.argmax(-1, keepdim=True), tokens)
+    drawn_logp = share.gather(-1, tokens)[:, 0].log()
+    tokens = tokens[:, 0]
+    if not sampling.cuts:
+        return tokens, drawn_logp, drawn_logp
+    return tokens, scores.gather(-1, tokens[:, None])[:, 0] - scores.logsumexp(-1), drawn_logp
 
 
 def _cut(scores: Tensor, sampling: Sampling) -> Tensor:

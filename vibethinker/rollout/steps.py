@@ -52,7 +52,7 @@ def rotate_(qkv: Tensor, positions: Tensor, heads: int, kv_heads: int, rotation:
         weight = F.pad(q_norm.expand(heads, -1), (0, 0, 0, kv_heads))
         weight[heads:] = k_norm
         rotated = _normed(rotated, weight.float(), epsilon)
-    cos, sin = rotation.cos[positions][:, None], rotation.sin[positions][:, None]
+    cos, sin = (x.index_select(0, positions)[:, None] for x in rotation[:2])
     a, b = rotated.chunk(2, -1)
     first, second = (a * cos).addcmul_(b, sin, value=-1), (b * cos).addcmul_(a, sin)
     half = x.shape[-1] // 2
