@@ -76,7 +76,7 @@ def test_tokens_per_second_covers_the_whole_update(tiny_model: str, monkeypatch:
         events.append("clock")
         return next(clock)
 
-    monkeypatch.setattr("vibethinker.module.time.perf_counter", tick)
+    monkeypatch.setattr("vibethinker.asynchronous.time.perf_counter", tick)
     embedding: Any = module.policy.get_input_embeddings()
     embedding.weight.register_post_accumulate_grad_hook(lambda _: events.append("backward"))
     fit(module, steps=1)

@@ -12,7 +12,6 @@ last are done when their turn starts; the last is Lightning's, and with it gradi
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +23,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from vibethinker import policy as policies
+from vibethinker.asynchronous import Fetched, Stopwatch, moved
 from vibethinker.attention import PackedAttention, hidden_states
 from vibethinker.evaluation import Judged, judge, said, stable_seed
 from vibethinker.fused import compile_, fuse_
@@ -162,7 +162,9 @@ class PolicyModule(pl.LightningModule):
         self._random_state: dict[str, Any] | None = None
         self._figures: dict[str, float] = {}
         self._sums: dict[str, Tensor] = {}
-        self._update_start = 0.0
+        self._fetched = Fetched(torch.empty(0))  # the sums of an update, on their way to the host
+        self._stopwatch = Stopwatch(self.device)  # of an update
+        self._timed: list[tuple[Tensor, Stopwatch]] = []  # tokens and time of updates whose rate is still to be logged
         self._means: dict[str, MeanMetric] = {}
 
     # What subclasses say
@@ -308,7 +310,7 @@ class PolicyModule(pl.LightningModule):
             if len(self._window) != self.slices_per_batch:
                 raise RuntimeError(f"a window of {len(self._window)} micro-batches instead of {self.slices_per_batch}")
         if self._used % self.micro_batches == 0:
-            self._sums, self._update_start = {}, time.perf_counter()
+            self._sums, self._stopwatch = {}, Stopwatch(self.device)
         for part in self._window[self._used][:-1]:
             with self.trainer.precision_plugin.forward_context():
                 loss = self._loss(part)
@@ -317,7 +319,11 @@ class PolicyModule(pl.LightningModule):
     def training_step(self, batch: list[Problem], batch_idx: int) -> Tensor:
         last = self._window[self._used][-1]
         self._used += 1
-        return self._loss(last) * self.micro_batches  # by which Lightning divides
+        loss = self._loss(last)
+        if self._used % self.micro_batches == 0:
+            # given to the device before the backward, so that who waits for them does not wait for that
+            self._fetched = Fetched(self.all_reduce_sum(torch.stack(list(self._sums.values()))))
+        return loss * self.micro_batches  # by which Lightning divides
 
     def _loss(self, part: Slice) -> Tensor:
         """A row's share of the update's loss, times the ranks that its gradient is averaged over."""
@@ -331,13 +337,14 @@ class PolicyModule(pl.LightningModule):
         """Done when an update begins: Lightning would do it when all rows but the last have left their gradients."""
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        self.log_update()  # here the host may wait for the loss: backward is on its way
+        self.log_update()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self.log("train/tokens_per_second", self._sums["tokens"] / (time.perf_counter() - self._update_start))
+        self._stopwatch.stop()
+        self._timed.append((self._sums["tokens"], self._stopwatch))
+        while self._timed and (seconds := self._timed[0][1].seconds) is not None:  # a GPU is an update behind
+            self.log("train/tokens_per_second", self._timed.pop(0)[0] / seconds)
 
     def logprobs(self, model: Any, row: PackedRow, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies [N] of a packed row's targets."""
@@ -354,8 +361,7 @@ class PolicyModule(pl.LightningModule):
 
     def log_update(self) -> None:
         """Logs the update's sums, over all its rows and ranks, and the figures of its window."""
-        sums = self.all_reduce_sum(torch.stack(list(self._sums.values())))
-        self._sums = dict(zip(self._sums, sums, strict=True))
+        self._sums = dict(zip(self._sums, self._fetched.get(), strict=True))
         loss = self._sums["loss"]
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} at step {self.trainer.global_step}")
@@ -365,7 +371,10 @@ class PolicyModule(pl.LightningModule):
             self.log(name, mean, prog_bar=name in _IN_THE_BAR)
 
     def all_reduce_sum(self, value: Tensor) -> Tensor:
-        reduced = self.trainer.strategy.reduce(value.clone().to(self.device), reduce_op="sum")
+        """The sum over ranks; a single one keeps what it has, where it is."""
+        if self.trainer.world_size == 1:
+            return value
+        reduced = self.trainer.strategy.reduce(moved(value.clone(), self.device), reduce_op="sum")
         return reduced if isinstance(reduced, Tensor) else torch.as_tensor(reduced)
 
     # Validation and test: how often the policy is right, in every domain

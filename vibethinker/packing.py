@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from vibethinker.asynchronous import moved
+
 
 @dataclass(frozen=True, slots=True)
 class PackedRow:
@@ -85,13 +87,6 @@ class Slice:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Slice:
         return cls(PackedRow(**state["row"]), state["per_token"])
-
-
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device; from pinned memory, so that the host need not wait until the GPU gets there."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
 
 
 def pack(prompts: Sequence[Tensor], completions: Sequence[Tensor], placeholder: int = 0) -> PackedRow:

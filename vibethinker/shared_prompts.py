@@ -17,7 +17,8 @@ from typing import Any, Final, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from vibethinker.packing import PackedRow, moved
+from vibethinker.asynchronous import moved
+from vibethinker.packing import PackedRow
 
 _QUERIES: Final = 1024  # of a stretch
 _QUERIES_PER_KEY: Final = 8

@@ -163,7 +163,9 @@ class _Plain:
         made, row = lengths - prompt_lengths, torch.arange(count, device=device)
         places, group = prompts.unique(return_inverse=True)
         first, last = int(places[0]), int(places[-1])
-        self.place = slice(first, last + 1) if last - first < len(places) else places  # a view where they are neighbours
+        self.place = (
+            slice(first, last + 1) if last - first < len(places) else places
+        )  # a view where they are neighbours
         members = group.bincount()
         order = group.argsort(stable=True)
         rank = torch.empty_like(group)

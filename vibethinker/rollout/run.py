@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vibethinker.asynchronous import Fetched
 from vibethinker.rollout.decoder import Decoder
 from vibethinker.rollout.sampling import Sampling
 from vibethinker.rollout.state import ENDED, FIELDS, LENGTH, LIMIT, PROMPT, PROMPT_LENGTH, SEED, SEQUENCE
@@ -159,7 +160,7 @@ class _Looks:
 
     def __init__(self, rows: Tensor, counters: Tensor):
         self.rows, self.counters = rows, counters
-        self.under_way: deque[tuple[torch.cuda.Event, Tensor, Tensor]] = deque()
+        self.under_way: deque[tuple[Fetched, Fetched]] = deque()
 
     def next(self) -> NDArray[np.int64] | None:
         """int64 [9, slots] as some steps ago, `None` if there was no look yet.
@@ -167,21 +168,12 @@ class _Looks:
         Raises:
             FloatingPointError: a NaN was drawn from.
         """
-        if not self.rows.is_cuda:
-            _check(self.counters.numpy())
-            return self.rows.numpy()
-        copies = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in (self.rows, self.counters)]
-        for copy, source in zip(copies, (self.rows, self.counters), strict=True):
-            copy.copy_(source, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
-        self.under_way.append((event, copies[0], copies[1]))
-        if len(self.under_way) < 2:
+        self.under_way.append((Fetched(self.rows), Fetched(self.counters)))
+        if self.rows.is_cuda and len(self.under_way) < 2:
             return None
-        event, rows, counters = self.under_way.popleft()
-        event.synchronize()
-        _check(counters.numpy())
-        return rows.numpy()
+        rows, counters = (copy.get().numpy() for copy in self.under_way.popleft())
+        _check(counters)
+        return rows
 
 
 def _check(counters: NDArray[np.int64]) -> None:
