@@ -53,7 +53,7 @@ PARTS = {
     "trl-sft": Part("peers.sft", 40),
     "grpo-long": Part("updates.grpo_long", 90),
     "trl-grpo-long": Part("peers.grpo_long", 225),
-    "long-tail": Part("rollouts.long_tail", 65),
+    "long-tail": Part("rollouts.long_tail", 85),
     "context": Part("updates.context", 90),
     "generate": Part("rollouts.generate", 35),
     "tests": Part("checks.tests", 80, model=False),

@@ -320,9 +320,8 @@ class PolicyModule(pl.LightningModule):
         last = self._window[self._used][-1]
         self._used += 1
         loss = self._loss(last)
-        if self._used % self.micro_batches == 0:
-            # given to the device before the backward, so that who waits for them does not wait for that
-            self._fetched = Fetched(self.all_reduce_sum(torch.stack(list(self._sums.values()))))
+        # before the backward, so that who waits for it does not wait for that; at every turn, as any may be the last
+        self._fetched = Fetched(self.all_reduce_sum(torch.stack(list(self._sums.values()))))
         return loss * self.micro_batches  # by which Lightning divides
 
     def _loss(self, part: Slice) -> Tensor:

@@ -14,7 +14,8 @@ _WHY = {  # what stands between a goal and its figure
     "rollout, 32 × 16, 128 + 2048 tokens": "Most of a step is attention reading keys and values from memory, about as "
     "fast as memory goes; the products of 512 rows are bound by arithmetic.",
     "long-tailed lengths, share of the rate of equal ones": "The longest completion is as many steps as it has tokens, "
-    "and a step of the few sequences left at the end still reads every weight.",
+    "and a step of the few sequences left at the end still reads every weight: under Sampling stands what the longest "
+    "takes by itself.",
     "SFT step, × TRL's best, at no more memory": "Most of a step is matrix products and attention, which are the same "
     "on both sides.",
     "SFT step, × TRL's defaults, at no more memory": "Within that memory both sides recompute activations.",
@@ -182,6 +183,7 @@ def sampling_rows(results: Results) -> list[list[str]]:
         row("ours, 32 × 16, 128 + 2048", get(results, "rollout", "long")),
         row("ours, 64 × 16 in 512 slots, equal lengths of 512", get(results, "long-tail", "equal")),
         row("ours, the same, long-tailed, mean 512, longest 4,096", get(results, "long-tail", "tail")),
+        row("ours, the longest of these by itself", get(results, "long-tail", "alone")),
     ]
 
 

@@ -77,21 +77,21 @@ def long_tail(setting: Setting) -> None:
     prompts = setting.prompts(scale.tail // scale.group)
     lengths = long_tailed(scale.tail, scale.tail_mean, scale.tail_longest)
 
-    def call(limits: list[int]) -> float:
+    def call(limits: list[int], prompts: list[list[int]] = prompts, n: int = scale.group) -> float:
         sampling = whole(scale.tail_longest)
         rollouts: list[Rollouts] = []
-        seconds = setting.seconds(
-            lambda: rollouts.append(engine.generate(prompts, scale.group, sampling, seed=0, limits=limits))
-        )
+        seconds = setting.seconds(lambda: rollouts.append(engine.generate(prompts, n, sampling, seed=0, limits=limits)))
         if rollouts[0].lengths.tolist() != limits:
             raise RuntimeError("completions do not have the lengths they were limited to")
         return seconds
 
-    call([-(-length // 4) for length in lengths])
+    call(lengths)
     for name, limits in (("equal", [scale.tail_mean] * scale.tail), ("tail", lengths)):
         setting.forget_peak()
         figures = _rate(sum(limits), [call(limits) for _ in range(2)])
         setting.report(**{name: {**figures, "longest": max(limits), "gib": setting.peak}})
+    alone = [max(lengths)]
+    setting.report(alone=_rate(sum(alone), [call(alone, prompts[:1], 1) for _ in range(2)]))
 
 
 def long_tailed(count: int, mean: int, longest: int) -> list[int]:

@@ -54,6 +54,33 @@ def _fold(
 
 
 @triton.jit
+def _rotated(
+    heads,
+    real,
+    norm,
+    cos,
+    sin,
+    epsilon,
+    norms: tl.constexpr,
+    size: tl.constexpr,
+    columns: tl.constexpr,
+):
+    """Heads that begin at these places [H, 1], normalised if so asked and rotated: float32 [H, columns]."""
+    place = tl.arange(0, columns)
+    partner = (place + size // 2) % size
+    x = tl.load(heads + place[None, :], mask=real, other=0.0).to(tl.float32)
+    y = tl.load(heads + partner[None, :], mask=real, other=0.0).to(tl.float32)
+    if norms:
+        scale = tl.rsqrt(tl.sum(x * x, 1) / size + epsilon)[:, None]
+        x = x * scale * tl.load(norm + place, mask=place < size, other=0.0).to(tl.float32)[None, :]
+        y = y * scale * tl.load(norm + partner).to(tl.float32)[None, :]
+    angle = place % (size // 2)
+    c = tl.load(cos + angle, mask=place < size, other=0.0)
+    s = tl.load(sin + angle, mask=place < size, other=0.0) * tl.where(place < size // 2, -1.0, 1.0)
+    return x * c[None, :] + y * s[None, :]
+
+
+@triton.jit
 def _attend(
     query,
     key,
@@ -99,45 +126,32 @@ def _attend(
         of_prompt = tl.load(prompt_lengths + row).to(tl.int32)
         member = tl.arange(0, rows_of_q)
         place = tl.arange(0, columns)
-        real = (member < group)[:, None] & (place < size)[None, :]
-        q_head = (head * group + member)[:, None] * size
-        q_place = q_head + place[None, :]
-        q = tl.load(query + row * query_stride + q_place, mask=real, other=0.0)
+        inside = (place < size)[None, :]
+        real = (member < group)[:, None] & inside
+        q_heads = (head * group + member)[:, None] * size
+        q_row = query + row * query_stride + q_heads
         # the new token, which split 0 also takes into the cache
-        k_row = key + row * key_stride + head * size
-        k = tl.load(k_row + place, mask=place < size, other=0.0)
-        v = tl.load(value + row * value_stride + head * size + place, mask=place < size, other=0.0)
+        k_row = key + row * key_stride + head * size + tl.zeros([1, 1], tl.int32)
+        v = tl.load(value + row * value_stride + head * size + place[None, :], mask=inside, other=0.0)
         if rotates:
-            partner = (place + size // 2) % size
-            angle = length.to(tl.int64) * (size // 2) + place % (size // 2)
-            c = tl.load(cos + angle, mask=place < size, other=0.0)
-            s = tl.load(sin + angle, mask=place < size, other=0.0) * tl.where(place < size // 2, -1.0, 1.0)
-            q_other = tl.load(query + row * query_stride + q_head + partner[None, :], mask=real, other=0.0)
-            k_other = tl.load(k_row + partner, mask=place < size, other=0.0)
-            x, y = q.to(tl.float32), q_other.to(tl.float32)
-            a, b = k.to(tl.float32), k_other.to(tl.float32)
-            if norms:
-                q_scale = tl.rsqrt(tl.sum(x * x, 1) / size + epsilon)
-                k_scale = tl.rsqrt(tl.sum(a * a, 0) / size + epsilon)
-                w = tl.load(q_norm + place, mask=place < size, other=0.0).to(tl.float32)
-                w_partner = tl.load(q_norm + partner).to(tl.float32)
-                x, y = x * q_scale[:, None] * w[None, :], y * q_scale[:, None] * w_partner[None, :]
-                w = tl.load(k_norm + place, mask=place < size, other=0.0).to(tl.float32)
-                w_partner = tl.load(k_norm + partner).to(tl.float32)
-                a, b = a * k_scale * w, b * k_scale * w_partner
-            q = (x * c[None, :] + y * s[None, :]).to(query.dtype.element_ty)
-            k = (a * c + b * s).to(key.dtype.element_ty)
+            turn = length.to(tl.int64) * (size // 2)
+            q = _rotated(q_row, real, q_norm, cos + turn, sin + turn, epsilon, norms, size, columns)
+            k = _rotated(k_row, inside, k_norm, cos + turn, sin + turn, epsilon, norms, size, columns)
+            q, k = q.to(query.dtype.element_ty), k.to(key.dtype.element_ty)
+        else:
+            q = tl.load(q_row + place[None, :], mask=real, other=0.0)
+            k = tl.load(k_row + place[None, :], mask=inside, other=0.0)
         base = (row * kv_heads + head) * room * size
         prompt_base = (tl.load(prompts + row) * kv_heads + head) * prompt_room * size
-        own = tl.sum(q.to(tl.float32) * k.to(tl.float32)[None, :], 1) * scale
+        own = tl.sum(q.to(tl.float32) * k.to(tl.float32), 1) * scale
         first = split == 0
         if first:
-            new = base + (length - of_prompt).to(tl.int64) * size + place
-            tl.store(keys + new, k, mask=place < size)
-            tl.store(values + new, v, mask=place < size)
+            new = base + (length - of_prompt).to(tl.int64) * size + place[None, :]
+            tl.store(keys + new, k, mask=inside)
+            tl.store(values + new, v, mask=inside)
         highest = tl.where(first, own, float("-inf"))
         total = tl.zeros([rows_of_q], tl.float32) + tl.where(first, 1.0, 0.0)
-        mixed = tl.zeros([rows_of_q, columns], tl.float32) + tl.where(first, v.to(tl.float32), 0.0)[None, :]
+        mixed = tl.zeros([rows_of_q, columns], tl.float32) + tl.where(first, v.to(tl.float32), 0.0)
         end = tl.minimum(start + share, length)
         highest, total, mixed = _fold(
             q,
@@ -170,7 +184,8 @@ def _attend(
             precision,
         )
         if direct:
-            tl.store(out + row * heads * size + q_place, (mixed / total[:, None]).to(out.dtype.element_ty), mask=real)
+            mixed = (mixed / total[:, None]).to(out.dtype.element_ty)
+            tl.store(out + row * heads * size + q_heads + place[None, :], mixed, mask=real)
         else:
             part = (row * heads + head * group + member) * splits + split
             tl.store(out + part[:, None] * size + place[None, :], mixed / total[:, None], mask=real)

@@ -1,7 +1,8 @@
 """One call of `generate`, from the host's side: who gets a slot, who leaves, who moves up.
 
 The host runs ahead of the device. It gives out a few steps at a time and looks at a copy of the state that was made
-before them; what it does not know yet, that a sequence met its stop token, costs a few idle turns of one row.
+before them. That a sequence met its stop token it learns later, and its limit lies between two looks: a few idle turns
+of one row cost less than short rounds, in which the device would wait for the host.
 """
 
 from __future__ import annotations
@@ -112,8 +113,8 @@ class Run:
         return torch.cat(logits)
 
     def _decode(self) -> None:
-        steps = int(min(self.steps, (self.limit - self.made).min()))
-        self.made += steps
+        steps = int(min(self.steps, (self.limit - self.made).max()))  # who is at their limit stands still
+        self.made = np.minimum(self.made + steps, self.limit)
         longest = int((self.length + self.made).max()) - 1
         self.decoder.decode(len(self.live), longest, self.sampling, steps)
 
