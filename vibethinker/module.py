@@ -12,37 +12,36 @@ last are done when their turn starts; the last is Lightning's, and with it gradi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from vibethinker import policy as policies
 from vibethinker.asynchronous import Fetched, Stopwatch, moved
 from vibethinker.attention import PackedAttention, hidden_states
-from vibethinker.evaluation import Judged, judge, said, stable_seed
+from vibethinker.evaluation import Judged, judge
 from vibethinker.fused import compile_, fuse_
+from vibethinker.held_out import HeldOut
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.optimization import adamw, clip_, warmup_cosine
 from vibethinker.packing import PackedRow, Slice
 from vibethinker.problems import Problem
+from vibethinker.ranks import gather, random_state, set_random_state
 from vibethinker.recomputation import decide_
 from vibethinker.rewards import DispatchReward, Reward
 from vibethinker.rewards.base import check_callable
 from vibethinker.rollout import RolloutEngine, Sampling
-from vibethinker.summary import figures
 
 _UNSET_EPOCHS = 1000  # what Lightning puts where neither steps nor epochs are said
 _WHOLE = (SingleDeviceStrategy, DDPStrategy)  # strategies that shard no gradients
 _IN_THE_BAR = ("train/pass_rate", "train/kl", "rollout/length")
 
 
-class PolicyModule(pl.LightningModule):
+class PolicyModule(HeldOut):
     """A policy that trains on windows of packed rows and can be sampled from.
 
     Args:
@@ -165,7 +164,6 @@ class PolicyModule(pl.LightningModule):
         self._fetched = Fetched(torch.empty(0))  # the sums of an update, on their way to the host
         self._stopwatch = Stopwatch(self.device)  # of an update
         self._timed: list[tuple[Tensor, Stopwatch]] = []  # tokens and time of updates whose rate is still to be logged
-        self._means: dict[str, MeanMetric] = {}
 
     # What subclasses say
 
@@ -300,7 +298,7 @@ class PolicyModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: list[Problem], batch_idx: int) -> None:
         if self._random_state is not None:  # here and not in on_train_start: making the iterator draws numbers too
-            _set_random_state(self._random_state)
+            set_random_state(self._random_state)
             self._random_state = None
         if batch_idx % self.micro_batches == 0:
             self.policy.zero_grad()  # before the rollout, which has their memory then
@@ -376,43 +374,6 @@ class PolicyModule(pl.LightningModule):
         reduced = self.trainer.strategy.reduce(moved(value.clone(), self.device), reduce_op="sum")
         return reduced if isinstance(reduced, Tensor) else torch.as_tensor(reduced)
 
-    # Validation and test: how often the policy is right, in every domain
-
-    def on_validation_epoch_start(self) -> None:
-        self._means = {}
-
-    def on_test_epoch_start(self) -> None:
-        self._means = {}
-
-    def validation_step(self, batch: list[Problem], batch_idx: int) -> None:
-        self._count("val", batch, n=1, ks=(1,))
-
-    def test_step(self, batch: list[Problem], batch_idx: int) -> None:
-        self._count("test", batch, n=8, ks=(1, 8))
-
-    def predict_step(self, batch: list[Problem], batch_idx: int) -> list[str]:
-        return self.judge(batch, 1, [stable_seed(self.seed, p.id) for p in batch]).completions
-
-    def on_validation_epoch_end(self) -> None:
-        self._log_means()
-
-    def on_test_epoch_end(self) -> None:
-        self._log_means()
-
-    def _count(self, split: str, batch: list[Problem], n: int, ks: Sequence[int]) -> None:
-        judged = self.judge(batch, n, [stable_seed(self.seed, split, p.id) for p in batch])
-        for one in said(judged):
-            for name, value in figures(one, None, ks).items():
-                for key in (f"{split}/{name}", f"{split}/{one.problem.domain}/{name}"):
-                    self._means.setdefault(key, MeanMetric().to(self.device)).update(value)
-
-    def _log_means(self) -> None:
-        """Means over the problems of all ranks; a rank without a domain's problems takes part with none."""
-        for key in sorted({key for keys in _gather(list(self._means)) for key in keys}):
-            mean = self._means.setdefault(key, MeanMetric().to(self.device))
-            mean.update(torch.empty(0))
-            self.log(key, mean.compute(), prog_bar=key.count("/") == 1 and key.endswith("pass@1"), sync_dist=True)
-
     # Checkpoints: trainable weights, random state, unused slices
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -420,7 +381,7 @@ class PolicyModule(pl.LightningModule):
         unused = self._used < len(self._window)
         slices = [[part.state() for part in rows] for rows in self._window] if unused else []
         window = {"slices": slices, "used": self._used}
-        checkpoint["ranks"] = _gather({"random_state": _random_state(), "window": {**window, "figures": self._figures}})
+        checkpoint["ranks"] = gather({"random_state": random_state(), "window": {**window, "figures": self._figures}})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if missing := self._trained - checkpoint["state_dict"].keys():
@@ -437,23 +398,3 @@ class PolicyModule(pl.LightningModule):
     def _trained(self) -> set[str]:
         named = self.policy.named_parameters(prefix="policy", remove_duplicate=False)
         return {name for name, p in named if p.requires_grad}
-
-
-def _gather(own: Any) -> list[Any]:
-    """What each rank has, on every rank: the checkpoint that rank 0 writes is everyone's."""
-    if not torch.distributed.is_initialized():
-        return [own]
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, own)
-    return parts
-
-
-def _random_state() -> dict[str, Any]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def _set_random_state(state: Mapping[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"].cpu())
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
