@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM
 
+from vibethinker import Problem
 from vibethinker.evaluation import Judged
 from vibethinker.policy import AdapterOff, FrozenCopy, Lora
 from vibethinker.rewards import CompositeReward, MathReward, Part
@@ -262,6 +265,17 @@ class GivesUp(MathReward):
     def __call__(self, problems: Any, completions: Any) -> list[float]:
         self.given_up += 1
         return odd(problems, completions)
+
+
+def test_the_speed_of_sampling_is_not_the_reward_s(tiny_model: str) -> None:
+    def slow(problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
+        time.sleep(1.0)
+        return odd(problems, completions)
+
+    (step,) = fit(grpo(tiny_model, reward=slow), steps=1).steps
+    tokens = 24 * step["rollout/length"]
+    assert step["rollout/seconds"] > 1.0
+    assert tokens / step["rollout/tokens_per_second"] < step["rollout/seconds"] - 0.9
 
 
 def test_what_a_reward_counts_is_logged_by_step(tiny_model: str) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from fits import SHAPED, SaveAt, assert_same_weights, fit, grpo, sft, weights
+from lightning.pytorch.callbacks import Callback
 
 from vibethinker.module import PolicyModule
 from vibethinker.policy import Lora
@@ -41,6 +43,29 @@ def test_resume_is_bitwise(tiny_model: str, tmp_path: Path, name: str, step: int
     timings = {key for key in logged[-1] if "second" in key}
     for key in logged[-1].keys() - timings:
         assert rest[-1][key] == logged[-1][key]
+
+
+class _SaveWithin(Callback):
+    """Saves once, after a number of micro-batches."""
+
+    def __init__(self, turns: int, path: Path):
+        self.turns, self.path = turns, path
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        self.turns -= 1
+        if not self.turns:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("turns", [1, 3])
+@pytest.mark.parametrize("name", ["sft", "grpo-two-updates", "grpo-rows"])
+def test_resume_within_an_optimizer_step(tiny_model: str, tmp_path: Path, name: str, turns: int) -> None:
+    """As a checkpoint by the clock may: what the micro-batches before it left in the gradients is made again."""
+    undisturbed, going_on = make(name, tiny_model), make(name, tiny_model)
+    logged = fit(undisturbed, _SaveWithin(turns, tmp_path / "a.ckpt"), steps=3).steps
+    rest = fit(going_on, steps=3, resume=tmp_path / "a.ckpt").steps
+    assert [s["train/loss"] for s in rest] == [s["train/loss"] for s in logged[turns // 2 :]]
+    assert_same_weights(weights(undisturbed), weights(going_on))
 
 
 def test_resume_twice(tiny_model: str, tmp_path: Path) -> None:

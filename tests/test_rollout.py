@@ -388,7 +388,13 @@ def test_cut_rollouts_keep_the_plain_logprobs(model: PreTrainedModel) -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("temperature", -1), ("top_p", 0), ("top_p", 1.1), ("top_k", -1), ("min_p", 1), ("max_new_tokens", 0)],
+    [
+        *(("temperature", value) for value in (-1, math.nan, math.inf)),
+        *(("top_p", value) for value in (0, 1.1)),
+        ("top_k", -1),
+        ("min_p", 1),
+        ("max_new_tokens", 0),
+    ],
 )
 def test_sampling_refuses(option: str, value: Any) -> None:
     with pytest.raises(ValueError, match=option):
@@ -467,6 +473,8 @@ def test_other_refusals(model: PreTrainedModel) -> None:
         engine_of(model, 0)
     with pytest.raises(ValueError, match="n must be"):
         engine_of(model).generate(PROMPTS, 0, Sampling(max_new_tokens=4))
+    with pytest.raises(ValueError, match="seed must be one number or 5, one for each prompt, got 2"):
+        engine_of(model).generate(PROMPTS, 1, Sampling(max_new_tokens=4), seed=[1, 2])
 
 
 @pytest.mark.parametrize("gib", [0.0, -1.0, 1e-6])

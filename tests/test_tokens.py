@@ -12,7 +12,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 import pytest
-from fits import SHAPE, Recorder, assert_same_weights, sft, weights
+from fits import SHAPE, Recorder, SaveAt, assert_same_weights, sft, weights
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from vibethinker import Problem, SFTModule, tokens
@@ -44,12 +45,14 @@ def write(path: Path, count: int, **changes: dict[str, Any]) -> str:
     return str(path)
 
 
-def train(module: SFTModule, data: str, steps: int = 6, **options: Any) -> list[dict[str, float]]:
+def train(
+    module: SFTModule, data: str, *callbacks: Callback, steps: int = 6, resume: Path | None = None, **options: Any
+) -> list[dict[str, float]]:
     recorder = Recorder()
     quiet: Any = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     trainer = pl.Trainer(
         max_steps=steps,
-        callbacks=[recorder],
+        callbacks=[*callbacks, recorder],
         accelerator="cpu",
         devices=1,
         logger=False,
@@ -57,7 +60,8 @@ def train(module: SFTModule, data: str, steps: int = 6, **options: Any) -> list[
         log_every_n_steps=1,
         **quiet,
     )
-    trainer.fit(module, datamodule=DomainDataModule("algebra", data=data, batch_size=4, **options))
+    source = DomainDataModule("algebra", data=data, batch_size=4, **options)
+    trainer.fit(module, datamodule=source, ckpt_path=resume, weights_only=True)
     return recorder.steps
 
 
@@ -168,8 +172,10 @@ def test_a_stream_goes_on_without_what_is_too_long(
     tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = write(tmp_path / "set.jsonl", 40, p3={"solutions": ["x" * 80]}, p7={"solutions": []})
-    logged = train(sft(tiny_model), data, steps=10, streaming=True)
+    logged = train(sft(tiny_model), data, SaveAt(5, tmp_path / "a.ckpt"), steps=10, streaming=True)
     assert logged[-1]["train/left_out"] == 2
+    resumed = train(sft(tiny_model), data, steps=10, resume=tmp_path / "a.ckpt", streaming=True)
+    assert [s["train/left_out"] for s in resumed] == [s["train/left_out"] for s in logged[5:]]
     monkeypatch.setattr("vibethinker.sft._JUDGED", 20)
     with pytest.raises(
         ValueError, match=r"\d of \d+ training problems have no solution of at most max_length=64 tokens"

@@ -40,6 +40,7 @@ class Judged:
         rollouts: tokens and log-probs, group-major.
         completions: P·n texts.
         outcomes: float32 [P, n] in [0, 1].
+        sampling_seconds: time it took to sample them.
         reward_seconds: time it took to judge them.
         kinds: P·n kinds of outcome (`vibethinker.rewards.Outcome`).
     """
@@ -48,6 +49,7 @@ class Judged:
     rollouts: Rollouts
     completions: list[str]
     outcomes: Tensor
+    sampling_seconds: float = 0.0
     reward_seconds: float = 0.0
     kinds: Sequence[str] = ()
 
@@ -105,13 +107,21 @@ def judge(
             )
     if sampling.stop_token_ids is None:  # demonstrations end with the tokenizer's token, whatever the model's own is
         sampling = replace(sampling, stop_token_ids=(*engine.stop_token_ids, tokenizer.eos_token_id))
-    rollouts = engine.generate(prompts, n, sampling, seeds, progress)
-    completions = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in rollouts.completion_ids]
     start = time.perf_counter()
+    rollouts = engine.generate(prompts, n, sampling, seeds, progress)
+    sampled = time.perf_counter()
+    completions = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in rollouts.completion_ids]
+    decoded = time.perf_counter()
     graded = grade(reward, [p for p in problems for _ in range(n)], completions)
-    seconds = time.perf_counter() - start
-    scores = torch.tensor([outcome.score for outcome in graded], dtype=torch.float32).view(len(problems), n)
-    return Judged(problems, rollouts, completions, scores, seconds, [outcome.kind for outcome in graded])
+    return Judged(
+        problems,
+        rollouts,
+        completions,
+        outcomes=torch.tensor([outcome.score for outcome in graded], dtype=torch.float32).view(len(problems), n),
+        sampling_seconds=sampled - start,
+        reward_seconds=time.perf_counter() - decoded,
+        kinds=[outcome.kind for outcome in graded],
+    )
 
 
 @dataclass(frozen=True)

@@ -95,8 +95,8 @@ class GRPOModule(PolicyModule):
         for name, value, least in (("group_size", group_size, 2), ("updates_per_rollout", updates_per_rollout, 1)):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
-        if temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature must be positive and finite, got {temperature}")
         if kl_coefficient < 0:
             raise ValueError(f"kl_coefficient must not be negative, got {kl_coefficient}")
         lora = kwargs.get("lora")
@@ -176,7 +176,7 @@ class GRPOModule(PolicyModule):
             "reward/seconds": judged.reward_seconds,
             "rollout/seconds": seconds,
             "rollout/sync_seconds": self.sync_seconds,
-            "rollout/tokens_per_second": judged.lengths.sum().item() * ranks / seconds,
+            "rollout/tokens_per_second": judged.lengths.sum().item() * ranks / judged.sampling_seconds,
         }
         return judged
 
@@ -250,7 +250,7 @@ class GRPOModule(PolicyModule):
     # Figures
 
     def note(self, judged: Judged, terms: dict[str, Tensor], penalty: Tensor | None) -> None:
-        """Keeps the figures of a batch of rollouts until the first update logs them."""
+        """Keeps the figures of a batch of rollouts, which each of its updates logs."""
         rates = judged.outcomes.mean(-1)
         weight = objectives.max_entropy_weight(rates, self.sharpness, self.target_pass_rate)
         truncated = 1.0 - judged.rollouts.finished.float().mean().item()

@@ -55,6 +55,7 @@ class Workload:
         replicas: processes that exchange gradients.
         fused: whether decoder layers are fused where they can be.
         members: how many of the row's sequences share each prompt, in their order; empty where none is shared.
+        rollouts: completions that are sampled before an update; as many as `slots` where it is less.
     """
 
     config: PreTrainedConfig
@@ -73,6 +74,7 @@ class Workload:
     replicas: int = 1
     fused: bool = False
     members: tuple[int, ...] = ()
+    rollouts: int = 0
 
     @property
     def longest_row(self) -> PackedRow:
@@ -187,7 +189,8 @@ def rollout_bytes(work: Workload) -> dict[str, int]:
         hidden = hidden_states(replica, tokens, tokens, _FlashFootprint())
         replica.get_output_embeddings()(hidden[:slots])
         peak = ledger.peak - start
-    completions = 2 * slots * work.max_length * (4 + 4 + 4)  # of those under way, and of those that are done
+    kept = slots + max(slots, work.rollouts)  # completions under way, and those that are done
+    completions = kept * work.max_length * (4 + 4 + 4)
     cache = (slots + 1) * slot_bytes(config, work.max_length, torch.bfloat16)
     return {"keys and values": cache, "sampler": completions + peak}
 

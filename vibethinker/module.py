@@ -287,6 +287,8 @@ class PolicyModule(HeldOut):
         """Refuses options that would cut a window or an optimizer step in two."""
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        if self._window and self._used % self.micro_batches and not isinstance(self.trainer.strategy, _WHOLE):
+            raise ValueError("a checkpoint from within an optimizer step needs whole gradients: one device, or ddp")
         turns, slices = self.trainer.num_training_batches, self.slices_per_batch
         if math.isfinite(turns) and turns % slices:
             raise ValueError(f"trainer.limit_train_batches must be a multiple of {slices} (micro_batches · updates)")
@@ -307,7 +309,7 @@ class PolicyModule(HeldOut):
             self._used = 0
             if len(self._window) != self.slices_per_batch:
                 raise RuntimeError(f"a window of {len(self._window)} micro-batches instead of {self.slices_per_batch}")
-        if self._used % self.micro_batches == 0:
+        if self._used % self.micro_batches == 0 or not self._sums:  # a resumed update may begin later
             self._sums, self._stopwatch = {}, Stopwatch(self.device)
         for part in self._window[self._used][:-1]:
             with self.trainer.precision_plugin.forward_context():
@@ -318,7 +320,8 @@ class PolicyModule(HeldOut):
         last = self._window[self._used][-1]
         self._used += 1
         loss = self._loss(last)
-        # before the backward, so that who waits for it does not wait for that; at every turn, as any may be the last
+        # before the backward, so that who waits for it does not wait for that; at every turn, since Lightning steps at
+        # the last one of a fast_dev_run too
         self._fetched = Fetched(self.all_reduce_sum(torch.stack(list(self._sums.values()))))
         return loss * self.micro_batches  # by which Lightning divides
 
@@ -371,8 +374,9 @@ class PolicyModule(HeldOut):
         """The sum over ranks; a single one keeps what it has, where it is."""
         if self.trainer.world_size == 1:
             return value
-        reduced = self.trainer.strategy.reduce(moved(value.clone(), self.device), reduce_op="sum")
-        return reduced if isinstance(reduced, Tensor) else torch.as_tensor(reduced)
+        total = moved(value.clone(), self.device)
+        torch.distributed.all_reduce(total)  # Lightning's own has a barrier before it, at which the host waits
+        return total
 
     # Checkpoints: trainable weights, random state, unused slices
 
@@ -393,6 +397,9 @@ class PolicyModule(HeldOut):
         self._random_state, window = own["random_state"], own["window"]
         self._window = [[Slice.from_state(part) for part in rows] for rows in window["slices"]]
         self._used, self._figures = window["used"], window["figures"]
+        if self._window:  # saved within an update, its first gradients are lost: they are made again with the next
+            begin = self._used - self._used % self.micro_batches
+            self._window[self._used] = [part for rows in self._window[begin : self._used + 1] for part in rows]
 
     @property
     def _trained(self) -> set[str]:

@@ -196,7 +196,8 @@ def split(lengths: Sequence[int], budget: int | None) -> list[list[int]]:
     alone = [[i] for i, length in enumerate(lengths) if length > budget]
     rest = [i for i, length in enumerate(lengths) if length <= budget]
     total = sum(lengths[i] for i in rest)
-    for bins in range(-(-total // budget), len(rest) + 1):
+    least = max(-(-total // budget), sum(2 * lengths[i] > budget for i in rest))  # no two of these share a row
+    for bins in range(least, len(rest) + 1):
         dealt = balance([lengths[i] for i in rest], bins) if bins else []
         rows = [[rest[i] for i in part] for part in dealt]
         if all(sum(lengths[i] for i in row) <= budget for row in rows):

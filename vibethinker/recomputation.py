@@ -89,6 +89,7 @@ def workload(module: PolicyModule, problems: int | None, *, autocast: bool, repl
         replicas=replicas,
         fused=module.fused_kernels,
         members=members(len(row), group, begins_within=len(row) == sequences) if group else (),
+        rollouts=(of_batch or 0) if group else 0,
     )
 
 

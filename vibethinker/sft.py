@@ -78,6 +78,14 @@ class SFTModule(PolicyModule):
                 f"max_length={self.max_length} tokens, more than max_unusable={limit:g} allows"
             )
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["streamed"] = self._streamed
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self._streamed = checkpoint.get("streamed", self._streamed)
+
     def demonstration(self, problem: Problem) -> tuple[Tensor, Tensor]:
         """The tokens of the prompt and of one of its solutions, drawn anew at every visit, with the end of sequence."""
         if not problem.solutions:

@@ -128,7 +128,7 @@ class DecodeAttention:
     """
 
     def __init__(self, cache: SlotCache, rows: Tensor, longest: int):
-        self.cache, self.longest = cache, longest
+        self.cache = cache
         self.rows = (rows[LENGTH], rows[PROMPT], rows[PROMPT_LENGTH])
         self.split = Split.of(rows.shape[1], cache.kv_heads, longest)
         self.plain = None if cache.kernels else _Plain(cache, *self.rows)

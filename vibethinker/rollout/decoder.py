@@ -68,12 +68,12 @@ class Decoder:
         """Empties all slots; completions will end at these tokens."""
         self.state.clear()
         room = max(_STOPS, 1 << (len(stop_token_ids) - 1).bit_length())
+        stops = torch.tensor([*stop_token_ids, *[-1] * (room - len(stop_token_ids))], dtype=torch.long)
         if room != len(self.stops):
-            self.stops = torch.full((room,), -1, device=self.stops.device)
+            self.stops = torch.empty_like(stops, device=self.stops.device)
             if self._graphs is not None:
                 self._forget_graphs()
-        padded = [*stop_token_ids, *[-1] * (room - len(stop_token_ids))]
-        self.stops.copy_(torch.tensor(padded, dtype=torch.long))
+        self.stops.copy_(stops)
 
     def _forget_graphs(self) -> None:
         self._graphs, self._pool = {}, torch.cuda.graph_pool_handle()  # a pool does not outlive its graphs

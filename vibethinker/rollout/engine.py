@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -158,12 +160,13 @@ class RolloutEngine:
             prompt_ids: `P` prompts.
             n: completions of each.
             sampling: how tokens are drawn and where completions end.
-            seed: one for all, or one for each prompt.
+            seed: one number, to which each prompt's place is added, or a number for each prompt.
             progress: called with completions done and in all.
             limits: the most tokens each of the P·n completions may have, where that is less than `max_new_tokens`.
 
         Raises:
-            ValueError: an empty prompt, or one that leaves no room for `max_new_tokens`.
+            ValueError: an empty prompt, or one that leaves no room for `max_new_tokens`; seeds or limits in the wrong
+                number.
             FloatingPointError: the model gave NaN; the message names the step.
         """
         if n < 1:
@@ -179,14 +182,15 @@ class RolloutEngine:
         stops = self.stop_token_ids if sampling.stop_token_ids is None else sampling.stop_token_ids
         seeds = rollout_seeds(_seeds(seed, len(prompts)), n)
         # under autocast keys would come in another precision than the cache's, and tokens from another distribution
-        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False), _current(self.device):
             if self._body is None:
                 stop = torch.tensor(stops, dtype=torch.long)
                 done = fallback.generate(self.replica, prompts, n, sampling, seeds, stop, self.slots, progress)
                 done = [_cut(completion, limit) for completion, limit in zip(done, room.tolist(), strict=True)]
             else:
                 decoder = self._decoder_for(sampling.max_new_tokens)
-                done = self._decoded(stops, Run(decoder, prompts, n, sampling, seeds, room), progress)
+                decoder.begin(stops)
+                done = self._decoded(Run(decoder, prompts, n, sampling, seeds, room), progress)
         return Rollouts(
             prompt_ids=[p for p in prompts for _ in range(n)],
             completion_ids=_copied([tokens for tokens, *_ in done], torch.long),
@@ -196,15 +200,19 @@ class RolloutEngine:
             n=n,
         )
 
-    def _decoded(self, stops: Sequence[int], run: Run, progress: Progress | None) -> list[Completion]:
+    def _decoded(self, run: Run, progress: Progress | None) -> list[Completion]:
         try:
-            run.decoder.begin(stops)
             ended, outputs = run.finish(progress)
         except FloatingPointError:
             self.release()  # a NaN among the stored values outlives its sequence: masked, it still is 0 · NaN
             raise
         rows = zip(ended.tolist(), *outputs, strict=True)
         return [(t[: abs(end)], logp[: abs(end)], drawn[: abs(end)], end > 0) for end, t, logp, drawn in rows]
+
+
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    """Graphs and Triton's kernels go to the current device."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _cut(completion: Completion, limit: int) -> Completion:
@@ -221,6 +229,8 @@ def _seeds(seed: int | Sequence[int], prompts: int) -> Tensor:
     """A seed for each prompt, int64 [P]."""
     if isinstance(seed, int):
         return seed + torch.arange(prompts)
+    if len(seed) != prompts:
+        raise ValueError(f"seed must be one number or {prompts}, one for each prompt, got {len(seed)}")
     return torch.as_tensor(seed, dtype=torch.long)
 
 

@@ -54,7 +54,7 @@ def generate(
     total = len(prompts) * n
     done: list[Completion] = []
     steps = 0
-    with _own_settings_only(model), torch.autocast(model.device.type, enabled=False):
+    with _own_settings_only(model):
         while len(done) < total:
             batch = range(len(done), min(len(done) + slots, total))
             draws = _Draws(seeds[batch.start : batch.stop].to(model.device), sampling, stop_token_ids, steps)

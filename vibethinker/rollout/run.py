@@ -44,10 +44,7 @@ class Run:
         self.prompts, self.n, self.sampling, self.seeds, self.limits = prompts, n, sampling, seeds, limits
         self.total, self.waiting = len(seeds), 0  # the first sequence without a slot
         self.slots = self.cache.slots
-        self.live = np.empty(0, dtype=np.int64)  # the sequence in each row …
-        self.made = np.empty(0, dtype=np.int64)  # … the tokens it has, unless a stop token came before …
-        self.limit = np.empty(0, dtype=np.int64)  # … the most it may have …
-        self.length = np.empty(0, dtype=np.int64)  # … and its prompt's
+        self._know(np.empty((4, 0), dtype=np.int64))
         self.free_places = list(range(self.slots, -1, -1))  # of prompts in the cache
         self.place: dict[int, int] = {}  # of each prompt there …
         self.users: dict[int, int] = {}  # … and the sequences that have not ended, those that wait included
@@ -57,6 +54,11 @@ class Run:
         self.outputs = [torch.zeros(self.total, longest, dtype=o.dtype, device=device) for o in self.state.outputs]
         self.looks = _Looks(self.state.rows, self.state.counters)
         self.steps = _STEPS if device.type == "cuda" else 1
+
+    def _know(self, rows: NDArray[np.int64]) -> None:
+        """Of each live row its sequence, the tokens it has unless a stop token came before, its limit, its prompt's."""
+        self.known = rows
+        self.live, self.made, self.limit, self.length = rows
 
     def finish(self, progress: Progress | None) -> tuple[Tensor, list[Tensor]]:
         """Samples until every sequence is done.
@@ -93,10 +95,8 @@ class Run:
         self.state.rows[:, first : first + count] = entry.to(self.state.rows.device, non_blocking=True)
         self.decoder.draw(logits, first, self.sampling, grows=False)
         self.waiting += count
-        self.live = np.append(self.live, sequences.numpy())
-        self.made = np.append(self.made, np.ones(count, dtype=np.int64))
-        self.limit = np.append(self.limit, self.limits[sequences].numpy())
-        self.length = np.append(self.length, lengths.numpy())
+        new = torch.stack([sequences, torch.ones_like(sequences), self.limits[sequences], lengths])
+        self._know(np.concatenate([self.known, new.numpy()], 1))
 
     def _logits(self, prompts: list[int]) -> Tensor:
         """What follows each of these prompts, which ascend; those that are not in the cache yet are computed, once."""
@@ -109,12 +109,12 @@ class Run:
             of_new = self.decoder.prefill([self.prompts[p] for p in new], torch.tensor([self.place[p] for p in new]))
             owner = torch.tensor(prompts[waited:]) - new[0]
             logits.append(of_new[owner.to(of_new.device)])
-            self.last_logits = of_new[-1]
+            self.last_logits = of_new[-1].clone()  # a view would keep them all
         return torch.cat(logits)
 
     def _decode(self) -> None:
         steps = int(min(self.steps, (self.limit - self.made).max()))  # who is at their limit stands still
-        self.made = np.minimum(self.made + steps, self.limit)
+        np.minimum(self.made + steps, self.limit, out=self.made)
         longest = int((self.length + self.made).max()) - 1
         self.decoder.decode(len(self.live), longest, self.sampling, steps)
 
@@ -135,10 +135,8 @@ class Run:
             kept[sequence, :longest] = made[row, :longest]
         target = holes[holes < left]
         source = left + np.flatnonzero(~over[left:])
-        for known in (self.live, self.made, self.limit, self.length):
-            known[target] = known[source]
-        self.live, self.made = self.live[:left], self.made[:left]
-        self.limit, self.length = self.limit[:left], self.length[:left]
+        self.known[:, target] = self.known[:, source]
+        self._know(self.known[:, :left])
         if len(source):
             moved = self._on_device(source, target)
             self.state.move(moved[0], moved[1], int(self.made[target].max()))

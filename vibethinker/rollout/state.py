@@ -17,7 +17,7 @@ class State(NamedTuple):
     Attributes:
         rows: int64 [9, slots], by field: the last token, tokens in the cache with the prompt's, tokens made, which
             sequence it is, its seed, the most tokens it may make, how it ended (0 while it goes on, its tokens where a
-            stop token ended it, less than nothing of them where its limit did), where its prompt lies in the cache, and
+            stop token ended it, minus its tokens where its limit did), where its prompt lies in the cache, and
             the prompt's tokens.
         counters: int64 [2], draws so far and the first one that gave NaN, 0 while none did.
         tokens: int32 [slots, M] completions.
