@@ -66,6 +66,7 @@ class SlotCache:
         completions = (layers, 2, slots, heads, _aligned(completion_length), size)
         self.prompts, self.completions = (torch.zeros(s, dtype=dtype, device=device) for s in (prompts, completions))
         self.kernels = kernels_of(device, "cached_attention", None)
+        self.groups: _Groups | None = None  # of the rows of the last step without kernels
 
     def move(self, source: Tensor, target: Tensor, lengths: Tensor) -> None:
         """Copies the first `lengths` [C] tokens of some completions [C] onto others [C]; none is on both sides.
@@ -159,26 +160,14 @@ class _Plain:
     """The same in PyTorch's operations; what concerns a prompt is one product for all rows of its group."""
 
     def __init__(self, cache: SlotCache, lengths: Tensor, prompts: Tensor, prompt_lengths: Tensor):
-        count, device = len(lengths), lengths.device
-        made, row = lengths - prompt_lengths, torch.arange(count, device=device)
-        places, group = prompts.unique(return_inverse=True)
-        first, last = int(places[0]), int(places[-1])
-        self.place = (
-            slice(first, last + 1) if last - first < len(places) else places
-        )  # a view where they are neighbours
-        members = group.bincount()
-        order = group.argsort(stable=True)
-        rank = torch.empty_like(group)
-        rank[order] = row - (members.cumsum(0) - members)[group[order]]
-        self.size = int(members.max())
-        self.within = group * self.size + rank  # where a row is among groups padded to the largest
-        self.member = torch.zeros(len(members) * self.size, dtype=torch.long, device=device)
-        self.member[self.within] = row
+        if cache.groups is None or not torch.equal(cache.groups.prompts, prompts):
+            cache.groups = _Groups(prompts)
+        self.groups, made = cache.groups, lengths - prompt_lengths
         self.prompt_room, self.room = int(prompt_lengths.max()), int(made.max()) + 1
         unseen = torch.cat([_unseen(prompt_lengths, self.prompt_room), _unseen(made + 1, self.room)], 1)
-        self.bias = torch.zeros(unseen.shape, device=device).masked_fill_(unseen, -torch.inf)[:, None, None]
-        head = torch.arange(cache.kv_heads, device=device)
-        self.new = ((row[:, None] * cache.kv_heads + head) * cache.completions.shape[4] + made[:, None]).flatten()
+        self.bias = torch.zeros(unseen.shape, device=unseen.device).masked_fill_(unseen, -torch.inf)[:, None, None]
+        head = torch.arange(len(made) * cache.kv_heads, device=made.device).view(len(made), -1)
+        self.new = (head * cache.completions.shape[4] + made[:, None]).flatten()
 
     def attend(
         self, of_prompts: Tensor, of_completions: Tensor, query: Tensor, key: Tensor, value: Tensor, scale: float
@@ -188,20 +177,48 @@ class _Plain:
         count, kv_heads, size = len(query), key.shape[1], query.shape[-1]
         q = scale * query.view(count, kv_heads, -1, size)  # query heads of one key head, as if they were tokens
         k, v = of_completions[:, :count, :, : self.room]
-        prompt_k, prompt_v = of_prompts[:, self.place, :, : self.prompt_room]
-        of_prompt = self._ungrouped(_product(self._grouped(q), prompt_k.mT))
+        prompt_k, prompt_v = of_prompts[:, self.groups.place, :, : self.prompt_room]
+        of_prompt = self.groups.apart(_product(self.groups.together(q), prompt_k.mT))
         scores = torch.cat([of_prompt, _product(q, k.mT)], -1).float().add_(self.bias)
         to_prompt, to_completion = scores.softmax(-1).to(v.dtype).split([self.prompt_room, self.room], -1)
         out = _product(to_completion, v)
-        return out.add_(self._ungrouped(_product(self._grouped(to_prompt), prompt_v))).view(query.shape)
+        out.add_(self.groups.apart(_product(self.groups.together(to_prompt), prompt_v)))
+        return out.view(query.shape)
 
-    def _grouped(self, x: Tensor) -> Tensor:
+
+class _Groups:
+    """Rows by the place of their prompt, the same for as long as no row comes, goes or moves.
+
+    Args:
+        prompts: int64 [R], the place of each row's prompt.
+    """
+
+    def __init__(self, prompts: Tensor):
+        count, device = len(prompts), prompts.device
+        self.prompts = prompts.clone()
+        places, group = prompts.unique(return_inverse=True)
+        first, last = int(places[0]), int(places[-1])
+        neighbours = last - first < len(places)
+        self.place = slice(first, last + 1) if neighbours else places  # a view where it can be
+        members = group.bincount()
+        order, row = group.argsort(stable=True), torch.arange(count, device=device)
+        rank = torch.empty_like(group)
+        rank[order] = row - (members.cumsum(0) - members)[group[order]]
+        self.size = int(members.max())
+        self.within = group * self.size + rank  # where a row is among groups padded to the largest
+        self.member = torch.zeros(len(members) * self.size, dtype=torch.long, device=device)
+        self.member[self.within] = row
+        self.in_order = len(self.member) == count and torch.equal(self.member, row)
+
+    def together(self, x: Tensor) -> Tensor:
         """Of rows [R, kv_heads, T, X] → of groups [P, kv_heads, members · T, X], all rows' heads as if tokens."""
-        return x.index_select(0, self.member).unflatten(0, (-1, self.size)).transpose(1, 2).flatten(2, 3)
+        x = x if self.in_order else x.index_select(0, self.member)
+        return x.unflatten(0, (-1, self.size)).transpose(1, 2).flatten(2, 3)
 
-    def _ungrouped(self, x: Tensor) -> Tensor:
+    def apart(self, x: Tensor) -> Tensor:
         """The inverse."""
-        return x.unflatten(2, (self.size, -1)).transpose(1, 2).flatten(0, 1).index_select(0, self.within)
+        x = x.unflatten(2, (self.size, -1)).transpose(1, 2).flatten(0, 1)
+        return x if self.in_order else x.index_select(0, self.within)
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
