@@ -8,7 +8,7 @@ update under autocast.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,39 @@ from vibethinker.rollout.steps import Rotation
 
 _SERVED = ("llama", "qwen2", "qwen3")
 _FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")  # angles that do not change with the sequence
+
+
+class _Norm(NamedTuple):
+    weight: Tensor
+    epsilon: float
+
+    @classmethod
+    def of(cls, module: Any) -> _Norm:
+        return cls(module.weight, module.variance_epsilon)
+
+
+class _Linear(NamedTuple):
+    """A linear layer's weight and bias."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    @classmethod
+    def of(cls, module: nn.Linear) -> _Linear:
+        return cls(module.weight, module.bias)
+
+
+class _Layer(NamedTuple):
+    """A decoder layer's weights in the order in which they are used."""
+
+    first: _Norm
+    qkv: _Linear
+    rotation: Rotation
+    scale: float
+    out: _Linear
+    second: _Norm
+    gate_up: _Linear
+    down: _Linear
 
 
 class FusedBody:
@@ -40,16 +73,14 @@ class FusedBody:
         config, self.model = model.config, model
         self.kernels: Any = kernels_of(model.device, "steps", steps)
         decoder: Any = model.base_model
-        self.embedding, self.norm, self.layers = decoder.embed_tokens, decoder.norm, decoder.layers
+        self.embedding = decoder.embed_tokens.weight
         self.heads, self.kv_heads, self.size = config.num_attention_heads, config.num_key_value_heads, head_size(config)
-        attention, mlp = [layer.self_attn for layer in self.layers], [layer.mlp for layer in self.layers]
-        self.qkv = [_joined([a.q_proj, a.k_proj, a.v_proj]) for a in attention]
-        self.gate_up = [_joined([m.gate_proj, m.up_proj]) for m in mlp]
-        device = self.embedding.weight.device
+        device = self.embedding.device
         positions = torch.arange(max_length, device=device)[None]
         cos, sin = decoder.rotary_emb(torch.empty(0, dtype=torch.float32, device=device), positions)
         cos, sin = (x[0, :, : self.size // 2].contiguous() for x in (cos, sin))
-        self.rotations = [Rotation(cos, sin, _head_norms(a)) for a in attention]
+        self.layers = [_layer_of(layer, cos, sin) for layer in decoder.layers]
+        self.norm = _Norm.of(decoder.norm)
 
     @staticmethod
     def serves(model: PreTrainedModel) -> bool:
@@ -65,28 +96,39 @@ class FusedBody:
 
     def __call__(self, input_ids: Tensor, position_ids: Tensor, attention: Attention) -> Tensor:
         kernels, update = self.kernels, None
-        residual = self.embedding(input_ids).float()
+        residual = F.embedding(input_ids, self.embedding).float()
         for index, layer in enumerate(self.layers):
-            x = kernels.add_norm_(residual, update, *_norm(layer.input_layernorm))
-            qkv = F.linear(x, *self.qkv[index])
+            x = kernels.add_norm_(residual, update, *layer.first)
+            qkv = F.linear(x, *layer.qkv)
             mixed = self._attended(index, qkv, position_ids, attention)
-            update = layer.self_attn.o_proj(mixed.flatten(1))
-            x = kernels.add_norm_(residual, update, *_norm(layer.post_attention_layernorm))
-            update = layer.mlp.down_proj(kernels.swiglu(F.linear(x, *self.gate_up[index])))
-        hidden: Tensor = kernels.add_norm_(residual, update, *_norm(self.norm))
+            update = F.linear(mixed.flatten(1), *layer.out)
+            x = kernels.add_norm_(residual, update, *layer.second)
+            update = F.linear(kernels.swiglu(F.linear(x, *layer.gate_up)), *layer.down)
+        hidden: Tensor = kernels.add_norm_(residual, update, *self.norm)
         return hidden
 
     def _attended(self, index: int, qkv: Tensor, position_ids: Tensor, attention: Attention) -> Tensor:
-        rotation, scale = self.rotations[index], self.layers[index].self_attn.scaling
-        q, k, v = qkv.view(len(qkv), -1, self.size).split([self.heads, self.kv_heads, self.kv_heads], 1)
+        rotation, scale = self.layers[index].rotation, self.layers[index].scale
+        heads = qkv.view(qkv.shape[0], -1, self.size)
+        q, k, v = torch.split_with_sizes(heads, [self.heads, self.kv_heads, self.kv_heads], 1)
         if isinstance(attention, DecodeAttention) and attention.plain is None:
             return attention.attend(index, q, k, v, scale, rotation)
         self.kernels.rotate_(qkv, position_ids, self.heads, self.kv_heads, rotation)
         return attention.attend(index, q, k, v, scale)
 
 
-def _norm(module: Any) -> tuple[Tensor, float]:
-    return module.weight, module.variance_epsilon
+def _layer_of(layer: Any, cos: Tensor, sin: Tensor) -> _Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    return _Layer(
+        first=_Norm.of(layer.input_layernorm),
+        qkv=_joined([attention.q_proj, attention.k_proj, attention.v_proj]),
+        rotation=Rotation(cos, sin, _head_norms(attention)),
+        scale=attention.scaling,
+        out=_Linear.of(attention.o_proj),
+        second=_Norm.of(layer.post_attention_layernorm),
+        gate_up=_joined([mlp.gate_proj, mlp.up_proj]),
+        down=_Linear.of(mlp.down_proj),
+    )
 
 
 def _head_norms(attention: Any) -> tuple[Tensor, Tensor, float] | None:
@@ -95,7 +137,7 @@ def _head_norms(attention: Any) -> tuple[Tensor, Tensor, float] | None:
     return attention.q_norm.weight, attention.k_norm.weight, attention.q_norm.variance_epsilon
 
 
-def _joined(layers: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:
+def _joined(layers: Sequence[nn.Linear]) -> _Linear:
     """One weight and bias for several layers of the same input, whose own become views of it."""
     weight = torch.cat([layer.weight.detach() for layer in layers])
     biased = [layer for layer in layers if layer.bias is not None]
@@ -109,4 +151,4 @@ def _joined(layers: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:
         if bias is not None:
             layer.bias = nn.Parameter(bias[start:end], requires_grad=False)
         start = end
-    return weight, bias
+    return _Linear(weight, bias)

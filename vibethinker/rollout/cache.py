@@ -180,7 +180,8 @@ class _Plain:
         prompt_k, prompt_v = of_prompts[:, self.groups.place, :, : self.prompt_room]
         of_prompt = self.groups.apart(_product(self.groups.together(q), prompt_k.mT))
         scores = torch.cat([of_prompt, _product(q, k.mT)], -1).float().add_(self.bias)
-        to_prompt, to_completion = scores.softmax(-1).to(v.dtype).split([self.prompt_room, self.room], -1)
+        weights = scores.softmax(-1).to(v.dtype)
+        to_prompt, to_completion = weights[..., : self.prompt_room], weights[..., self.prompt_room :]
         out = _product(to_completion, v)
         out.add_(self.groups.apart(_product(self.groups.together(to_prompt), prompt_v)))
         return out.view(query.shape)
@@ -223,7 +224,7 @@ class _Groups:
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """Of many small matrices: PyTorch's attention for the CPU is made for longer queries, and `matmul` copies."""
-    return torch.bmm(a.flatten(0, 1), b.flatten(0, 1)).unflatten(0, a.shape[:2])
+    return torch.bmm(a.flatten(0, 1), b.flatten(0, 1)).view(*a.shape[:3], b.shape[3])
 
 
 def _unseen(lengths: Tensor, room: int) -> Tensor:

@@ -45,14 +45,14 @@ def rotate_(qkv: Tensor, positions: Tensor, heads: int, kv_heads: int, rotation:
         kv_heads: of keys and values.
         rotation: how.
     """
-    x = qkv.view(len(qkv), heads + 2 * kv_heads, -1)[:, : heads + kv_heads]
+    x = qkv.view(qkv.shape[0], heads + 2 * kv_heads, -1)[:, : heads + kv_heads]
     rotated = x.float()
     if rotation.norms:
         q_norm, k_norm, epsilon = rotation.norms
         weight = F.pad(q_norm.expand(heads, -1), (0, 0, 0, kv_heads))
         weight[heads:] = k_norm
         rotated = _normed(rotated, weight.float(), epsilon)
-    cos, sin = (x.index_select(0, positions)[:, None] for x in rotation[:2])
+    cos, sin = (table.index_select(0, positions)[:, None] for table in rotation[:2])
     a, b = rotated.chunk(2, -1)
     first, second = (a * cos).addcmul_(b, sin, value=-1), (b * cos).addcmul_(a, sin)
     half = x.shape[-1] // 2
