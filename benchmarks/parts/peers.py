@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import Any
 
-from parts.setting import Setting, median
+from parts.setting import Setting, Tick, median
 
 LEARNING_RATE = 1e-6
 SFT_STEPS, SHORT_STEPS, LONG_STEPS = 6, 3, 1  # the first of several warms up; the only one of one does not
@@ -21,30 +20,29 @@ def _clock(setting: Setting) -> Any:
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
-        """Seconds from the begin of a step to its end: rollouts, reference, update."""
+        """Seconds of the device from the begin of a step to its end: rollouts, reference, update."""
 
         def __init__(self) -> None:
-            self.seconds: list[float] = []
-            self._begin = 0.0
+            self.begins: list[Tick] = []
+            self.ends: list[Tick] = []
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            setting.synchronize()
-            self._begin = time.perf_counter()
+            self.begins.append(setting.tick())
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            setting.synchronize()
-            self.seconds.append(time.perf_counter() - self._begin)
-            if len(self.seconds) == 1:
+            self.ends.append(setting.tick())
+            if len(self.ends) == 1:
                 self.first_peak = setting.peak
                 setting.forget_peak()
 
         @property
         def measured(self) -> list[float]:
-            return self.seconds[1:] or self.seconds
+            seconds = [end - begin for begin, end in zip(self.begins, self.ends, strict=True)]
+            return seconds[1:] or seconds
 
         @property
         def peak(self) -> float:
-            return setting.peak if self.seconds[1:] else self.first_peak
+            return setting.peak if self.ends[1:] else self.first_peak
 
     return Clock()
 

@@ -107,6 +107,26 @@ SMOKE = Scale(
 )
 
 
+class Tick:
+    """A place in the device's work, noted without waiting for it: the host may run ahead, as it does in training."""
+
+    def __init__(self, cuda: bool):
+        self.event: Any = None
+        if cuda:
+            import torch
+
+            self.event = torch.cuda.Event(enable_timing=True)
+            self.event.record()
+        self.time = time.perf_counter()
+
+    def __sub__(self, earlier: Tick) -> float:
+        """Seconds between the two."""
+        if self.event is None:
+            return self.time - earlier.time
+        self.event.synchronize()
+        return float(earlier.event.elapsed_time(self.event)) / 1000
+
+
 @dataclass(frozen=True)
 class Setting:
     """Where and at which scale a part runs.
@@ -148,6 +168,9 @@ class Setting:
             import torch
 
             torch.cuda.synchronize()
+
+    def tick(self) -> Tick:
+        return Tick(self.cuda)
 
     def seconds(self, call: Callable[[], Any]) -> float:
         """Wall time of a call, with the device idle before and after it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from parts.setting import PEAK_FLOPS, Setting, median
+from parts.setting import PEAK_FLOPS, Setting, Tick, median
 from vibethinker import GRPOModule, Problem, SFTModule
 from vibethinker.datamodules import AlgebraDataModule
 from vibethinker.evaluation import Judged
@@ -31,40 +31,41 @@ def every_second(problems: Sequence[Problem], completions: Sequence[str]) -> lis
 
 
 class Clock(pl.Callback):
-    """When each optimizer step ends, and how long forward and backward took together."""
+    """When the device ends each optimizer step, and how long it spends in the last forward and backward before it."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        self.ends: list[float] = []
-        self.passes: list[float] = []
-        self.begin = self._forward = 0.0
-
-    def now(self) -> float:
-        self.setting.synchronize()
-        return time.perf_counter()
+        self.begin = setting.tick()
+        self.ends: list[Tick] = []
+        self._passes: list[tuple[Tick, Tick]] = []
+        self._forward = self.begin
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        step, self.begin = pl_module.training_step, self.now()
+        step, self.begin = pl_module.training_step, self.setting.tick()
 
         def timed(*args: Any, **options: Any) -> Any:
-            self._forward = self.now()
+            self._forward = self.setting.tick()
             return step(*args, **options)
 
         pl_module.training_step = timed  # type: ignore[method-assign]
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.passes.append(self.now() - self._forward)
+        self._passes.append((self._forward, self.setting.tick()))
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if trainer.global_step == len(self.ends) + 1:
-            self.ends.append(self.now())
+            self.ends.append(self.setting.tick())
             if len(self.ends) == 1:
                 self.setting.forget_peak()
 
     @property
+    def passes(self) -> list[float]:
+        return [end - begin for begin, end in self._passes]
+
+    @property
     def steps(self) -> list[float]:
         """Seconds from the end of a step to the end of the next, data and rollouts included."""
-        return [end - begin for begin, end in zip(self.ends, self.ends[1:], strict=False)]
+        return [end - begin for begin, end in itertools.pairwise(self.ends)]
 
 
 def fit(setting: Setting, module: pl.LightningModule, data: str, batch: int, steps: int) -> tuple[Clock, pl.Trainer]:
