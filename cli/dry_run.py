@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from vibethinker import recomputation
-from vibethinker.grpo import GRPOModule
 from vibethinker.memory import Estimate, Workload, estimate
 from vibethinker.module import PolicyModule
 from vibethinker.policy import Lora
@@ -67,7 +66,9 @@ def describe(module: PolicyModule, config: Any, memory: float) -> None:
 
 def workload(module: PolicyModule, config: Any) -> Workload:
     """The most that the options of a fit allow on each device."""
-    samples = isinstance(module, GRPOModule) or _has_probe(config) or config.trainer.limit_val_batches != 0
+    callbacks = config.trainer.callbacks or []
+    names = [str(c.get("class_path")) for c in (callbacks if isinstance(callbacks, list) else [callbacks])]
+    samples = recomputation.samples_in_between(module, names, config.trainer.limit_val_batches)
     return recomputation.workload(
         module,
         config.data.init_args.batch_size,
@@ -140,12 +141,6 @@ def _devices(config: Any) -> int:
     if asked in ("auto", -1, "-1"):
         asked = max(torch.cuda.device_count(), 1)
     return (len(asked) if isinstance(asked, list) else int(asked)) * int(config.trainer.num_nodes)
-
-
-def _has_probe(config: Any) -> bool:
-    callbacks = config.trainer.callbacks or []
-    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-    return any("DiversityProbe" in str(callback.get("class_path")) for callback in callbacks)
 
 
 def _millions(count: int) -> str:

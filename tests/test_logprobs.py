@@ -79,6 +79,8 @@ def test_bfloat16_stays_close_and_returns_float32() -> None:
 
 
 def test_refuses_zero_temperature() -> None:
+    with pytest.raises(ValueError, match="chunk must be at least 1, got 0"):
+        linear_logprobs(torch.zeros(1, 2), torch.zeros(3, 2), torch.zeros(1, dtype=torch.long), chunk=0)
     with pytest.raises(ValueError, match="temperature"):
         linear_logprobs(torch.zeros(1, 2), torch.zeros(3, 2), torch.zeros(1, dtype=torch.long), temperature=0.0)
 

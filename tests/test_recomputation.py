@@ -106,6 +106,27 @@ def test_on_a_processor_auto_is_off(tiny_model: str) -> None:
     assert not module.policy.is_gradient_checkpointing
 
 
+def test_auto_is_on_for_what_cannot_be_estimated(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unable(work: Workload) -> Estimate:
+        raise RuntimeError("an operation without a fake")
+
+    said: list[str] = []
+    monkeypatch.setattr(recomputation, "rank_zero_info", said.append)
+    monkeypatch.setattr(recomputation, "memory_of", lambda device: 2**40)
+    monkeypatch.setattr(recomputation, "estimate", unable)
+    module = sft(tiny_model)
+    fit(module, steps=1)
+    assert module.policy.is_gradient_checkpointing
+    assert "cannot be estimated: an operation without a fake" in said[0]
+
+
+@pytest.mark.parametrize(("validation", "probes"), [(0, False), (1.0, False), (0, True)])
+def test_a_replica_counts_where_there_is_one(tiny_model: str, validation: float, probes: bool) -> None:
+    names = ["ModelCheckpoint", *(["vibethinker.callbacks.DiversityProbe"] if probes else [])]
+    assert recomputation.samples_in_between(sft(tiny_model), names, validation) == bool(validation or probes)
+    assert recomputation.samples_in_between(grpo(tiny_model), [], 0)
+
+
 @pytest.mark.parametrize("lora", [None, Lora(rank=4)], ids=["full", "lora"])
 @pytest.mark.parametrize("size", [2**16, 2**40])
 def test_auto_decides_when_a_fit_starts(

@@ -96,6 +96,21 @@ def test_bfloat16_autocast_and_gradient_checkpointing_stay_close(tiny_model: str
     assert all(p.dtype == torch.float32 for p in half.policy.parameters())
 
 
+def test_a_gradient_that_is_no_number_reaches_no_weight(tiny_model: str, tmp_path: Path) -> None:
+    class Broken(SFTModule):
+        """Whose loss is finite and has no derivative from the third step on."""
+
+        def token_loss(self, logp: Tensor, entropy: Tensor, per_token: dict[str, Tensor]) -> Tensor:
+            loss = super().token_loss(logp, entropy, per_token)
+            return loss + 0 * (0 * logp).sqrt() if self.trainer.global_step == 2 else loss
+
+    module = sft(tiny_model, Broken)
+    with pytest.raises(FloatingPointError, match="the gradient's norm is nan at step 2"):
+        fit(module, SaveAt(3, tmp_path / "a.ckpt"), steps=4)
+    assert all(w.isfinite().all() for w in weights(module).values())
+    assert not (tmp_path / "a.ckpt").exists()
+
+
 def test_lora_trains_and_saves_the_adapter_alone(tiny_model: str, tmp_path: Path) -> None:
     module = sft(tiny_model, lora=Lora(rank=4))
     before = weights(module)
@@ -143,6 +158,7 @@ def test_decay_falls_on_matrices_alone(tiny_model: str) -> None:
         ({"micro_batches": 0}, "micro_batches"),
         ({"row_tokens": 0}, "row_tokens"),
         ({"gradient_checkpointing": "always"}, "gradient_checkpointing must be"),
+        ({"gradient_checkpointing": 1}, "gradient_checkpointing must be"),
         ({"min_learning_rate": 1.0}, "min_learning_rate"),
         ({"warmup_ratio": 1.5}, "warmup_ratio"),
         ({"max_new_tokens": 64}, "no room for a prompt"),

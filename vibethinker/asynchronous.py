@@ -31,6 +31,10 @@ class Fetched:
         if self._event:
             self._event.record()
 
+    @property
+    def arrived(self) -> bool:
+        return self._event is None or bool(self._event.query())
+
     def get(self) -> Tensor:
         if self._event:
             self._event.synchronize()

@@ -126,7 +126,8 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: i
 
 def flash_serves(query: Tensor) -> bool:
     """PyTorch's flash kernel: CUDA, half precision, head size a multiple of 8 up to 256."""
-    return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0
+    size = query.shape[-1]
+    return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and size % 8 == 0 and size <= 256
 
 
 def attend(

@@ -40,6 +40,8 @@ def linear_logprobs(
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     kernels = kernels or kernels_of(hidden.device, "head", sys.modules[__name__])
@@ -49,7 +51,7 @@ def linear_logprobs(
 
 def statistics(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probs of the targets, entropies and normalisers, each float32 [T], from logits [T, V]."""
-    scaled = logits.float().div_(temperature) if logits.dtype != torch.float32 else logits / temperature
+    scaled = logits.float() / temperature
     normaliser = scaled.logsumexp(-1)
     entropy = normaliser - scaled.softmax(-1).mul_(scaled).sum(-1)
     return scaled.gather(-1, targets[:, None])[:, 0] - normaliser, entropy, normaliser
@@ -65,7 +67,7 @@ def gradient_(
     temperature: float,
 ) -> Tensor:
     """The gradient with respect to logits [T, V]: ∂logp/∂z = onehot − p;  ∂entropy/∂z = −p · (ln p + entropy)."""
-    log_p = logits.float().div_(temperature) if logits.dtype != torch.float32 else logits.div_(temperature)
+    log_p = logits.float().div_(temperature)  # in place where they are float32
     log_p -= normaliser[:, None]
     grad = log_p.exp().neg_()
     grad *= log_p.add_(entropy[:, None]).mul_(grad_entropy[:, None]).add_(grad_logp[:, None])

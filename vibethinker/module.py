@@ -38,6 +38,7 @@ from vibethinker.rollout import RolloutEngine, Sampling
 
 _UNSET_EPOCHS = 1000  # what Lightning puts where neither steps nor epochs are said
 _WHOLE = (SingleDeviceStrategy, DDPStrategy)  # strategies that shard no gradients
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # master weights are float32, or a learning rate is lost in them
 _IN_THE_BAR = ("train/pass_rate", "train/kl", "rollout/length")
 
 
@@ -117,7 +118,7 @@ class PolicyModule(HeldOut):
             raise ValueError(f"micro_batches must be at least 1, got {micro_batches}")
         if row_tokens is not None and row_tokens < 1:
             raise ValueError(f"row_tokens must be at least 1, got {row_tokens}")
-        if gradient_checkpointing not in (True, False, "auto"):
+        if gradient_checkpointing != "auto" and not isinstance(gradient_checkpointing, bool):
             raise ValueError(f"gradient_checkpointing must be true, false or auto, got {gradient_checkpointing!r}")
         if min_learning_rate is not None and not 0 <= min_learning_rate <= learning_rate:
             raise ValueError(f"min_learning_rate must lie between 0 and learning_rate, got {min_learning_rate}")
@@ -162,6 +163,7 @@ class PolicyModule(HeldOut):
         self._figures: dict[str, float] = {}
         self._sums: dict[str, Tensor] = {}
         self._fetched = Fetched(torch.empty(0))  # the sums of an update, on their way to the host
+        self._norm: tuple[int, Fetched] | None = None  # of a step's gradient, and which step
         self._stopwatch = Stopwatch(self.device)  # of an update
         self._timed: list[tuple[Tensor, Stopwatch]] = []  # tokens and time of updates whose rate is still to be logged
 
@@ -208,6 +210,7 @@ class PolicyModule(HeldOut):
 
     def export(self, folder: str | Path, dtype: torch.dtype | None = None, *, adapter_only: bool = False) -> Path:
         """Writes the policy as a Hugging Face folder, float32 by default, or its adapter alone."""
+        self.check_gradient()
         return policies.export(self.policy, self.tokenizer, folder, dtype, adapter_only=adapter_only)
 
     # Training
@@ -223,6 +226,8 @@ class PolicyModule(HeldOut):
         wanted = self.trainer.accumulate_grad_batches
         if wanted not in (1, self.micro_batches):
             raise ValueError(f"set model.micro_batches instead of trainer.accumulate_grad_batches={wanted}")
+        if str(self.trainer.precision) not in _PRECISIONS:
+            raise ValueError(f"trainer.precision must be one of {', '.join(_PRECISIONS)}, got {self.trainer.precision}")
         self.trainer.accumulate_grad_batches = self.micro_batches
         if self.row_tokens is not None and not isinstance(self.trainer.strategy, _WHOLE):
             raise ValueError("model.row_tokens needs whole gradients: one device, or trainer.strategy=ddp")
@@ -248,7 +253,7 @@ class PolicyModule(HeldOut):
             weight_decay=self.weight_decay,
             betas=self.betas,
             epsilon=self.epsilon,
-            fused=self.device.type == "cuda" and self._whole_gradients,
+            fused=self.device.type == "cuda" and self._clips_by_norm,
         )
         floor = 1.0 if self.min_learning_rate is None else self.min_learning_rate / self.learning_rate
         total = self.trainer.max_steps
@@ -258,19 +263,35 @@ class PolicyModule(HeldOut):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @property
-    def _whole_gradients(self) -> bool:
-        """Whether gradients are neither scaled nor sharded."""
+    def _clips_by_norm(self) -> bool:
+        """Whether gradients are neither scaled nor sharded, and not clipped one by one either."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        return isinstance(self.trainer.strategy, _WHOLE) and scaler is None
+        by_norm = self.trainer.gradient_clip_algorithm in (None, "norm")
+        return isinstance(self.trainer.strategy, _WHOLE) and scaler is None and by_norm
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clips and logs the norm. Lightning clips for no fused optimizer, where only scaled gradients forbid it."""
-        if not self._whole_gradients or gradient_clip_algorithm not in (None, "norm"):
+        if not self._clips_by_norm:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
-        self.log("train/gradient_norm", clip_(optimizer, gradient_clip_val))
+        norm = clip_(optimizer, gradient_clip_val)
+        self.log("train/gradient_norm", norm)
+        self._norm = (self.trainer.global_step, Fetched(norm))
+        if self._norm[1].arrived:
+            self.check_gradient()
+
+    def check_gradient(self) -> None:
+        """Ends a fit whose last gradient was no number; on a GPU that is known a step later.
+
+        Raises:
+            FloatingPointError: names the step.
+        """
+        if self._norm is not None:
+            (step, fetched), self._norm = self._norm, None
+            if not torch.isfinite(norm := fetched.get()):
+                raise FloatingPointError(f"the gradient's norm is {norm.item()} at step {step}")
 
     def on_fit_start(self) -> None:
         decide_(self)
@@ -337,6 +358,7 @@ class PolicyModule(HeldOut):
         """Done when an update begins: Lightning would do it when all rows but the last have left their gradients."""
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
+        self.check_gradient()  # of the step before this one
         self.log_update()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -381,6 +403,7 @@ class PolicyModule(HeldOut):
     # Checkpoints: trainable weights, random state, unused slices
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.check_gradient()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in self._trained}
         unused = self._used < len(self._window)
         slices = [[part.state() for part in rows] for rows in self._window] if unused else []

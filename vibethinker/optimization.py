@@ -50,9 +50,12 @@ def adamw(
 
 
 def clip_(optimizer: torch.optim.Optimizer, limit: float | None) -> Tensor:
-    """Scales an optimizer's gradients down to a norm of `limit` where it is larger; gives the norm before, a scalar."""
+    """Scales an optimizer's gradients down to a norm of `limit` where it is larger; gives the norm before, a scalar.
+
+    No limit, or one that is not positive, leaves them as they are.
+    """
     trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in trained])
-    if limit:
+    if limit and limit > 0:
         torch.nn.utils.clip_grads_with_norm_(trained, limit, norm)
     return norm

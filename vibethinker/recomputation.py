@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
@@ -43,10 +44,22 @@ def decide_(module: PolicyModule) -> None:
         rank_zero_info("gradient_checkpointing=auto: off, since neither data.batch_size nor model.row_tokens is known")
         return
     autocast = "mixed" in str(trainer.precision)
-    made = estimate(workload(module, problems, autocast=autocast, replicas=trainer.world_size, samples=True))
+    callbacks = [kind.__name__ for callback in trainer.callbacks for kind in type(callback).__mro__]
+    samples = samples_in_between(module, callbacks, trainer.limit_val_batches)
+    try:
+        made = estimate(workload(module, problems, autocast=autocast, replicas=trainer.world_size, samples=samples))
+    except Exception as error:  # an architecture that cannot be followed without weights trains all the same
+        rank_zero_info(f"gradient_checkpointing=auto: on, since this model's updates cannot be estimated: {error}")
+        with_checkpointing(module.policy)
+        return
     rank_zero_info(choice(made, size))
     if recomputes(made, size):
         with_checkpointing(module.policy)
+
+
+def samples_in_between(module: PolicyModule, callbacks: Iterable[str], val_batches: float | None) -> bool:
+    """Whether a fit samples between its updates, and so holds a replica: in rollouts, validation, a probe by name."""
+    return hasattr(module, "group_size") or val_batches != 0 or any("DiversityProbe" in name for name in callbacks)
 
 
 def memory_of(device: torch.device) -> int:

@@ -166,6 +166,14 @@ def test_recomputed(device: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
 
 
+def test_shapes_that_do_not_match(device: str) -> None:
+    weight, short, long = (torch.ones(*shape, device=device) for shape in ((8,), (1, 8), (2, 8)))
+    with pytest.raises(ValueError, match="add_norm: an update of shape"):
+        layers.add_norm(long, short, weight, 1e-6, torch.float32)
+    with pytest.raises(ValueError, match="swiglu: gate of shape"):
+        layers.swiglu(long, short)
+
+
 def test_no_tokens(device: str) -> None:
     residual, weight = normal(0, 16, device=device), normal(16, device=device)
     total, normed = layers.add_norm(residual, residual * 2, weight, 1e-6, HALF)

@@ -124,6 +124,8 @@ class _AddNorm(torch.autograd.Function):
     def forward(
         ctx: Any, residual: Tensor, update: Tensor | None, weight: Tensor, epsilon: float, dtype: Any, readers: int
     ) -> tuple[Tensor, ...]:
+        if update is not None and update.shape != residual.shape:
+            raise ValueError(f"add_norm: an update of shape {[*update.shape]} for a residual of {[*residual.shape]}")
         residual, total = residual.contiguous(), residual
         width = residual.shape[-1]
         rows = residual.numel() // width
@@ -287,6 +289,8 @@ def _swiglu_backward(gate, up, grad, to_gate, to_up, count, block: tl.constexpr)
 class _Swiglu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        if gate.shape != up.shape:
+            raise ValueError(f"swiglu: gate of shape {[*gate.shape]}, up of {[*up.shape]}")
         gate, up = gate.contiguous(), up.contiguous()
         ctx.save_for_backward(gate, up)
         out = torch.empty_like(gate, dtype=torch.promote_types(gate.dtype, up.dtype))

@@ -29,9 +29,14 @@ def head_size(config: PreTrainedConfig) -> int:
     return size
 
 
+def key_heads(config: PreTrainedConfig) -> int:
+    heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return heads
+
+
 def slot_bytes(config: PreTrainedConfig, max_length: int, dtype: torch.dtype) -> int:
     """Keys and values of one sequence of `max_length` tokens, in bytes, whatever of them is its prompt."""
-    entry = 2 * config.num_hidden_layers * config.num_key_value_heads * head_size(config)
+    entry = 2 * config.num_hidden_layers * key_heads(config) * head_size(config)
     return entry * (_aligned(max_length) + _ALIGNED) * dtype.itemsize
 
 
@@ -60,7 +65,7 @@ class SlotCache:
         dtype: torch.dtype,
         device: torch.device,
     ):
-        layers, heads, size = config.num_hidden_layers, config.num_key_value_heads, head_size(config)
+        layers, heads, size = config.num_hidden_layers, key_heads(config), head_size(config)
         self.slots, self.kv_heads, self.device = slots, heads, device
         prompts = (layers, 2, slots + 1, heads, _aligned(prompt_length), size)
         completions = (layers, 2, slots, heads, _aligned(completion_length), size)
