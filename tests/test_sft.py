@@ -175,6 +175,7 @@ def test_options_that_cannot_be(tiny_model: str, options: dict[str, Any], messag
     [
         ({"steps": -1}, "max_steps"),
         ({"accumulate_grad_batches": 3}, "micro_batches instead of"),
+        ({"precision": "bf16-true"}, "trainer.precision must be one of 32-true, bf16-mixed, 16-mixed, got bf16-true"),
         ({"limit_train_batches": 3}, "limit_train_batches must be a multiple of 2"),
         ({"val_check_interval": 3}, "val_check_interval must be a multiple of micro_batches=2"),
     ],
