@@ -1,6 +1,6 @@
 """Speed and memory on one GPU, ours and what users have otherwise, against the goals: writes docs/performance.md.
 
-    python benchmarks/performance.py                     # one CUDA device with 80 GiB or more, about fifteen minutes
+    python benchmarks/performance.py                     # one CUDA device with 80 GiB or more, about twenty minutes
     python benchmarks/performance.py --only rollout sft  # some parts, beside the figures that are there
     python benchmarks/performance.py --smoke             # a tiny model on whatever there is: does everything run?
 

@@ -173,7 +173,6 @@ def sampling_rows(results: Results) -> list[list[str]]:
     sampled = {
         "tokens_per_second": trl.get("rollout_tokens_per_second"),
         "seconds": trl.get("rollout_seconds"),
-        "gib": trl.get("gib"),
         "repeats": trl.get("repeats"),
     }
     return [
@@ -256,10 +255,18 @@ def failures(results: Results) -> list[str]:
     return [f"- `{name}` failed: {error.strip().splitlines()[-1]}" for name, error in found.items()]
 
 
-def machine_line(results: Results) -> str:
-    """Where and when; parts without a GPU may have run elsewhere and say so themselves."""
-    parts = [part for part in results.values() if isinstance(part, dict) and "machine" in part]
-    part = next((p for p in parts if "gpu" in p["machine"]), parts[0] if parts else {"machine": {}})
+def machines(results: Results) -> str:
+    """Where and when the parts ran; which, where not all ran at one place on one day."""
+    found: dict[str, list[str]] = {}
+    for name, part in results.items():
+        if isinstance(part, dict) and "machine" in part:
+            found.setdefault(_machine(part), []).append(name)
+    return "\n\n".join(
+        where if len(found) == 1 else f"{where} There: {', '.join(names)}." for where, names in found.items()
+    )
+
+
+def _machine(part: dict[str, Any]) -> str:
     found = part["machine"]
     gpu = f"{found['gpu']} ({found['gpu_gib']:.0f} GiB)" if "gpu" in found else "no GPU"
     versions = ", ".join(f"{name} {found[name]}" for name in _LIBRARIES if found.get(name))
@@ -275,7 +282,7 @@ def shortfalls(results: Results) -> str:
 def tests(results: Results) -> str:
     """What pytest said."""
     said = get(results, "tests", "said")
-    return f"`{get(results, 'tests', 'command')}` on the same machine:\n\n    {said}" if said else "Not run."
+    return f"`{get(results, 'tests', 'command')}`:\n\n    {said}" if said else "Not run."
 
 
 def markdown(results: Results, command: str) -> str:
@@ -286,13 +293,14 @@ def markdown(results: Results, command: str) -> str:
 {scale}
     {command}
 
-{machine_line(results)}
+{machines(results)}
 
 Qwen2.5-Math-1.5B's shape (Qwen2, 28 layers, 1,536 wide, 12 heads, 2 key-value heads, 151,936 words, tied), random
 weights. Training holds float32 master weights under bfloat16 autocast, sampling a bfloat16 replica. Every part is a
-process of its own on the same machine. Times are wall times between two waits for the device, medians of the repeats
-that a table gives, after a warm-up; memory is the peak that PyTorch allocated. No completion ends before its limit, on
-either side. The page is written by the command, verdicts included.
+process of its own. Training steps are timed between places in the device's work, on both sides, all else between two
+waits for the device; figures are medians of the repeats that a table gives, after a warm-up. Memory is the peak that
+PyTorch allocated. No completion ends before its limit, on either side. The page is written by the command, verdicts
+included.
 
 ## Goals
 
@@ -309,16 +317,18 @@ Whole calls: prompts, decoding, log-probs where it is ours, results on the CPU. 
 ## GRPO step
 
 16 prompts × 16 rollouts, prompts of 128 tokens, β = 0.001, one update: weights into the replica, rollouts, reward,
-reference, update. TRL generates with transformers, with liger's kernels, without recomputation, in micro-batches of as
-many sequences as 80 GiB take (`trl_rows`); at 2,048 tokens it runs one step, which nothing has warmed up.
+reference, update. TRL generates with transformers, with liger's kernels, without recomputation, in micro-batches of 16
+and 4 sequences. At 2,048 tokens it runs one step, which nothing has warmed up and in whose peak the optimizer's moments
+are not there yet. Rollouts are, for us, the last step's time from the weights to the rewards, for TRL the median of
+`generate`.
 
 {table(["step", "s", "of it rollouts", "rest", "GiB", "steps"], step_rows(results))}
 
 ## Training
 
-16,384 tokens a step in 16 sequences of 1,024 with optimizer and clipping. TRL packs them (`wrapped`) into rows of one
-sequence each. The share of the peak counts 6·N for each token and causal attention, recomputation not, over 989
-TFLOP/s.
+16,384 tokens a step in 16 sequences of 1,024 random letters with optimizer and clipping. TRL packs them (`wrapped`)
+into rows of one sequence each. The share of the peak counts 6·N for each token and causal attention, recomputation not,
+over 989 TFLOP/s.
 
 {
         table(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from parts.setting import Setting, Tick, median
+from parts.setting import LETTERS, Setting, Tick, median
 
 LEARNING_RATE = 1e-6
 SFT_STEPS, SHORT_STEPS, LONG_STEPS = 6, 3, 1  # the first of several warms up; the only one of one does not
@@ -146,16 +146,18 @@ def grpo_long(setting: Setting) -> None:
 
 
 def sft(setting: Setting) -> None:
-    """Packed rows of exactly one sequence each: TRL attends over no more tokens than we do."""
+    """Packed rows of exactly one sequence each, of the letters that ours have: no more to attend to, no other words."""
     import torch
     from datasets import Dataset
+    from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
     scale = setting.scale
     tokens = scale.sequences * scale.sequence
     generator = torch.Generator().manual_seed(0)
+    letters = torch.tensor(AutoTokenizer.from_pretrained(setting.model).convert_tokens_to_ids(list(LETTERS)))
     shape = (scale.sequences * (SFT_STEPS + 1), scale.sequence)
-    rows = torch.randint(2, scale.model["vocab_size"], shape, generator=generator).tolist()
+    rows = letters[torch.randint(len(letters), shape, generator=generator)].tolist()
     for name, options in SFT_VARIANTS.items():
         left = setting.allocated  # by the variant before this one
         if not setting.cuda:

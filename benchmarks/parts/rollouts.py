@@ -14,6 +14,7 @@ from torch import Tensor
 from parts.setting import Setting, median
 from vibethinker.attention import PackedAttention, hidden_states
 from vibethinker.datamodules import AlgebraDataModule
+from vibethinker.fused import fuse_
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.packing import pack
 from vibethinker.policy import load_policy, load_tokenizer, locate, prompt_ids
@@ -112,6 +113,7 @@ def agreement(setting: Setting) -> None:
     scale = setting.scale
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     policy = load_policy(setting.model).to(setting.device)
+    fuse_(policy)  # as a fit does
     prompts = setting.prompts(scale.compared)
     for name, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
         slots = scale.compared * scale.group
@@ -135,7 +137,7 @@ def _differences(policy: Any, rollouts: Rollouts, first: int, setting: Setting) 
 
 
 def generate(setting: Setting) -> None:
-    """transformers' `generate` by itself, in bfloat16 with the settings that TRL gives it; no log-probs."""
+    """transformers' `generate` by itself, in bfloat16, with the settings that TRL gives it and its own layers."""
     scale = setting.scale
     call = _generator(setting.model, setting, setting.prompts(scale.prompts), scale.group)
     call(4)

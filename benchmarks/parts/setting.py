@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 MARK = "MEASURED "
 PEAK_FLOPS = 989e12  # bfloat16 with float32 accumulation, dense, of an H100 or H200 SXM, by their data sheets
+LETTERS = "jJMNOQRUVYZ"  # in none of the nano tokenizer's longer tokens, so that each is one wherever it stands
 _LIBRARIES = ("torch", "transformers", "triton", "liger-kernel", "trl", "lightning")
 
 
@@ -253,12 +255,13 @@ def write_problems(setting: Setting) -> None:
 
     tokenizer = load_tokenizer("nano")
     scale = setting.scale
-    asked, shown = [], []
+    asked, shown, draw = [], [], random.Random(0)
     for number in range(20 * max(scale.prompts, scale.sequences)):
-        start = f"What is {number} + {number * 7}? x"  # a template may strip an end of white space
+        start = f"What is {number} + {number * 7}? j"  # a template may strip an end of white space
         (ids,) = prompt_ids(tokenizer, [Problem("", "algebra", start, "1")], "")
-        asked.append({"prompt": start + "x" * (scale.prompt - len(ids)), "answer": "1"})
-        solution = "x" * (scale.sequence - len(ids) - 1)  # one for the end of sequence
+        more = "".join(draw.choices(LETTERS, k=scale.prompt - len(ids)))
+        asked.append({"prompt": start + more, "answer": "1"})
+        solution = "".join(draw.choices(LETTERS, k=scale.sequence - len(ids) - 1))  # one for the end of sequence
         shown.append({"prompt": start, "answer": "1", "solutions": [solution]})
     for name, rows in (("asked", asked), ("shown", shown)):
         (setting.folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
