@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fits import PROBLEMS, PlainSFT, SaveAt, fit, sft, weights
+from lightning.pytorch.callbacks import OnExceptionCheckpoint
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -105,10 +106,11 @@ def test_a_gradient_that_is_no_number_reaches_no_weight(tiny_model: str, tmp_pat
             return loss + 0 * (0 * logp).sqrt() if self.trainer.global_step == 2 else loss
 
     module = sft(tiny_model, Broken)
+    savers = SaveAt(3, tmp_path / "a.ckpt"), OnExceptionCheckpoint(tmp_path)
     with pytest.raises(FloatingPointError, match="the gradient's norm is nan at step 2"):
-        fit(module, SaveAt(3, tmp_path / "a.ckpt"), steps=4)
+        fit(module, *savers, steps=4, enable_checkpointing=True, default_root_dir=tmp_path)
     assert all(w.isfinite().all() for w in weights(module).values())
-    assert not (tmp_path / "a.ckpt").exists()
+    assert not list(tmp_path.rglob("*.ckpt"))
 
 
 def test_lora_trains_and_saves_the_adapter_alone(tiny_model: str, tmp_path: Path) -> None:

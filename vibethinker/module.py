@@ -288,12 +288,14 @@ class PolicyModule(HeldOut):
         Raises:
             FloatingPointError: names the step.
         """
-        if self._norm is not None:
-            (step, fetched), self._norm = self._norm, None
-            if not torch.isfinite(norm := fetched.get()):
-                raise FloatingPointError(f"the gradient's norm is {norm.item()} at step {step}")
+        if self._norm is None:
+            return
+        step, fetched = self._norm
+        if not torch.isfinite(norm := fetched.get()):
+            raise FloatingPointError(f"the gradient's norm is {norm.item()} at step {step}")
 
     def on_fit_start(self) -> None:
+        self._norm = None
         decide_(self)
         self.speed_up_(self.policy)
 
