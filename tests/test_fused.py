@@ -192,6 +192,18 @@ def test_compiled_layers_are_the_same_layers() -> None:
     compiled_and_plain(lora=False, recomputed=False, backend="inductor")
 
 
+def test_compiling_twice_is_once_and_fused_layers_are_refused() -> None:
+    """As a second fit of the same module does."""
+    model = random_model(Qwen2Config)
+    compiled, fused = copy.deepcopy(model), copy.deepcopy(model)
+    for _ in range(2):
+        compile_(compiled, "eager")
+    assert_close(update(compiled, ROW), update(model, ROW), 1e-5)
+    fuse_(fused, Plain())
+    with pytest.raises(ValueError, match="have been fused already"):
+        compile_(fused, "eager")
+
+
 @pytest.mark.slow
 def test_a_fit_that_compiles(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Policy, reference, recomputation, rows of all lengths: few variants of one code, and the same updates."""

@@ -89,8 +89,8 @@ def compile_(model: Any, backend: str = "inductor") -> None:
     for layer in attention.body(model).modules():
         if not isinstance(layer, GradientCheckpointingLayer):
             continue
-        if "forward" in vars(layer):
-            raise ValueError("compile_: the model's layers have been fused or compiled already")
+        if any("forward" in vars(part) for part in layer.children()):
+            raise ValueError("compile_: the model's layers have been fused already")
         kind = type(layer)
         if kind not in made:
             made[kind] = _recomputable(torch.compile(inspect.unwrap(kind.forward), dynamic=True, backend=backend))

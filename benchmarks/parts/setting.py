@@ -38,7 +38,7 @@ class Scale:
         context: tokens of the longest sequence that is trained on.
         head_tokens: of the head alone.
         row: tokens of a packed row that a GRPO step is cut into.
-        trl_rows: sequences of a micro-batch of TRL's GRPO step, short and long: what 80 GiB take without recomputation.
+        trl_rows: sequences of a micro-batch of TRL's GRPO step, short and long, which it does without recomputation.
         compared: prompts whose rollouts' log-probs are compared with a training forward.
         cpu: prompts of 16 sequences with 48 new tokens, on the CPU.
     """

@@ -32,8 +32,10 @@ def test_merge(dtype: torch.dtype, shape: tuple[int, int, int], strided: bool, d
 
 
 def test_nothing_to_merge(device: str) -> None:
-    none, no_lse = torch.empty(0, 2, 8, device=device), torch.empty(2, 0, device=device)
-    merging.merge_(none, no_lse, none, no_lse)
+    out, lse = torch.ones(3, 2, 8, device=device), torch.ones(2, 3, device=device)
+    merging.merge_(out[:0], lse[:, :0], 5 * out[:0], 5 * lse[:, :0])
+    assert out.eq(1).all()
+    assert lse.eq(1).all()
 
 
 def test_a_strided_last_dimension_is_refused(device: str) -> None:
