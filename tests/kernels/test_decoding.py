@@ -79,15 +79,15 @@ def test_swiglu(device: str) -> None:
 @pytest.mark.parametrize(("splits", "share"), [(1, 4096), (2, 64), (8, 16)])
 @pytest.mark.parametrize("rotates", ["not", "rotated", "normed and rotated"])
 def test_attend(rotates: str, splits: int, share: int, dtype: torch.dtype, device: str) -> None:
-    """Prompts alone and with many tokens after them, in places full of what others left behind."""
+    """Prompts alone, with many tokens after them, and none, in places full of what others left behind."""
     if dtype == torch.bfloat16 and device == "cpu":
         pytest.skip("the interpreter takes its bits for integers in a matrix product")
     heads, kv_heads, size, room = 6, 2, 12, 112
-    of_prompt = torch.tensor([1, 1, 15, 16, 17, 64, 15, 20], device=device)
-    place = torch.tensor([3, 3, 0, 2, 1, 5, 0, 4], device=device)
-    made = torch.tensor([0, 100, 1, 0, 17, 64, 3, 107], device=device)
+    of_prompt = torch.tensor([1, 1, 15, 16, 17, 64, 15, 20, 0], device=device)
+    place = torch.tensor([3, 3, 0, 2, 1, 5, 0, 4, 6], device=device)
+    made = torch.tensor([0, 100, 1, 0, 17, 64, 3, 107, 0], device=device)
     lengths, rows = of_prompt + made, len(made)
-    stores = [normal(n, kv_heads, m, size, device=device, seed=n, dtype=dtype) for n, m in ((6, 64), (rows + 1, room))]
+    stores = [normal(n, kv_heads, m, size, device=device, seed=n, dtype=dtype) for n, m in ((7, 64), (rows + 1, room))]
     of_prompts, of_completions = ((x.clone(), x.flip(0).contiguous()) for x in stores)
     for row in range(rows):
         for store, end, index in ((of_prompts, of_prompt[row], place[row]), (of_completions, made[row], row)):

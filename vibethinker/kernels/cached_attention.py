@@ -18,42 +18,6 @@ _TILE, _WARPS, _STAGES = 64, 4, 2  # of the attention kernel: tokens at a time, 
 
 
 @triton.jit
-def _fold(
-    q,
-    keys,
-    values,
-    start,
-    end,
-    scale,
-    highest,
-    total,
-    mixed,
-    size: tl.constexpr,
-    columns: tl.constexpr,
-    block: tl.constexpr,
-    precision: tl.constexpr,
-):
-    """Takes tokens from `start` to `end` of one head into the running softmax."""
-    place = tl.arange(0, columns)
-    for token in range(start, end, block):
-        at = token + tl.arange(0, block)
-        seen = (at < end)[:, None] & (place < size)[None, :]
-        where = at.to(tl.int64)[:, None] * size + place[None, :]
-        k = tl.load(keys + where, mask=seen, other=0.0)
-        score = tl.dot(q, tl.trans(k), input_precision=precision) * scale
-        score = tl.where((at < end)[None, :], score, float("-inf"))
-        above = tl.maximum(highest, tl.max(score, 1))
-        weight = tl.exp2(score - above[:, None])
-        shrink = tl.exp2(highest - above)
-        total = total * shrink + tl.sum(weight, 1)
-        v = tl.load(values + where, mask=seen, other=0.0)
-        mixed = mixed * shrink[:, None]
-        mixed = tl.dot(weight.to(v.dtype), v, mixed, input_precision=precision)
-        highest = above
-    return highest, total, mixed
-
-
-@triton.jit
 def _rotated(
     heads,
     real,
@@ -132,57 +96,48 @@ def _attend(
         q_row = query + row * query_stride + q_heads
         # the new token, which split 0 also takes into the cache
         k_row = key + row * key_stride + head * size + tl.zeros([1, 1], tl.int32)
-        v = tl.load(value + row * value_stride + head * size + place[None, :], mask=inside, other=0.0)
+        new_v = tl.load(value + row * value_stride + head * size + place[None, :], mask=inside, other=0.0)
         if rotates:
             turn = length.to(tl.int64) * (size // 2)
             q = _rotated(q_row, real, q_norm, cos + turn, sin + turn, epsilon, norms, size, columns)
-            k = _rotated(k_row, inside, k_norm, cos + turn, sin + turn, epsilon, norms, size, columns)
-            q, k = q.to(query.dtype.element_ty), k.to(key.dtype.element_ty)
+            new_k = _rotated(k_row, inside, k_norm, cos + turn, sin + turn, epsilon, norms, size, columns)
+            q, new_k = q.to(query.dtype.element_ty), new_k.to(key.dtype.element_ty)
         else:
             q = tl.load(q_row + place[None, :], mask=real, other=0.0)
-            k = tl.load(k_row + place[None, :], mask=inside, other=0.0)
+            new_k = tl.load(k_row + place[None, :], mask=inside, other=0.0)
         base = (row * kv_heads + head) * room * size
         prompt_base = (tl.load(prompts + row) * kv_heads + head) * prompt_room * size
-        own = tl.sum(q.to(tl.float32) * k.to(tl.float32), 1) * scale
+        own = tl.sum(q.to(tl.float32) * new_k.to(tl.float32), 1) * scale
         first = split == 0
         if first:
             new = base + (length - of_prompt).to(tl.int64) * size + place[None, :]
-            tl.store(keys + new, k, mask=inside)
-            tl.store(values + new, v, mask=inside)
+            tl.store(keys + new, new_k, mask=inside)
+            tl.store(values + new, new_v, mask=inside)
         highest = tl.where(first, own, float("-inf"))
         total = tl.zeros([rows_of_q], tl.float32) + tl.where(first, 1.0, 0.0)
-        mixed = tl.zeros([rows_of_q, columns], tl.float32) + tl.where(first, v.to(tl.float32), 0.0)
+        mixed = tl.zeros([rows_of_q, columns], tl.float32) + tl.where(first, new_v.to(tl.float32), 0.0)
+        # one loop over the prompt's tokens and then the sequence's own, so that loads never wait at the border
         end = tl.minimum(start + share, length)
-        highest, total, mixed = _fold(
-            q,
-            prompt_keys + prompt_base,
-            prompt_values + prompt_base,
-            start,
-            tl.minimum(end, of_prompt),
-            scale,
-            highest,
-            total,
-            mixed,
-            size,
-            columns,
-            block,
-            precision,
-        )
-        highest, total, mixed = _fold(
-            q,
-            keys + base,
-            values + base,
-            tl.maximum(start, of_prompt) - of_prompt,
-            end - of_prompt,
-            scale,
-            highest,
-            total,
-            mixed,
-            size,
-            columns,
-            block,
-            precision,
-        )
+        to_prompt = tl.minimum(end, of_prompt)
+        tiles_of_prompt = tl.cdiv(tl.maximum(to_prompt - start, 0), block)
+        from_own, to_own = tl.maximum(start, of_prompt) - of_prompt, end - of_prompt
+        for tile in range(0, tiles_of_prompt + tl.cdiv(tl.maximum(to_own - from_own, 0), block)):
+            in_prompt = tile < tiles_of_prompt
+            token = tl.where(in_prompt, start + tile * block, from_own + (tile - tiles_of_prompt) * block)
+            at = token + tl.arange(0, block)
+            real_token = at < tl.where(in_prompt, to_prompt, to_own)
+            seen = real_token[:, None] & inside
+            where = at.to(tl.int64)[:, None] * size + place[None, :]
+            k = tl.load(tl.where(in_prompt, prompt_keys + prompt_base, keys + base) + where, mask=seen, other=0.0)
+            score = tl.dot(q, tl.trans(k), input_precision=precision) * scale
+            score = tl.where(real_token[None, :], score, float("-inf"))
+            above = tl.maximum(highest, tl.max(score, 1))
+            weight = tl.exp2(score - above[:, None])
+            shrink = tl.exp2(highest - above)
+            total = total * shrink + tl.sum(weight, 1)
+            v = tl.load(tl.where(in_prompt, prompt_values + prompt_base, values + base) + where, mask=seen, other=0.0)
+            mixed = tl.dot(weight.to(v.dtype), v, mixed * shrink[:, None], input_precision=precision)
+            highest = above
         if direct:
             mixed = (mixed / total[:, None]).to(out.dtype.element_ty)
             tl.store(out + row * heads * size + q_heads + place[None, :], mixed, mask=real)

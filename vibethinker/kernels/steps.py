@@ -40,7 +40,8 @@ def add_norm_(residual: Tensor, update: Tensor | None, weight: Tensor, epsilon: 
     out = torch.empty(rows, width, dtype=weight.dtype, device=residual.device)
     block = triton.next_power_of_2(width)
     adds = update is not None
-    _add_norm[(rows,)](residual, update if adds else out, weight, out, width, epsilon, adds, block, num_warps=4)
+    warps = min(16, max(1, block // 128))
+    _add_norm[(rows,)](residual, update if adds else out, weight, out, width, epsilon, adds, block, num_warps=warps)
     return out
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedConfig
 
@@ -20,8 +22,10 @@ from vibethinker.rollout.state import LENGTH, PROMPT, PROMPT_LENGTH
 
 _ALIGNED = 16  # tokens: whole cache lines wherever a sequence begins
 # Tokens of a sequence that one program of the decode kernel takes where there are at least so many sequences times
-# key heads: once these keep the device busy, splitting costs more than it gives.
-_SHARES = ((512, 4096), (128, 1024), (0, 256))
+# key heads, if they are about equally long and if not. Once programs keep the device busy, splitting costs more than it
+# gives, unless a few would be at work when all others are done.
+_SHARES = ((512, 4096, 512), (128, 1024, 1024), (0, 256, 256))
+_EVEN = 1.5  # the longest sequence over the mean one
 
 
 def head_size(config: PreTrainedConfig) -> int:
@@ -118,9 +122,11 @@ class Split:
     share: int
 
     @classmethod
-    def of(cls, rows: int, kv_heads: int, longest: int) -> Split:
-        """One program a sequence while that keeps the device busy; it depends on few numbers, each has its graph."""
-        share = next(share for programs, share in _SHARES if rows * kv_heads >= programs)
+    def of(cls, lengths: NDArray[np.int64], rows: int, kv_heads: int) -> Split:
+        """For sequences of these tokens in so many rows; it takes few values, each of which has its graph."""
+        longest = int(lengths.max())
+        even, uneven = next(shares for programs, *shares in _SHARES if rows * kv_heads >= programs)
+        share = even if longest <= _EVEN * lengths.mean() else uneven
         return cls(1 << (-(-longest // share) - 1).bit_length(), share)
 
 
@@ -130,13 +136,13 @@ class DecodeAttention:
     Args:
         cache: prompts and completions.
         rows: int64 [9, R], the state of these slots; the new token goes to the place after those of its sequence.
-        longest: of these sequences with the new token, known on the host.
+        split: how kernels share the work out.
     """
 
-    def __init__(self, cache: SlotCache, rows: Tensor, longest: int):
+    def __init__(self, cache: SlotCache, rows: Tensor, split: Split):
         self.cache = cache
         self.rows = (rows[LENGTH], rows[PROMPT], rows[PROMPT_LENGTH])
-        self.split = Split.of(rows.shape[1], cache.kv_heads, longest)
+        self.split = split
         self.plain = None if cache.kernels else _Plain(cache, *self.rows)
 
     def attend(
@@ -178,7 +184,7 @@ class _Plain:
         self, of_prompts: Tensor, of_completions: Tensor, query: Tensor, key: Tensor, value: Tensor, scale: float
     ) -> Tensor:
         for store, new in zip(of_completions, (key, value), strict=True):
-            store.flatten(0, 2).index_copy_(0, self.new, new.flatten(0, 1))
+            store.flatten(0, 2).index_put_((self.new,), new.flatten(0, 1))
         count, kv_heads, size = len(query), key.shape[1], query.shape[-1]
         q = scale * query.view(count, kv_heads, -1, size)  # query heads of one key head, as if they were tokens
         k, v = of_completions[:, :count, :, : self.room]

@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -97,25 +99,27 @@ class Decoder:
         outputs = tuple(store[first:] for store in self.state.outputs)
         self._state.advance(self.state.rows[:, first:], self.state.counters, drawn, self.stops, outputs, grows)
 
-    def decode(self, rows: int, longest: int, sampling: Sampling, steps: int) -> None:
-        """`steps` tokens for each of the first `rows` slots, none of which will be longer than `longest`."""
+    def decode(self, lengths: NDArray[np.int64], sampling: Sampling, steps: int) -> None:
+        """`steps` tokens for each of the first slots, which will then have these many tokens in the cache, or fewer."""
+        rows = len(lengths)
         if self._graphs is None:
             for _ in range(steps):
-                self._step(rows, longest, sampling)
+                self._step(rows, Split.of(lengths, rows, self.cache.kv_heads), sampling)
             return
         size = next(size for size in self.sizes if size >= rows)
+        split = Split.of(lengths, size, self.cache.kv_heads)
         law = (sampling.temperature, sampling.top_k, sampling.min_p, sampling.top_p)
-        key = (size, Split.of(size, self.cache.kv_heads, longest), law)
+        key = (size, split, law)
         if key not in self._graphs:
-            self._step(size, longest, sampling)  # compiles what it needs, which a capture could not
+            self._step(size, split, sampling)  # compiles what it needs, which a capture could not
             steps -= 1
-            self._graphs[key] = self._captured(lambda: self._step(size, longest, sampling))
+            self._graphs[key] = self._captured(lambda: self._step(size, split, sampling))
         for _ in range(steps):
             self._graphs[key].replay()
 
-    def _step(self, rows: int, longest: int, sampling: Sampling) -> None:
+    def _step(self, rows: int, split: Split, sampling: Sampling) -> None:
         state = self.state.rows[:, :rows]
-        hidden = self.body(state[LAST], state[LENGTH], DecodeAttention(self.cache, state, longest))
+        hidden = self.body(state[LAST], state[LENGTH], DecodeAttention(self.cache, state, split))
         self.draw(self.head(hidden), 0, sampling, grows=True)
 
     def _captured(self, call: Callable[[], None]) -> torch.cuda.CUDAGraph:

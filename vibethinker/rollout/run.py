@@ -115,8 +115,7 @@ class Run:
     def _decode(self) -> None:
         steps = int(min(self.steps, (self.limit - self.made).max()))  # who is at their limit stands still
         np.minimum(self.made + steps, self.limit, out=self.made)
-        longest = int((self.length + self.made).max()) - 1
-        self.decoder.decode(len(self.live), longest, self.sampling, steps)
+        self.decoder.decode(self.length + self.made - 1, self.sampling, steps)
 
     def _retire(self) -> None:
         """Keeps what finished sequences made and moves the last live rows into their places."""

@@ -47,12 +47,12 @@ class State(NamedTuple):
         return self.tokens, self.logprobs, self.sampled_logprobs
 
     def clear(self) -> None:
-        self.rows.zero_()
         self.free(slice(None))
         self.counters.zero_()
 
     def free(self, rows: slice) -> None:
-        """No sequence in these rows: they stand still until they get one."""
+        """No sequence in these rows: they stand still until they get one, and have no tokens that attention reads."""
+        self.rows[:, rows] = 0
         self.rows[ENDED, rows] = 1
         self.rows[SEQUENCE, rows] = -1
 
