@@ -9,6 +9,7 @@ import copy
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ from vibethinker.attention import PackedAttention, hidden_states
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.packing import pack
 from vibethinker.rollout import RolloutEngine, Rollouts, Sampling, cache, decoder
-from vibethinker.rollout.cache import slot_bytes
+from vibethinker.rollout.cache import Split, slot_bytes
 from vibethinker.rollout.sampling import sample, uniforms
 
 PROMPTS = [[5, 6, 7, 8, 9], [3], [40, 41], [5, 6, 7, 8, 9], [11, 12, 13, 14, 15, 16, 17, 18, 19]]
@@ -223,15 +224,29 @@ def test_stop_tokens_in_any_number(model: PreTrainedModel) -> None:
     assert (rollouts.lengths == 1).all()
 
 
+@pytest.mark.parametrize("rows", [1, 40, 64, 512])
+@pytest.mark.parametrize("longest", [1, 300, 1025, 40_000])
+def test_programs_reach_the_longest_sequence(rows: int, longest: int) -> None:
+    for others in (1, longest):
+        split = Split.of(np.array([longest, *[others] * (rows - 1)]), rows, 2)
+        assert split.count * split.share >= longest
+        assert split.count & (split.count - 1) == 0
+
+
+def test_a_full_device_splits_the_sequences_of_uneven_batches_alone() -> None:
+    assert Split.of(np.full(512, 3000), 512, 2) == Split(1, 4096)
+    assert Split.of(np.array([3000, *[400] * 511]), 512, 2) == Split(8, 512)
+
+
 # CUDA graphs
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ARCHITECTURES)
-@pytest.mark.parametrize("shares", [((512, 4096), (128, 1024), (0, 256)), ((0, 4),)])
+@pytest.mark.parametrize("shares", [((512, 4096, 512), (0, 256, 256)), ((0, 4, 4),), ((0, 64, 4),)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_graphs_are_the_steps_they_captured(
-    name: str, shares: tuple[tuple[int, int], ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    name: str, shares: tuple[tuple[int, int, int], ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Greedy, with refills and shrinking batches, sequences in one part and in many."""
     if not torch.cuda.is_available():
