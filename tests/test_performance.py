@@ -67,6 +67,21 @@ def test_only_variants_without_more_memory_count(page: ModuleType) -> None:
     assert found["SFT step, × TRL's defaults, at no more memory"] == (2, True)
 
 
+def test_a_missed_goal_comes_with_what_it_would_take(page: ModuleType) -> None:
+    sft = {"passes_ms": 300.0, "optimizer_and_rest_ms": 20.0, "share_of_peak": 0.5, **variant(50.0, 20.0)}
+    results = {
+        "long-tail": {name: {"seconds": s, "tokens_per_second": 1 / s} for name, s in (("alone", 8), ("equal", 4))},
+        "sft": {"no recomputation": {**sft, "passes_tokens_per_second": 1.0}},
+        "trl-sft": {"defaults": {**variant(45.0, 25.0), "step_ms": 364.0}},
+    }
+    results["long-tail"]["tail"] = {"tokens_per_second": 0.1}
+    told = page.shortfalls(results)
+    assert "The longest completion takes 8.0 s by itself and all equal ones together 4.0 s" in told
+    assert "it would be 50%" in told
+    assert "forward and backward in 240 ms, 62% of the peak" in told  # 364 / 1.4 − 20, and 0.5 · 300 / 240
+    assert len(told.splitlines()) == 2
+
+
 def test_failures_are_told(page: ModuleType) -> None:
     assert "- `head` failed: no memory" in page.markdown({"head": {"error": "Traceback\nno memory"}}, "command")
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from parts.setting import Setting, median
 from vibethinker.attention import PackedAttention, hidden_states
@@ -191,7 +193,7 @@ def cpu(setting: Setting) -> None:
 
     ours()
     theirs(new)
-    pairs = [(here.seconds(ours), here.seconds(lambda: theirs(new))) for _ in range(5)]
+    pairs = [(here.seconds(ours), here.seconds(lambda: theirs(new))) for _ in range(11)]
     ratios = [t / o for o, t in pairs]
     mine, generates = (median(column) for column in zip(*pairs, strict=True))
     setting.report(
@@ -202,6 +204,16 @@ def cpu(setting: Setting) -> None:
         seconds=mine,
         generate_seconds=generates,
         ratio=median(ratios),
+        fastest_ratio=min(t for _, t in pairs) / min(o for o, _ in pairs),
         ratios=[math.floor(100 * r) / 100 for r in ratios],
         threads=torch.get_num_threads(),
+        products=_of_products(ours),
     )
+
+
+def _of_products(call: Callable[[], None]) -> float:
+    """The share of a call's operator time that matrix products take, on a CPU."""
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        call()
+    times = {event.key: event.self_cpu_time_total for event in found.key_averages()}
+    return float(sum(times.get(f"aten::{name}", 0) for name in ("mm", "addmm", "bmm", "baddbmm")) / sum(times.values()))
