@@ -109,6 +109,14 @@ def test_what_saves_memory_saves_it_here() -> None:
     assert estimate(workload(slots=0)).rollout == {}
 
 
+def test_one_long_prompt_is_computed_whole() -> None:
+    def sampler(prompt: int) -> int:
+        fixed = workload(prompt_length=prompt, max_length=70_000, slots=2, group=2)
+        return estimate(fixed).rollout["sampler"]
+
+    assert sampler(65_536) - sampler(32_768) > 0.9 * (sampler(32_768) - sampler(16)) > 0
+
+
 def test_a_shared_prompt_is_in_the_row_once() -> None:
     row = workload(row_lengths=(64, 64, 64, 10), prompt_length=16, members=(2, 1, 1)).longest_row
     assert row.lengths == (16, 47, 47, 63, 9)

@@ -224,6 +224,23 @@ def test_stop_tokens_in_any_number(model: PreTrainedModel) -> None:
     assert (rollouts.lengths == 1).all()
 
 
+def test_angles_that_depend_on_the_batch_bound_the_context() -> None:
+    """longrope: transformers looks at a batch's longest sequence; up to the first training's length, all are one."""
+    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    rope = {"rope_type": "longrope", "rope_theta": 10_000.0, "original_max_position_embeddings": 48, **factors}
+    model = random_model("llama", max_position_embeddings=96, rope_parameters=rope)
+    with pytest.raises(ValueError, match="max_length 49 is longer than the model's context of 48 tokens"):
+        engine_of(model, max_length=49)
+    alone = engine_of(model, max_length=48).generate(PROMPTS[:1], 1, Sampling(max_new_tokens=8), seed=7)
+    beside = engine_of(model, max_length=48).generate([PROMPTS[0], [5] * 40], 1, Sampling(max_new_tokens=8), seed=7)
+    assert beside.completion_ids[0].tolist() == alone.completion_ids[0].tolist()
+
+
+def test_no_room_for_any_prompt(model: PreTrainedModel) -> None:
+    with pytest.raises(ValueError, match="max_new_tokens 64 leaves no room for a prompt in max_length 64"):
+        engine_of(model, max_length=64).generate([], 1, Sampling(max_new_tokens=64))
+
+
 @pytest.mark.parametrize("rows", [1, 40, 64, 512])
 @pytest.mark.parametrize("longest", [1, 300, 1025, 40_000])
 def test_programs_reach_the_longest_sequence(rows: int, longest: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
@@ -79,12 +80,28 @@ def load_config(model: str, context_length: int | None = None, rope_theta: float
     return config
 
 
-def context_length(model: str) -> int:
-    """The longest sequence a model was made for."""
-    length = getattr(load_config(model), "max_position_embeddings", None)
-    if length is None:
+def context_length(model: str, context_length: int | None = None) -> int:
+    """The longest sequence in tokens of a model that may be given another context (`load_config`)."""
+    config = load_config(model, context_length)
+    if getattr(config, "max_position_embeddings", None) is None:
         raise ValueError(f"model {model!r} is not supported: its config.json has no max_position_embeddings")
-    return int(length)
+    return context_of(config)
+
+
+def context_of(config: PreTrainedConfig) -> int:
+    """The longest sequence in tokens that comes out the same whatever lies beside it.
+
+    That is the model's context, unless its rotary angles are `longrope`'s: transformers chooses these for a whole
+    batch, by whether its longest sequence is longer than those of the model's first training.
+    """
+    bounds = [r["original_max_position_embeddings"] for r in rotations(config) if r.get("rope_type") == "longrope"]
+    return int(min([config.max_position_embeddings, *bounds]))
+
+
+def rotations(config: PreTrainedConfig) -> list[dict[str, Any]]:
+    """The settings of the rotary embedding: one for all layers, or one for each kind of layer."""
+    rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    return [rope] if "rope_type" in rope else [kind for kind in rope.values() if isinstance(kind, dict)]
 
 
 def load_tokenizer(model: str, context_length: int | None = None) -> PreTrainedTokenizerBase:

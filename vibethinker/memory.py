@@ -184,7 +184,7 @@ def rollout_bytes(work: Workload) -> dict[str, int]:
     with _weightless(), Ledger() as ledger, torch.no_grad():
         replica = _faked(hollow(shallow, None, torch.bfloat16))
         ledger.peak = start = ledger.now
-        of_prompts = min(PREFILL_TOKENS, -(-slots // work.group) * work.prompt_length)
+        of_prompts = min(max(PREFILL_TOKENS, work.prompt_length), -(-slots // work.group) * work.prompt_length)
         tokens = torch.zeros(max(of_prompts, slots), dtype=torch.long)
         hidden = hidden_states(replica, tokens, tokens, _FlashFootprint())
         replica.get_output_embeddings()(hidden[:slots])

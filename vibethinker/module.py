@@ -126,11 +126,11 @@ class PolicyModule(HeldOut):
             raise ValueError(f"warmup_ratio must lie between 0 and 1, got {warmup_ratio}")
         if max_new_tokens >= max_length:
             raise ValueError(f"max_new_tokens {max_new_tokens} leaves no room for a prompt in max_length {max_length}")
-        context = context_length or policies.context_length(model)
+        context = policies.context_length(model, context_length)
         if max_length > context:
             raise ValueError(
                 f"max_length {max_length} is longer than the context of {model!r}, {context} tokens; "
-                "context_length extends it"
+                "context_length extends it, but for longrope"
             )
         self.model_name, self.lora, self.quantization = model, lora, quantization
         self.base_dtype, self.gradient_checkpointing = base_dtype, gradient_checkpointing

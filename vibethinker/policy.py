@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from vibethinker import attention
-from vibethinker.checkpoint import context_length, load_config, load_tokenizer, locate
+from vibethinker.checkpoint import context_length, context_of, load_config, load_tokenizer, locate, rotations
 from vibethinker.experts import is_adapter
 from vibethinker.export import export, stop_token_ids
 from vibethinker.plain import copy_weights, empty_model, plain_config, plain_weights, skeleton
@@ -40,6 +40,7 @@ __all__ = [
     "Lora",
     "Quantization",
     "context_length",
+    "context_of",
     "copy_weights",
     "empty_model",
     "export",
@@ -51,6 +52,7 @@ __all__ = [
     "plain_config",
     "plain_weights",
     "prompt_ids",
+    "rotations",
     "stop_token_ids",
     "weightless",
     "with_checkpointing",

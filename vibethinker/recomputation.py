@@ -16,7 +16,7 @@ from vibethinker.policy import FrozenCopy, load_config, with_checkpointing
 if TYPE_CHECKING:
     from vibethinker.module import PolicyModule
 
-USABLE: Final = 0.88  # the allocator holds 6 to 17% more than is in use, and CUDA itself half a GiB
+USABLE: Final = 0.88  # the allocator was seen to hold 4 to 17% more than is in use, and CUDA itself half a GiB
 _GIB: Final = 2**30
 _PROMPT: Final = 256  # tokens of a demonstration that are its problem; only the others reach the head
 

@@ -5,7 +5,7 @@ A group's prompt is computed once and kept once; finished sequences leave, the r
 waiting ones take the free slots, so every decode step works on live sequences only. On CUDA a step is one graph.
 
 A rollout is a function of its prompt, its seed and the weights: not of the slot, batch or process it was made in, as
-far as matrix products round the same in batches of other sizes.
+far as kernels round the same in batches of other sizes and lengths.
 """
 
 from __future__ import annotations
@@ -86,14 +86,16 @@ class RolloutEngine:
         cache_gib: float | None = None,
         graphs: bool = True,
     ):
-        limit = model.config.max_position_embeddings
+        limit = policies.context_of(model.config)
         if max_length > limit:
             raise ValueError(f"max_length {max_length} is longer than the model's context of {limit} tokens")
         if slots < 1:
             raise ValueError(f"slots must be at least 1, got {slots}")
         self.device = next(model.parameters()).device
         self.dtype = dtype or (torch.bfloat16 if self.device.type == "cuda" else torch.float32)
-        self.max_length, self.cache_gib, self.graphs, self._config = max_length, cache_gib, graphs, model.config
+        self.max_length, self.cache_gib, self._config = max_length, cache_gib, model.config
+        # transformers' `dynamic` angles ask the device at every step, which a capture cannot
+        self.graphs = graphs and all(r.get("rope_type") != "dynamic" for r in policies.rotations(model.config))
         self._most = self.slots = slots if cache_gib is None else self._fitting(slots, cache_gib * _GIB, "cache_gib")
         self.replica = policies.empty_model(model, self.dtype, self.device)
         if reason := refusal(self.replica):
@@ -166,11 +168,15 @@ class RolloutEngine:
 
         Raises:
             ValueError: an empty prompt, or one that leaves no room for `max_new_tokens`; seeds or limits in the wrong
-                number.
+                number; no room for any prompt.
             FloatingPointError: the model gave NaN; the message names the step.
         """
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
+        if sampling.max_new_tokens >= self.max_length:
+            raise ValueError(
+                f"max_new_tokens {sampling.max_new_tokens} leaves no room for a prompt in max_length {self.max_length}"
+            )
         for index, prompt in enumerate(prompt_ids):
             if not 0 < len(prompt) <= self.max_length - sampling.max_new_tokens:
                 raise ValueError(
