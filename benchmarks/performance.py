@@ -50,6 +50,7 @@ PARTS = {
     "sft": Part("updates.sft", 60),
     "head": Part("head.head", 15, model=False),
     "trl-grpo-short": Part("peers.grpo_short", 85),
+    "trl-grpo-batching": Part("peers.grpo_batching", 120),
     "trl-sft": Part("peers.sft", 40),
     "grpo-long": Part("updates.grpo_long", 90),
     "trl-grpo-long": Part("peers.grpo_long", 225),
@@ -108,7 +109,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     results = json.loads(options.results.read_text()) if options.results.exists() else {}
     wanted = [name for name in PARTS if name in (options.only or PARTS)]
     missing = [name for name in wanted if options.only or "error" in results.get(name, {"error": ""})]
-    begin = time.monotonic()
+    begin, date = time.monotonic(), datetime.datetime.now().isoformat(" ", "minutes")
     with tempfile.TemporaryDirectory(prefix="performance-") as folder:
         setting = Setting(Path(folder), options.smoke)
         if any(PARTS[name].model for name in missing) and (failed := run("prepare", setting, 300).get("error")):
@@ -119,7 +120,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 print(f"{name}: left for another run, {left:.0f} s are too few", flush=True)
                 continue
             found = run(name, setting, min(left, _PATIENCE * PARTS[name].seconds))
-            results |= {name: {**found, "date": datetime.date.today().isoformat()}, "smoke": options.smoke}
+            results |= {name: {**found, "date": date}, "smoke": options.smoke}
             keep(options.results, results)
             print(f"{name}: {found.get('error', 'done')} ({found['wall_seconds']:.0f} s)", flush=True)
     return results

@@ -54,6 +54,19 @@ def test_verdicts_come_from_the_figures(page: ModuleType) -> None:
     assert found["longest sequence of one GRPO update"] == (None, None)
 
 
+def test_ratios_are_taken_within_a_run_and_against_the_best_peer(page: ModuleType) -> None:
+    results: dict[str, Any] = {
+        "grpo-short": {"step_seconds": 2.0, "date": "today"},
+        "trl-grpo-short": {"step_seconds": 10.0, "date": "today"},
+        "trl-grpo-batching": {"step_seconds": 8.0, "date": "today"},
+    }
+    assert verdicts(page, results)["the same, × TRL"] == (4, True)
+    results["trl-grpo-batching"]["date"] = "yesterday"
+    assert verdicts(page, results)["the same, × TRL"] == (5, True)
+    results["trl-grpo-short"]["date"] = "yesterday"
+    assert verdicts(page, results)["the same, × TRL"] == (None, None)
+
+
 def test_only_variants_without_more_memory_count(page: ModuleType) -> None:
     results = {
         "sft": {"tokens": 16_384, "bare": variant(50.0, 60.0), "recomputed": variant(40.0, 20.0)},
@@ -70,13 +83,15 @@ def test_only_variants_without_more_memory_count(page: ModuleType) -> None:
 def test_a_missed_goal_comes_with_what_it_would_take(page: ModuleType) -> None:
     sft = {"passes_ms": 300.0, "optimizer_and_rest_ms": 20.0, "share_of_peak": 0.5, **variant(50.0, 20.0)}
     results = {
-        "long-tail": {name: {"seconds": s, "tokens_per_second": 1 / s} for name, s in (("alone", 8), ("equal", 4))},
+        "long-tail": {
+            n: {"seconds": s, "tokens": 4000, "tokens_per_second": 1 / s} for n, s in (("alone", 8), ("equal", 4))
+        },
         "sft": {"no recomputation": {**sft, "passes_tokens_per_second": 1.0}},
         "trl-sft": {"defaults": {**variant(45.0, 25.0), "step_ms": 364.0}},
     }
     results["long-tail"]["tail"] = {"tokens_per_second": 0.1}
     told = page.shortfalls(results)
-    assert "The longest completion takes 8.0 s by itself and all equal ones together 4.0 s" in told
+    assert "The longest completion takes 8.0 s by itself, 2.00 ms a step, and all equal ones together 4.0 s" in told
     assert "it would be 50%" in told
     assert "forward and backward in 240 ms, 62% of the peak" in told  # 364 / 1.4 − 20, and 0.5 · 300 / 240
     assert len(told.splitlines()) == 2

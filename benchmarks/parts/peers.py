@@ -64,7 +64,7 @@ def _options(setting: Setting, steps: int) -> dict[str, Any]:
     }
 
 
-def grpo(setting: Setting, new: int, rows: int, steps: int) -> None:
+def grpo(setting: Setting, new: int, rows: int, steps: int, **options: Any) -> None:
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
@@ -84,6 +84,7 @@ def grpo(setting: Setting, new: int, rows: int, steps: int) -> None:
         beta=0.001,
         gradient_checkpointing=False,
         use_liger_kernel=setting.cuda,
+        **options,
     )
 
     def reward(completions: list[str], **_: Any) -> list[float]:
@@ -102,7 +103,7 @@ def grpo(setting: Setting, new: int, rows: int, steps: int) -> None:
     trainer.eos_token_ids = [never]
     trainer.generation_config.eos_token_id = [never]
     trainer.generation_kwargs["eos_token_id"] = [never]
-    sampling = _timed_generate(trainer.model, setting)
+    sampling = _timed(trainer.model, setting, "generate_batch" if options else "generate")
     trainer.train()
     logged = [entry for entry in trainer.state.log_history if "completions/mean_length" in entry]
     if any(entry["completions/mean_length"] != new for entry in logged):
@@ -124,21 +125,28 @@ def _readable(setting: Setting, count: int) -> list[list[int]]:
     return [[5 + (number >> bit) % 2 for bit in range(setting.scale.prompt)] for number in range(count)]
 
 
-def _timed_generate(model: Any, setting: Setting) -> list[float]:
-    """The seconds of every call of `generate`, as they come."""
-    plain, seconds = model.generate, []
+def _timed(model: Any, setting: Setting, name: str) -> list[float]:
+    """The seconds of every call of a method, as they come."""
+    plain, seconds = getattr(model, name), []
 
     def timed(*args: Any, **options: Any) -> Any:
         out: list[Any] = []
         seconds.append(setting.seconds(lambda: out.append(plain(*args, **options))))
         return out[0]
 
-    model.generate = timed
+    setattr(model, name, timed)
     return seconds
 
 
 def grpo_short(setting: Setting) -> None:
     grpo(setting, setting.scale.short, setting.scale.trl_rows[0], SHORT_STEPS)
+
+
+def grpo_batching(setting: Setting) -> None:
+    """Sampling by transformers' continuous batching, for which TRL turns the weights it trains into bfloat16."""
+    grpo(
+        setting, setting.scale.short, setting.scale.trl_rows[0], SHORT_STEPS, use_transformers_continuous_batching=True
+    )
 
 
 def grpo_long(setting: Setting) -> None:
