@@ -122,7 +122,8 @@ def measure(name: str, root: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
-    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="FIT", help="of the table")
+    told = f"of these: {'; '.join(CASES)}"
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="FIT", help=told)
     options = parser.parse_args()
     if options.case:
         print("MEASURED", json.dumps(measure(options.case[0], Path(options.case[1]))))

@@ -141,7 +141,11 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", choices=PARTS, metavar="PART", help=f"measure these anew: {', '.join(PARTS)}"
     )
-    parser.add_argument("--results", type=Path, help="JSON file of the figures; by default in runs/")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        help="JSON file of the figures, runs/performance.json by default; delete it to start anew",
+    )
     parser.add_argument("--budget", type=float, default=3600, help="seconds; parts that would take longer are left out")
     parser.add_argument("--smoke", action="store_true", help="a tiny model; writes no page unless --write says where")
     parser.add_argument("--write", type=Path, help="the page; docs/performance.md unless it is a smoke run")
@@ -154,7 +158,8 @@ def main() -> None:
         "performance-smoke.json" if options.smoke else "performance.json"
     )
     results = measure(options)
-    written = page.markdown(results, shlex.join(["python", "benchmarks/performance.py"]))
+    command = ["python", "benchmarks/performance.py", *(["--smoke"] if options.smoke else [])]
+    written = page.markdown(results, shlex.join(command))
     print(written)
     if options.write or not options.smoke:
         (options.write or Path("docs/performance.md")).write_text(written, "utf-8")

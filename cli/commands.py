@@ -77,7 +77,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--redo", nargs="+", default=[], metavar="STAGE", help="do these anew, and whatever was made from them"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the commands and what is done already")
+    parser.add_argument("--dry-run", "--dry_run", action="store_true", help="print commands and what is done already")
     parser.set_defaults(command=_run)
 
 
@@ -125,7 +125,7 @@ def _add_sampling(parser: argparse.ArgumentParser, split: str, problems: int, sa
 
 def _add_protocol(parser: argparse.ArgumentParser, samples: int) -> None:
     """How a model is asked, of every command that asks one."""
-    parser.add_argument("--preset", choices=PRESETS, help="as the papers sample; other options go before it")
+    parser.add_argument("--preset", choices=PRESETS, help="as the papers sample; other options override it")
     parser.add_argument("--samples", type=_positive, metavar="N", help=f"of each problem (default {samples})")
     parser.add_argument("--temperature", type=float, metavar="T", help="default 1")
     parser.add_argument("--top-p", type=float, metavar="P", help="default 1")

@@ -116,7 +116,7 @@ def filter_by_difficulty(
         What is written to `manifest.json`: options, and counts by domain.
 
     Raises:
-        FileNotFoundError, ValueError: before sampling, naming the file, row or option.
+        FileNotFoundError, ValueError: before sampling, naming the file, row or option; after it, where nothing is kept.
     """
     criteria, protocol, out = criteria or Criteria(), protocol or Protocol(), Path(out)
     train, held_out = _files(Path(data))
@@ -138,6 +138,8 @@ def filter_by_difficulty(
         close(judge)
     solved = {problem: counts for (_, problem), counts in store.solved().items()}
     kept, counts = _choose(rows, {p.id for p in asked}, solved, criteria, exam.tokenizer)
+    if all(row.pass_rate is None for row in kept):
+        raise ValueError(f"{train}: none of its problems is kept: {_told(counts['domains'])}")
     manifest = {"model": model, "data": str(data), "criteria": asdict(criteria), "options": store.options, **counts}
     with staged_folder(out) as scratch:
         for path in chain.from_iterable(held_out.values()):
@@ -190,6 +192,11 @@ def _choose(
         kept.append(_Kept(row, right / samples, solutions if isinstance(row.value("solutions"), list) else None))
     counts = {"domains": {name: dict(count) for name, count in sorted(domains.items())}}
     return kept, {**counts, "held_out": held_out, "prompt_too_long": too_long}
+
+
+def _told(domains: Mapping[str, Mapping[str, int]]) -> str:
+    """Like `algebra: 10 problems, 2 never, …`, by domain."""
+    return "; ".join(f"{n}: {', '.join(f'{count} {what}' for what, count in d.items())}" for n, d in domains.items())
 
 
 def _long_solutions(row: Row, problem: Problem, least: int, tokenizer: PreTrainedTokenizerBase) -> list[str] | None:

@@ -31,7 +31,7 @@ def test_a_folder_that_is_no_checkpoint(tmp_path: Path, tiny_model: str) -> None
     shutil.copy(Path(tiny_model) / "config.json", tmp_path)
     with pytest.raises(ValueError, match=r"no \*\.safetensors"):
         policy.locate(str(tmp_path))
-    with pytest.raises(ValueError, match="not a checkpoint folder"):
+    with pytest.raises(ValueError, match="there is no such folder"):
         policy.locate(str(tmp_path / "missing"))
 
 

@@ -34,6 +34,8 @@ def locate(model: str) -> str:
     if not (folder.exists() or not hub_name or (len(folder.parts) > 1 and folder.parent.is_dir())):
         return model
     folder = folder.expanduser()
+    if not folder.exists():
+        raise ValueError(f"model {model!r}: there is no such folder")
     if is_adapter(folder):
         if not (folder / ADAPTER).is_file():
             raise ValueError(f"model {model!r} is not an adapter folder: it has no {ADAPTER}")

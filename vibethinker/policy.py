@@ -149,7 +149,9 @@ def hollow(config: PreTrainedConfig, lora: Lora | None, dtype: torch.dtype) -> A
 
 def with_checkpointing(policy: Any) -> Any:
     """The same policy, its activations recomputed in backward."""
-    policy.gradient_checkpointing_enable({"use_reentrant": False})
+    # the new name of it, where transformers has it
+    enable = getattr(policy, "activation_checkpointing_enable", None) or policy.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
     policy.enable_input_require_grads()  # with a frozen base the first layer's input must still carry a gradient
     return policy
 

@@ -313,6 +313,10 @@ def test_a_folder_is_filtered_and_its_held_out_files_stay(
     assert run("filter", tiny_model, str(data), "--out", str(out), *ASK, *hard) == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out.samples").glob("part-*")} == parts
     assert {row["pass_rate"] for row in jsonl(out / "train.jsonl") if "pass_rate" in row} <= {0.0}
+    before_nothing = (out / "train.jsonl").read_bytes()
+    error = refused(capsys, "filter", tiny_model, str(data), "--out", str(out), *ASK, "--min-solution-tokens", "5000")
+    assert f"none of its problems is kept: sums: {len(rates)} problems, " in error
+    assert (out / "train.jsonl").read_bytes() == before_nothing
     error = refused(capsys, "filter", tiny_model, str(data), "--out", str(out), *ASK, "--seed", "3")
     assert "--seed = 0, now it is 3" in error
     assert run("filter", tiny_model, str(data), "--out", str(out), *ASK, "--seed", "3", "--overwrite") == 0

@@ -108,7 +108,7 @@ def test_print_config_shows_overrides_and_makes_nothing(folder: Path, capsys: py
 
 
 def test_debug_shows_where(folder: Path) -> None:
-    with pytest.raises(ValueError, match="not a checkpoint folder"):
+    with pytest.raises(ValueError, match="there is no such folder"):
         main([*fit(folder, "sft", "run", "--model.model", str(folder / "nosuch")), "--debug"])
 
 
