@@ -62,7 +62,9 @@ def test_a_pair_that_hangs_costs_only_itself(workers: SymbolicWorkers) -> None:
 def test_killed_from_outside(workers: SymbolicWorkers) -> None:
     assert workers.verify([SAME]) == [True]
     (idle,) = pids(workers)
+    (fork,) = Path(f"/proc/{idle}/task/{idle}/children").read_text().split()
     os.kill(idle, signal.SIGKILL)  # between two batches: nothing is lost
+    assert wait_until(lambda: not is_alive(int(fork)))  # until then it answers, and dies in the next batch
     assert workers.verify([SAME, OTHER]) == [True, False]
     assert (workers.timeouts, workers.crashes) == (0, 0)
 
@@ -79,6 +81,8 @@ def test_killed_from_outside(workers: SymbolicWorkers) -> None:
     killer = threading.Thread(target=kill_twice, daemon=True)
     killer.start()
     assert workers.verify([HANGS, SAME]) == [False, True]  # tried twice, then given up
+    killer.join(20.0)
+    assert not killer.is_alive()
     assert (workers.timeouts, workers.crashes) == (0, 1)
 
 
