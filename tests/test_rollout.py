@@ -224,16 +224,31 @@ def test_stop_tokens_in_any_number(model: PreTrainedModel) -> None:
     assert (rollouts.lengths == 1).all()
 
 
-def test_angles_that_depend_on_the_batch_bound_the_context() -> None:
+LONGROPE = {
+    **{"rope_type": "longrope", "rope_theta": 10_000.0, "original_max_position_embeddings": 48},
+    **{"short_factor": [1.0] * 4, "long_factor": [4.0] * 4},
+}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
+
+
+def test_angles_that_depend_on_the_batch_bound_the_context(device: str) -> None:
     """longrope: transformers looks at a batch's longest sequence; up to the first training's length, all are one."""
-    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
-    rope = {"rope_type": "longrope", "rope_theta": 10_000.0, "original_max_position_embeddings": 48, **factors}
-    model = random_model("llama", max_position_embeddings=96, rope_parameters=rope)
+    model = random_model("llama", device=device, max_position_embeddings=96, rope_parameters=LONGROPE)
     with pytest.raises(ValueError, match="max_length 49 is longer than the model's context of 48 tokens"):
         engine_of(model, max_length=49)
     alone = engine_of(model, max_length=48).generate(PROMPTS[:1], 1, Sampling(max_new_tokens=8), seed=7)
     beside = engine_of(model, max_length=48).generate([PROMPTS[0], [5] * 40], 1, Sampling(max_new_tokens=8), seed=7)
     assert beside.completion_ids[0].tolist() == alone.completion_ids[0].tolist()
+
+
+@pytest.mark.parametrize("rope", [LONGROPE, DYNAMIC], ids=["longrope", "dynamic"])
+def test_angles_that_are_found_at_every_step(rope: dict[str, Any], device: str) -> None:
+    model = random_model("llama", device=device, max_position_embeddings=64, rope_parameters=rope)
+    rollouts = engine_of(model, 3, max_length=48).generate(PROMPTS, 2, Sampling(max_new_tokens=24), seed=7)
+    assert rollouts.lengths.max() == 24
+    with torch.no_grad():
+        expected = training_logprobs(model, rollouts)
+    torch.testing.assert_close(torch.cat(rollouts.logprobs), expected, rtol=0, atol=1e-4)
 
 
 def test_no_room_for_any_prompt(model: PreTrainedModel) -> None:
