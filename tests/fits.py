@@ -22,6 +22,7 @@ from vibethinker.datamodules.sampling import HeldOutLoader, Passes, TrainLoader
 from vibethinker.evaluation import Judged
 from vibethinker.module import PolicyModule
 from vibethinker.rewards import Part
+from vibethinker.rollout import RolloutEngine
 
 PROBLEMS = [
     Problem(
@@ -68,11 +69,17 @@ class PlainSFT(_PlainDescent, SFTModule):
 
 
 class PlainGRPO(_PlainDescent, GRPOModule):
-    """Keeps what it sampled."""
+    """Keeps what it sampled, in float32 on a GPU too: a bfloat16 logit depends on the rows beside it."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.judged: list[Judged] = []
+
+    @property
+    def engine(self) -> RolloutEngine:
+        if self._engine is None:
+            self._engine = RolloutEngine(self.policy, max_length=self.max_length, slots=self.slots, dtype=torch.float32)
+        return self._engine
 
     def rollout(self, problems: list[Problem]) -> Judged:
         self.judged.append(super().rollout(problems))
@@ -136,7 +143,7 @@ class Recorder(Callback):
 def fit(
     module: PolicyModule, *callbacks: Callback, steps: int = 2, resume: Path | None = None, **options: Any
 ) -> Recorder:
-    """Fits on the processor; returns what was logged."""
+    """Fits, on the processor unless told otherwise; returns what was logged."""
     recorder = Recorder()
     settings: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "logger": False, "log_every_n_steps": 1}
     settings["num_sanity_val_steps"] = 0
@@ -189,7 +196,8 @@ def run_case(name: str, model: str, out: Path, resume: Path | None = None, **opt
 
 if __name__ == "__main__":
     model, out = sys.argv[1], Path(sys.argv[2])
+    on_two: dict[str, Any] = {"accelerator": sys.argv[3], "devices": 2, "strategy": "ddp"}
     for case in CASES:
-        run_case(case, model, out, devices=2, strategy="ddp")
+        run_case(case, model, out, **on_two)
     (out / "again").mkdir(exist_ok=True)
-    run_case("grpo", model, out / "again", resume=out / "grpo.ckpt", devices=2, strategy="ddp")
+    run_case("grpo", model, out / "again", resume=out / "grpo.ckpt", **on_two)
