@@ -11,6 +11,7 @@ import io
 import json
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,10 +19,10 @@ import transformers
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import BasePredictionWriter, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 import vibethinker.grpo
 import vibethinker.sft  # noqa: F401  # short class names are those of imported classes
@@ -30,7 +31,7 @@ from vibethinker.callbacks.export import folder_of
 from vibethinker.cli.noise import hush
 from vibethinker.cli.resume import CONFIG, ResumePoint, check_same_run, checkpoints_of, last_checkpoint
 from vibethinker.datamodules import DomainDataModule
-from vibethinker.files import write_atomic
+from vibethinker.files import held, write_atomic
 from vibethinker.module import PolicyModule
 from vibethinker.policy import weightless
 
@@ -111,20 +112,38 @@ class VibeThinkerCLI(LightningCLI):
 
     def fit(self, ckpt_path: str | None, weights_only: bool | None, **options: Any) -> None:
         """Goes on from the run folder's last checkpoint unless another one is named."""
-        if ckpt_path in (None, "last"):
-            last = last_checkpoint(self.trainer.default_root_dir)
-            ckpt_path = str(last) if last.is_file() else None
-        if ckpt_path is not None:
-            rank_zero_only(print)(f"going on from {ckpt_path}", flush=True)
-        self.trainer.fit(ckpt_path=ckpt_path, weights_only=weights_only is not False, **options)
+        root = Path(self.trainer.default_root_dir)
+        alone = held(root, f"{root}: another fit is at work there") if self.trainer.is_global_zero else nullcontext()
+        with alone:
+            if ckpt_path in (None, "last"):
+                ckpt_path = str(last_checkpoint(root)) if last_checkpoint(root).is_file() else None
+            if ckpt_path is not None:
+                rank_zero_only(print)(f"going on from {ckpt_path}", flush=True)
+            self.trainer.fit(ckpt_path=ckpt_path, weights_only=weights_only is not False, **options)
 
     def after_fit(self) -> None:
-        """Records which model folder every `ModelCheckpoint` has chosen, by what it monitors."""
+        """Records which model folder every `ModelCheckpoint` has chosen, by what it monitors, and tells."""
+        if not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         root = Path(self.trainer.default_root_dir)
         best = {c.monitor: c.best_model_path for c in checkpoints_of(self.trainer)}
         chosen = {monitor: os.path.relpath(folder_of(path), root) for monitor, path in best.items() if monitor and path}
-        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            write_atomic(root / CHOSEN, json.dumps(chosen, indent=1))
+        write_atomic(root / CHOSEN, json.dumps(chosen, indent=1))
+        if (last := folder_of(last_checkpoint(root))).is_dir():
+            print(f"model of step {self.trainer.global_step}: {last}")
+        for monitor, folder in chosen.items():
+            print(f"best {monitor}: {root / folder}", flush=True)
+
+    def before_validate(self) -> None:
+        if not self.trainer.limit_val_batches:
+            raise ValueError("trainer.limit_val_batches is 0: there is nothing to validate")
+
+    def before_predict(self) -> None:
+        if not any(isinstance(callback, BasePredictionWriter) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+            rank_zero_warn(
+                "predict hands completions to callbacks alone, and trainer.callbacks has no BasePredictionWriter; "
+                "`vibethinker evaluate` keeps them"
+            )
 
 
 def _dump(parser: LightningArgumentParser, config: Namespace) -> str:

@@ -22,6 +22,7 @@ def hush() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # so it is when resuming
     warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # Lightning's own business
+    warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")  # Lightning sets DDP up in one of its own
     warnings.filterwarnings("ignore", "LightningCLI's args parameter is intended")  # the arguments are the same
     warnings.formatwarning = lambda message, category, *_, **__: f"{category.__name__}: {message}\n"
     if not sys.stderr.isatty():

@@ -29,6 +29,7 @@ SCALARS: Final = {  # what is drawn, where a stage logged it
     "train/entropy": "Entropy in nats",
     "train/loss": "Loss",
 }
+_OF_A_RUN: Final = ("results.json", "timings.json", "stage.json", "probe.json", "events.out.tfevents.*")
 PROBLEMS_SHOWN: Final = 2  # of each domain
 
 
@@ -37,10 +38,12 @@ def write_report(output: Path) -> Path:
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: a file in it is not valid JSON, named.
+        ValueError: nothing in it is of a run, or a file is not valid JSON, named.
     """
     if not Path(output).is_dir():
         raise FileNotFoundError(f"{output}: no such output folder")
+    if not any(next(Path(output).rglob(name), None) for name in _OF_A_RUN):
+        raise ValueError(f"{output}: no run's output folder, it has none of {', '.join(_OF_A_RUN)}")
     output = Path(output).resolve()
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shlex
 import tempfile
 import time
@@ -19,13 +17,12 @@ from vibethinker.cli.recipe import Recipe, load_recipe, read_yaml
 from vibethinker.cli.scheduler import Scheduler, spawn, stop
 from vibethinker.cli.table import results_table
 from vibethinker.cli.tasks import EVALUATION, Task, tasks_of
-from vibethinker.files import write_atomic
+from vibethinker.files import held, write_atomic
 
 RECIPE: Final = "recipe.yaml"
 RESULTS: Final = "results.json"
 TIMINGS: Final = "timings.json"
 REPORT: Final = "report.html"
-_LOCK: Final = ".lock"
 
 
 def run(path: Path, output: Path | None, jobs: int, redo: Sequence[str], dry_run: bool) -> int:
@@ -45,7 +42,7 @@ def run(path: Path, output: Path | None, jobs: int, redo: Sequence[str], dry_run
         _check_fits(tasks)
         return 0
     start = time.monotonic()
-    with _alone(recipe.output):
+    with held(recipe.output, f"{recipe.output}: another run is at work there"):
         done = {task.name for task in tasks if task not in again and task.is_done()}
         for task in again:
             task.forget()
@@ -88,7 +85,7 @@ def _check_output(recipe: Recipe) -> None:
                 f"{output} is of another recipe, with a stage {others[0]!r} that {recipe.path} does not have; "
                 "choose another --output"
             )
-    elif output.is_dir() and any(file.name != _LOCK for file in output.iterdir()):
+    elif output.is_dir() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty and not of a recipe; choose another --output")
 
 
@@ -138,21 +135,6 @@ def _checked_ahead(recipe: Recipe, tasks: Sequence[Task], done: set[str]) -> Ite
             yield watch
         finally:
             stop(process)
-
-
-@contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """Holds the output folder; a kill lets go of it."""
-    output.mkdir(parents=True, exist_ok=True)
-    lock = os.open(output / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FileExistsError(f"{output}: another run is at work there") from None
-        yield
-    finally:
-        os.close(lock)
 
 
 def _conclude(recipe: Recipe, tasks: Sequence[Task], console: Console) -> None:

@@ -1,8 +1,9 @@
-"""Files appear whole or not at all: written under a temporary name, flushed to disk, renamed."""
+"""Files appear whole or not at all: written under a temporary name, flushed to disk, renamed. Folders can be held."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,30 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
     """Replaces a file's content in one step."""
     with atomic_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def held(folder: Path, refusal: str | None = None) -> Iterator[None]:
+    """Makes a folder and holds it for this process alone; a kill lets go of it.
+
+    Args:
+        folder: what nobody else is to hold meanwhile.
+        refusal: what to say where another process does; by default it is waited for.
+
+    Raises:
+        FileExistsError: the refusal.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
+    except BlockingIOError:
+        os.close(lock)
+        raise FileExistsError(refusal) from None
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 def sync_folder(folder: str | Path) -> None:

@@ -7,10 +7,8 @@ the next one goes on from the problems that are finished.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,7 +23,7 @@ from transformers.utils.hub import cached_file
 
 from vibethinker import policy as policies
 from vibethinker.checkpoint import base_of
-from vibethinker.files import atomic_file, write_atomic
+from vibethinker.files import atomic_file, held, write_atomic
 from vibethinker.problems import Problem
 from vibethinker.staging import staged_folder
 
@@ -143,16 +141,9 @@ class SampleStore:
         Raises:
             FileExistsError: another process is writing there.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self.folder, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with held(self.folder, f"{self.folder}: another process is writing samples there"):
             write_atomic(self.folder / OPTIONS, json.dumps(self.options, indent=1))
             yield
-        except BlockingIOError:
-            raise FileExistsError(f"{self.folder}: another process is writing samples there") from None
-        finally:
-            os.close(lock)
 
     @contextmanager
     def replacing(self, options: Mapping[str, Any]) -> Iterator[Callable[[str, Iterable[Said]], None]]:

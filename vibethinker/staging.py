@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vibethinker.files import sync_folder
+from vibethinker.files import held, sync_folder
 
 
 @contextmanager
@@ -26,12 +25,8 @@ def staged_folder(out: Path) -> Iterator[Path]:
         OSError: one line naming `out` when the disk is full.
     """
     out = out.absolute()
-    out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
-    partial.mkdir(exist_ok=True)
-    lock = os.open(partial, os.O_RDONLY)
-    try:
-        _lock(lock, out)
+    with held(partial, f"{out}: another process is writing it"):
         _clear(partial)
         try:
             yield partial
@@ -42,15 +37,6 @@ def staged_folder(out: Path) -> Iterator[Path]:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise OSError(error.errno, "no space left on the disk, nothing was written", str(out)) from error
             raise
-    finally:
-        os.close(lock)
-
-
-def _lock(fd: int, out: Path) -> None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise FileExistsError(f"{out}: another process is writing it") from None
 
 
 def _clear(folder: Path) -> None:

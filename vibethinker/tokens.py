@@ -6,11 +6,9 @@ when a run ends; deleting the folder costs no more than making its files anew.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +23,7 @@ from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from vibethinker.files import atomic_file
+from vibethinker.files import atomic_file, held
 from vibethinker.problems import Problem
 
 FOLDER: Final = "VIBETHINKER_CACHE"  # environment variable that names the folder
@@ -65,7 +63,7 @@ class Demonstrations:
         whole.update(b"".join(keys))
         path = cache_folder() / "tokens" / f"{whole.hexdigest()}.arrow"
         if not path.exists():
-            with _alone_in(path.parent):
+            with held(path.parent):  # others wait, and find what was made
                 if not path.exists():
                     _write(path, tokenizer, problems, instruction)
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
@@ -124,15 +122,3 @@ def _write(
 def _column(tokens: Sequence[Sequence[int]]) -> pa.ListArray:
     ends = np.cumsum([0, *map(len, tokens)], dtype=np.int32)
     return pa.ListArray.from_arrays(ends, pa.array(np.fromiter(chain.from_iterable(tokens), np.int32, ends[-1])))
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """One process at a time; the others wait, and find what it has made."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,14 @@ def test_a_run_folder_holds_all_that_a_fit_makes(folder: Path) -> None:
     checkpoint = torch.load(root / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 6
     assert (root / "checkpoints/last/model.safetensors").is_file()
+
+
+def test_a_fit_ends_with_where_its_models_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):  # the second time there is nothing left to do
+        assert main(fit(folder, "sft", "run")) == 0
+        last, best = capsys.readouterr().out.splitlines()[-2:]
+        assert last == f"model of step 6: {folder}/run/checkpoints/last"
+        assert best.startswith(f"best probe/algebra/pass@2: {folder}/run/checkpoints/")
 
 
 def test_the_same_command_again_changes_nothing_that_counts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,6 +177,7 @@ def test_a_failing_disk_leaves_the_last_checkpoint(folder: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
+@pytest.mark.filterwarnings("ignore:predict hands completions")
 def test_the_other_commands(tmp_path: Path, tiny_model: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     model = [
@@ -179,6 +190,23 @@ def test_the_other_commands(tmp_path: Path, tiny_model: str, command: str, monke
     data = ["--data", "AlgebraDataModule", "--data.test_size", "2", "--data.val_size", "2", "--data.difficulty", "1"]
     assert main([command, *model, *data, "--trainer.accelerator", "cpu", "--model.instruction", ""]) == 0
     assert not list(tmp_path.iterdir())
+
+
+def test_two_fits_in_one_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "run").mkdir()
+    lock = os.open(folder / "run", os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    assert main(fit(folder, "sft", "run")) == 1
+    os.close(lock)
+    assert f"{folder}/run: another fit is at work there" in capsys.readouterr().err
+    assert not list((folder / "run").iterdir())
+
+
+def test_commands_that_would_come_to_nothing_say_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "--config", str(folder / "sft.yaml"), "--trainer.limit_val_batches", "0"]) == 1
+    assert "trainer.limit_val_batches is 0: there is nothing to validate" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="trainer.callbacks has no BasePredictionWriter"):
+        assert main(["predict", "--config", str(folder / "sft.yaml"), "--data.test_size", "1"]) == 0
 
 
 def test_a_dry_run_needs_neither_weights_nor_data_and_writes_nothing(

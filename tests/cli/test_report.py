@@ -281,10 +281,18 @@ def test_a_missing_piece_is_said(run: Path, gone: str, sentence: str) -> None:
     assert page.html.count('class="absent"') == (3 if gone == "results.json" else 1)  # results are told three times
 
 
-def test_an_empty_folder_has_a_report(tmp_path: Path) -> None:
+def test_a_run_of_nothing_yet_has_a_report(tmp_path: Path) -> None:
+    (tmp_path / "timings.json").write_text("{}")
     page = Page(write_report(tmp_path))
     assert page.html.count('class="absent"') == 7
     assert "No stage has been evaluated over all domains yet." in page.lead
+
+
+def test_a_folder_of_something_else_gets_no_report(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"no run's output folder, it has none of results\.json, timings\.json"):
+        write_report(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_a_resumed_run_counts_its_later_values(tmp_path: Path) -> None:
