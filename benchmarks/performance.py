@@ -4,7 +4,7 @@
     python benchmarks/performance.py --only rollout sft  # some parts, beside the figures that are there
     python benchmarks/performance.py --smoke             # a tiny model on whatever there is: does everything run?
 
-Needs `pip install trl liger-kernel datasets` beside this library for the peers. Every part is a process of its own.
+Needs `pip install trl liger-kernel` beside this library for the peers. Every part is a process of its own.
 Figures are kept in `--results` as they come: run the command again and it goes on with the parts that are missing.
 """
 
@@ -26,6 +26,8 @@ from typing import Any
 
 from parts import page
 from parts.setting import MARK, Setting, machine, prepare
+
+from vibethinker.files import write_atomic
 
 
 @dataclass(frozen=True)
@@ -96,14 +98,6 @@ def run(name: str, setting: Setting, seconds: float) -> dict[str, Any]:
     return {**figures, "wall_seconds": time.perf_counter() - start}
 
 
-def keep(file: Path, results: dict[str, Any]) -> None:
-    """Whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_suffix(".part")
-    scratch.write_text(json.dumps(results, indent=1))
-    scratch.replace(file)
-
-
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Runs what is asked for and not there yet."""
     results = json.loads(options.results.read_text()) if options.results.exists() else {}
@@ -121,7 +115,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 continue
             found = run(name, setting, min(left, _PATIENCE * PARTS[name].seconds))
             results |= {name: {**found, "date": date}, "smoke": options.smoke}
-            keep(options.results, results)
+            write_atomic(options.results, json.dumps(results, indent=1))
             print(f"{name}: {found.get('error', 'done')} ({found['wall_seconds']:.0f} s)", flush=True)
     return results
 

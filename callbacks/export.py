@@ -25,6 +25,11 @@ def folder_of(checkpoint: str | Path) -> Path:
     return Path(checkpoint).with_suffix("")
 
 
+def checkpoints_of(trainer: pl.Trainer) -> list[ModelCheckpoint]:
+    """The trainer's `ModelCheckpoint`s."""
+    return [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+
+
 def share_folder(source: Path, out: Path) -> None:
     """Makes `out` hold the same files as `source`, as hard links where the file system has them."""
     with staged_folder(out) as folder:
@@ -123,7 +128,7 @@ class HuggingFaceExport(Callback):
             check_adapter(pl_module.policy)
         io = FolderCheckpointIO(pl_module, getattr(torch, self.dtype), self.adapter_only)
         trainer.strategy.checkpoint_io = io
-        checkpoints = _model_checkpoints(trainer)
+        checkpoints = checkpoints_of(trainer)
         if any(c.save_last for c in checkpoints) and not checkpoints[-1].save_last:
             raise ValueError(
                 "save_last belongs to the last ModelCheckpoint: its file holds the choices of those before"
@@ -132,7 +137,7 @@ class HuggingFaceExport(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Resumed, a ModelCheckpoint has forgotten that it saved at this step, and would do so again between two
         # micro-batches of the next one.
-        for checkpoint in _model_checkpoints(trainer):
+        for checkpoint in checkpoints_of(trainer):
             checkpoint._last_global_step_saved = trainer.global_step
             if trainer.is_global_zero and checkpoint.dirpath:
                 for hidden in Path(checkpoint.dirpath).glob(f".*{_DROPPED}"):  # of a process that was killed
@@ -147,7 +152,3 @@ class HuggingFaceExport(Callback):
     def _remove_dropped(self, trainer: pl.Trainer) -> None:
         assert isinstance(trainer.strategy.checkpoint_io, FolderCheckpointIO)
         trainer.strategy.checkpoint_io.remove_dropped()
-
-
-def _model_checkpoints(trainer: pl.Trainer) -> list[ModelCheckpoint]:
-    return [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -15,7 +12,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from vibethinker.callbacks.export import HuggingFaceExport, folder_of, share_folder
 from vibethinker.callbacks.probe import MEAN
-from vibethinker.files import write_atomic
+from vibethinker.files import held, write_atomic
 from vibethinker.fusion import RECORD, fuse
 
 CHOICE = "choice.json"
@@ -87,7 +84,7 @@ class ExpertFusion(Callback):
         if self.experts is None:
             self._fuse(folders)
             return
-        with _alone(self.experts):
+        with held(self.experts):  # of two fits that end together one sees the complete set
             for domain, folder in folders.items():
                 self._leave(domain, folder, self.experts / domain)
             there = {d: self.experts / d for d in self.domains if (self.experts / d).is_dir()}
@@ -126,12 +123,3 @@ def _choosers(trainer: pl.Trainer) -> dict[str, ModelCheckpoint]:
     if not chosen:
         raise ValueError("ExpertFusion: no ModelCheckpoint monitors a probe/<domain>/… metric")
     return chosen
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One fit at a time, so that of two which end together one sees the complete set. A kill lets go."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from vibethinker.callbacks.progress import Progress
 from vibethinker.datamodules.sampling import share
-from vibethinker.estimators import bootstrap_interval, distinct_solutions, paired_difference, pass_at_k
+from vibethinker.estimators import distinct_solutions, paired_difference, pass_at_k, standard_error
 from vibethinker.evaluation import stable_seed
 from vibethinker.files import write_atomic
 from vibethinker.module import PolicyModule
@@ -36,7 +36,7 @@ class DiversityProbe(Callback):
 
     Logs for each domain, and for all problems together under `mean` where there are several domains:
     `probe/<domain>/pass@<k>`, `pass@1`, `distinct_solutions` (mean number of different correct paths of a problem,
-    every step of them checked, or of different correct programs) and `standard_error` (of pass@k, bootstrap over
+    every step of them checked, or of different correct programs) and `standard_error` (of pass@k, over
     problems). From the second probe on also `gain_low` and `gain_high`: the 95% interval of the paired difference in
     pass@k to the best checkpoint so far.
 
@@ -187,12 +187,11 @@ class DiversityProbe(Callback):
     def figures(self, places: Sequence[int], group: str, solved: list[int], distinct: list[int]) -> dict[str, float]:
         """What is logged of one group of problems."""
         now = self._pass_at_k(solved, places, self.k)
-        interval = bootstrap_interval(now)
         figures = {
-            f"pass@{self.k}": interval.mean,
+            f"pass@{self.k}": float(np.mean(now)),
             "pass@1": float(np.mean(self._pass_at_k(solved, places, 1))),
             "distinct_solutions": float(np.mean([distinct[i] for i in places])),
-            "standard_error": interval.standard_error,
+            "standard_error": standard_error(now) or 0.0,
         }
         if (best := best_checkpoint(self.checkpoints, group, self.k)) is not None:
             gain = paired_difference(now, self._pass_at_k(best["solved"], places, self.k))

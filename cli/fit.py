@@ -27,9 +27,9 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 import vibethinker.grpo
 import vibethinker.sft  # noqa: F401  # short class names are those of imported classes
 from vibethinker.callbacks import HuggingFaceExport, Progress
-from vibethinker.callbacks.export import folder_of
+from vibethinker.callbacks.export import checkpoints_of, folder_of
 from vibethinker.cli.noise import hush
-from vibethinker.cli.resume import CONFIG, ResumePoint, check_same_run, checkpoints_of, last_checkpoint
+from vibethinker.cli.resume import CONFIG, ResumePoint, check_same_run, last_checkpoint
 from vibethinker.datamodules import DomainDataModule
 from vibethinker.files import held, write_atomic
 from vibethinker.module import PolicyModule

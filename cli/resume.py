@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import yaml
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 
+from vibethinker.callbacks.export import checkpoints_of
 from vibethinker.cli.options import first_difference, leaves
 
 CONFIG: Final = "config.yaml"
@@ -72,11 +73,6 @@ class ResumePoint(Checkpoint):
         if trainer.global_step > self._step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._step = trainer.global_step
             trainer.save_checkpoint(last_checkpoint(trainer.default_root_dir))
-
-
-def checkpoints_of(trainer: Trainer) -> list[ModelCheckpoint]:
-    """The trainer's `ModelCheckpoint`s."""
-    return [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
 
 
 def check_same_run(root: str | Path, config: Mapping[str, Any]) -> None:

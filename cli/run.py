@@ -146,7 +146,7 @@ def _conclude(recipe: Recipe, tasks: Sequence[Task], console: Console) -> None:
 
     write_report(recipe.output)
     for metric in dict.fromkeys(row["metric"] for row in rows if row["metric"].startswith("pass@")):
-        table = results_table([row for row in rows if row["metric"] == metric], "stage", metric)
+        table = results_table([row for row in rows if row["metric"] == metric], metric)
         console.print(table, soft_wrap=False)
 
 

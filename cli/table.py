@@ -14,14 +14,14 @@ _HARDEST: Final = 5  # problems
 _WIDTH: Final = 24  # characters of an answer
 
 
-def results_table(rows: Sequence[dict[str, Any]], columns: str, title: str = "") -> Table:
-    """Domains down, the values of one key (`metric`, `stage`) across; each cell the mean and its 95% interval."""
-    names = list(dict.fromkeys(row[columns] for row in rows))
+def results_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
+    """Domains down, stages across; each cell the mean and its 95% interval."""
+    stages = list(dict.fromkeys(row["stage"] for row in rows))
     domains = sorted({row["domain"] for row in rows}, key=lambda domain: (domain == "all", domain))
-    table = Table("domain", *names, title=title, box=SIMPLE_HEAD)
+    table = Table("domain", *stages, title=title, box=SIMPLE_HEAD)
     for domain in domains:
-        cells = {row[columns]: _cell(row) for row in rows if row["domain"] == domain}
-        table.add_row(domain, *(cells.get(name, "") for name in names))
+        cells = {row["stage"]: _cell(row) for row in rows if row["domain"] == domain}
+        table.add_row(domain, *(cells.get(stage, "") for stage in stages))
     return table
 
 

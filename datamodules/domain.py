@@ -145,7 +145,7 @@ class DomainDataModule(ProblemSource, pl.LightningDataModule):
     def train_dataloader(self) -> TrainLoader:
         """Global batches of training problems; see `TrainLoader` for their order and for how to resume.
 
-        A module with an attribute `slices_per_batch` gets each batch that many times in a row.
+        A module with an attribute `turns_per_batch` gets each batch that many times in a row.
         """
         if getattr(self.trainer, "overfit_batches", 0):
             raise ValueError(f"overfit_batches repeats no batch here: set train_size={self.batch_size} instead")
@@ -153,7 +153,7 @@ class DomainDataModule(ProblemSource, pl.LightningDataModule):
         loader = TrainLoader(
             self.feed(self._learnable, shuffle=self.shuffle),
             self.batch_size,
-            slices=getattr(self._module, "slices_per_batch", 1),
+            turns=getattr(self._module, "turns_per_batch", 1),
             rank=rank,
             world_size=world_size,
         )

@@ -150,16 +150,16 @@ class Mixture:
 
 
 class TrainLoader:
-    """Yields this rank's share of one global batch after another, each `slices` times in a row.
+    """Yields this rank's share of one global batch after another, each `turns` times in a row.
 
     Batch `b` is places `b * batch_size` to `(b + 1) * batch_size` of the feed, so no remainder is dropped at the end of
     a pass. An iteration ends with the epoch (`len`); the next one goes on from there. The place is counted in items
-    that were handed out, so a run that stops between two slices of a batch goes on between them.
+    that were handed out, so a run that stops between two turns of a batch goes on between them.
 
     Args:
         feed: where the problems come from.
         batch_size: problems per global batch, over all ranks.
-        slices: how many times in a row each batch is handed out.
+        turns: how many times in a row each batch is handed out.
         rank: this process.
         world_size: number of processes.
 
@@ -167,27 +167,27 @@ class TrainLoader:
         ValueError: if the batch cannot be shared evenly, or is larger than an epoch.
     """
 
-    def __init__(self, feed: Feed, batch_size: int, *, slices: int = 1, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, feed: Feed, batch_size: int, *, turns: int = 1, rank: int = 0, world_size: int = 1) -> None:
         check_divisible(batch_size, world_size)
         if batch_size > feed.size:
             raise ValueError(f"batch_size={batch_size} is more than the {feed.size} training problems there are")
         self.feed = feed
         self.batch_size = batch_size
-        self.slices = slices
+        self.turns = turns
         self.places = share(batch_size, rank, world_size)
         self.position = 0
-        self.stream = {"batch_size": batch_size, "slices_per_batch": slices, **feed.options}
+        self.stream = {"batch_size": batch_size, "turns_per_batch": turns, **feed.options}
 
     def __len__(self) -> int:
-        return -(-self.feed.size // self.batch_size) * self.slices
+        return -(-self.feed.size // self.batch_size) * self.turns
 
     def __iter__(self) -> Iterator[list[Problem]]:
         while True:
-            number, turn = divmod(self.position, self.slices)
+            number, turn = divmod(self.position, self.turns)
             start = number * self.batch_size
             own = range(start + self.places.start, start + self.places.stop)
             problems = self.feed.take(range(start, start + self.batch_size), own)
-            for _ in range(turn, self.slices):
+            for _ in range(turn, self.turns):
                 self.position += 1
                 yield list(problems)
             if self.position % len(self) == 0:

@@ -113,9 +113,9 @@ class Fixed(pl.LightningDataModule):
 
     def train_dataloader(self) -> TrainLoader:
         trainer: Any = self.trainer
-        slices, ranks = trainer.lightning_module.slices_per_batch, {"rank": trainer.global_rank}
+        turns, ranks = trainer.lightning_module.turns_per_batch, {"rank": trainer.global_rank}
         ranks["world_size"] = trainer.world_size
-        return TrainLoader(Passes(PROBLEMS, shuffle=False), self.batch_size, slices=slices, **ranks)
+        return TrainLoader(Passes(PROBLEMS, shuffle=False), self.batch_size, turns=turns, **ranks)
 
     def val_dataloader(self) -> HeldOutLoader:
         return HeldOutLoader(PROBLEMS[:3], self.batch_size)

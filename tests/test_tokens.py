@@ -176,7 +176,7 @@ def test_a_stream_goes_on_without_what_is_too_long(
     assert logged[-1]["train/left_out"] == 2
     resumed = train(sft(tiny_model), data, steps=10, resume=tmp_path / "a.ckpt", streaming=True)
     assert [s["train/left_out"] for s in resumed] == [s["train/left_out"] for s in logged[5:]]
-    monkeypatch.setattr("vibethinker.sft._JUDGED", 20)
+    monkeypatch.setattr("vibethinker.sft._ENOUGH", 20)
     with pytest.raises(
         ValueError, match=r"\d of \d+ training problems have no solution of at most max_length=64 tokens"
     ):

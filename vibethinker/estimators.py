@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vibethinker.programs import program_signature
-from vibethinker.steps import path_signature
+from vibethinker.solution_paths import path_signature
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -50,7 +50,6 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
-    standard_error: float
 
 
 def standard_error(values: Sequence[float] | npt.NDArray[Any]) -> float | None:
@@ -95,7 +94,7 @@ def bootstrap_interval(
         raise ValueError(f"bootstrap_interval: resamples must be >= 2, got {resamples!r}")
     means = data[_resampled(data.size, resamples, seed)].mean(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(data.mean()), float(low), float(high), float(means.std(ddof=1)))
+    return Interval(float(data.mean()), float(low), float(high))
 
 
 @lru_cache(maxsize=1)  # every metric of the same problems draws alike
@@ -103,14 +102,7 @@ def _resampled(size: int, resamples: int, seed: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng(seed).integers(size, size=(resamples, size))
 
 
-def paired_difference(
-    a: Sequence[float] | npt.NDArray[Any],
-    b: Sequence[float] | npt.NDArray[Any],
-    *,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Interval:
+def paired_difference(a: Sequence[float] | npt.NDArray[Any], b: Sequence[float] | npt.NDArray[Any]) -> Interval:
     """Interval of mean(a − b) for two models on the same problems, resampled together.
 
     Problems differ in difficulty far more than models do; pairing cancels that.
@@ -118,9 +110,6 @@ def paired_difference(
     Args:
         a: [P] figures of one model, per problem.
         b: [P] figures of the other, in the same order.
-        level: as in `bootstrap_interval`.
-        resamples: as in `bootstrap_interval`.
-        seed: as in `bootstrap_interval`.
 
     Raises:
         ValueError: the two differ in length, or as in `bootstrap_interval`.
@@ -128,14 +117,14 @@ def paired_difference(
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.shape != second.shape:
         raise ValueError(f"paired_difference: a and b must be of the same problems, got {first.shape}, {second.shape}")
-    return bootstrap_interval(first - second, level=level, resamples=resamples, seed=seed)
+    return bootstrap_interval(first - second)
 
 
 def distinct_solutions(completions: Sequence[str], correct: Sequence[bool], *, programs: bool = False) -> int:
     """Number of different paths among the correct completions of one problem.
 
-    A path is the normalised sequence of equations (`vibethinker.steps`); a completion with a wrong step, or without
-    any, is none: luck, not a way to solve the problem. Of a programming problem it is the normalised program
+    A path is the normalised sequence of equations (`vibethinker.solution_paths`); a completion with a wrong step, or
+    without any, is none: luck, not a way to solve the problem. Of a programming problem it is the normalised program
     (`vibethinker.programs`), which the tests have checked as a whole.
 
     Args:

@@ -29,7 +29,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     except (OSError, RuntimeError) as error:
         cause = error if isinstance(error, OSError) else error.__context__  # torch.save hides it behind its own
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -72,10 +72,11 @@ def held(folder: Path, refusal: str | None = None) -> Iterator[None]:
 def sync_folder(folder: str | Path) -> None:
     """Flushes every file of a folder, then the folder itself, so that a rename after it survives a power cut."""
     for path in [*(p for p in Path(folder).rglob("*") if p.is_file()), Path(folder)]:
-        _sync(path)
+        sync(path)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Flushes one file, or the entries of one folder."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -19,8 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from vibethinker import attention
 from vibethinker.attention import Attention, attend
 
-_FAMILIES: Final = ("llama", "qwen2", "qwen3")  # whose layers are what the kernels compute
-_SILU: Final = ("silu", "swish")
+_FAMILIES: Final = ("llama", "qwen2", "qwen3")
 
 
 class Kernels(Protocol):
@@ -51,6 +50,11 @@ class Kernels(Protocol):
         ...
 
 
+def known(config: Any) -> bool:
+    """Whether a model's layers are what the kernels compute."""
+    return config.model_type in _FAMILIES and config.hidden_act in ("silu", "swish")
+
+
 def fuse_(model: Any, kernels: Kernels | None = None) -> bool:
     """Gives a Qwen2, Qwen3 or Llama model, loaded with the attention of this library, fused decoder layers.
 
@@ -61,7 +65,7 @@ def fuse_(model: Any, kernels: Kernels | None = None) -> bool:
     Returns:
         Whether the model has them now.
     """
-    if model.config.model_type not in _FAMILIES or model.config.hidden_act not in _SILU:
+    if not known(model.config):
         return False
     if kernels is None:
         if next(model.parameters()).device.type != "cuda":

@@ -16,6 +16,7 @@ for all experts over the same base, a tensor for each thread at a time.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -333,11 +334,8 @@ def _copy(blend: _Blend, files: Files, place: TensorRef, start: int, stop: int) 
 
 
 def _hash(file: Path) -> str:
-    digest, buffer = xxhash.xxh3_128(), bytearray(1 << 20)
     with file.open("rb", buffering=0) as stream:
-        while count := stream.readinto(buffer):
-            digest.update(memoryview(buffer)[:count])
-    return f"xxh3_128:{digest.hexdigest()}"
+        return f"xxh3_128:{hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()}"
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from torch import Tensor
 from vibethinker import objectives
 from vibethinker.evaluation import Judged, stable_seed
 from vibethinker.module import PolicyModule
-from vibethinker.packing import PackedRow, Slice, deal_groups, pack
+from vibethinker.packing import Slice, deal_groups, pack
 from vibethinker.policy import AdapterOff, FrozenCopy
 from vibethinker.problems import Problem
 from vibethinker.rewards import Part
@@ -192,7 +192,7 @@ class GRPOModule(PolicyModule):
         with torch.no_grad(), self.trainer.precision_plugin.forward_context(), self.reference() as model:
             for part in rows:
                 row = pack([rollouts.prompt_ids[i] for i in part], [rollouts.completion_ids[i] for i in part])
-                found.append(self.logprobs(model, row.to(self.device), self.temperature)[0])
+                found.append(self.logprobs(model, row.to(self.device))[0])
         order = torch.tensor([i for part in rows for i in part])
         sampled = torch.cat([rollouts.logprobs[i] for i in order.tolist()])
         penalty = objectives.kl_penalty(sampled, torch.cat(found).cpu(), self.kl_estimator)
@@ -228,24 +228,18 @@ class GRPOModule(PolicyModule):
         dealt = deal_groups(prompts, completions, self.micro_batches, self.row_tokens)
         return [[packed([kept[i] for i in part]) for part in rows] for rows in dealt]
 
-    def logprobs(self, model: Any, row: PackedRow, temperature: float | None = None) -> tuple[Tensor, Tensor]:
-        return super().logprobs(model, row, temperature or self.temperature)
-
     def token_loss(self, logp: Tensor, entropy: Tensor, per_token: dict[str, Tensor]) -> Tensor:
         old, advantage = per_token["old_logprob"], per_token["advantage"]
         ratio = torch.exp(logp.detach() - old)
-        stopped = torch.where(advantage > 0, ratio > 1 + self.epsilon_high, ratio < 1 - self.epsilon_low)
         if self.surrogate == "truncated":
-            stopped = ratio > self.importance_cap
-        self.add(
-            ratio=ratio.sum(),
-            clipped=stopped.float().sum(),
-            entropy=entropy.detach().sum(),
-            targets=float(len(logp)),
-        )
-        if self.surrogate == "truncated":
-            return objectives.truncated_surrogate(logp, old, advantage, self.importance_cap)
-        return objectives.clipped_surrogate(logp, old, advantage, self.epsilon_low, self.epsilon_high)
+            clipped = ratio > self.importance_cap
+            loss = objectives.truncated_surrogate(logp, old, advantage, self.importance_cap)
+        else:
+            clipped = torch.where(advantage > 0, ratio > 1 + self.epsilon_high, ratio < 1 - self.epsilon_low)
+            loss = objectives.clipped_surrogate(logp, old, advantage, self.epsilon_low, self.epsilon_high)
+        figures = {"ratio": ratio.sum(), "clipped": clipped.float().sum(), "entropy": entropy.detach().sum()}
+        self.add(**figures, targets=float(len(logp)))
+        return loss
 
     # Figures
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -24,7 +23,7 @@ class HeldOut(pl.LightningModule):
         super().__init__()
         self._means: dict[str, MeanMetric] = {}
 
-    def judge(self, problems: Sequence[Problem], n: int, seeds: Sequence[int], **options: Any) -> Judged:
+    def judge(self, problems: Sequence[Problem], n: int, seeds: Sequence[int]) -> Judged:
         """Samples `n` answers to every problem and scores them."""
         raise NotImplementedError("a HeldOut subclass defines judge")
 

@@ -2,8 +2,9 @@
 
 A *window* is what one batch of problems becomes: `updates` optimizer steps of `micro_batches` each. The data loader
 hands out every batch of problems once for each micro-batch; `prepare` makes the window at its first turn, and every
-turn trains on one micro-batch. Accumulation, clipping, precision, strategies, checkpoints and the progress bar are
-Lightning's own. The number of micro-batches is the same on every rank, so no rank waits for another in vain.
+turn trains on one micro-batch. Precision, strategies, schedulers and checkpoints are Lightning's own; gradients are
+zeroed here, and clipped here where they are whole and unscaled. The number of micro-batches is the same on every rank,
+so no rank waits for another in vain.
 
 A micro-batch is one packed row, or several where `row_tokens` bounds their length. Forward and backward of all but the
 last are done when their turn starts; the last is Lightning's, and with it gradients of several ranks meet.
@@ -35,6 +36,7 @@ from vibethinker.recomputation import decide_
 from vibethinker.rewards import DispatchReward, Reward
 from vibethinker.rewards.base import check_callable
 from vibethinker.rollout import RolloutEngine, Sampling
+from vibethinker.rollout.run import Progress
 
 _UNSET_EPOCHS = 1000  # what Lightning puts where neither steps nor epochs are said
 _WHOLE = (SingleDeviceStrategy, DDPStrategy)  # strategies that shard no gradients
@@ -85,6 +87,7 @@ class PolicyModule(HeldOut):
     """
 
     updates = 1
+    temperature = 1.0  # of the distribution whose log-probs are trained
 
     def __init__(
         self,
@@ -170,7 +173,7 @@ class PolicyModule(HeldOut):
     # What subclasses say
 
     def prepare(self, problems: list[Problem]) -> list[list[Slice]]:
-        """Turns this rank's problems into the rows of `slices_per_batch` micro-batches."""
+        """Turns this rank's problems into the rows of `turns_per_batch` micro-batches."""
         raise NotImplementedError("a PolicyModule subclass defines prepare")
 
     def token_loss(self, logp: Tensor, entropy: Tensor, per_token: dict[str, Tensor]) -> Tensor:
@@ -195,14 +198,27 @@ class PolicyModule(HeldOut):
             )
         return self._engine
 
-    def judge(self, problems: Sequence[Problem], n: int, seeds: Sequence[int], **options: Any) -> Judged:
-        """Samples from the weights as they are now and scores the answers."""
+    def judge(
+        self,
+        problems: Sequence[Problem],
+        n: int,
+        seeds: Sequence[int],
+        sampling: Sampling | None = None,
+        progress: Progress | None = None,
+    ) -> Judged:
+        """Samples from the weights as they are now, by default as the module does, and scores the answers."""
         self.sync_seconds = self.engine.sync(self.policy)
-        sampling = options.pop("sampling", self.sampling)
-        options.setdefault("instruction", self.instruction)
         try:
             return judge(
-                self.engine, self.tokenizer, problems, self.reward, n=n, sampling=sampling, seeds=seeds, **options
+                self.engine,
+                self.tokenizer,
+                problems,
+                self.reward,
+                n=n,
+                sampling=sampling or self.sampling,
+                seeds=seeds,
+                instruction=self.instruction,
+                progress=progress,
             )
         finally:
             if self.device.type == "cuda":
@@ -216,7 +232,7 @@ class PolicyModule(HeldOut):
     # Training
 
     @property
-    def slices_per_batch(self) -> int:
+    def turns_per_batch(self) -> int:
         """How many turns the data loader gives every batch."""
         return self.micro_batches * self.updates
 
@@ -312,9 +328,9 @@ class PolicyModule(HeldOut):
             return
         if self._window and self._used % self.micro_batches and not isinstance(self.trainer.strategy, _WHOLE):
             raise ValueError("a checkpoint from within an optimizer step needs whole gradients: one device, or ddp")
-        turns, slices = self.trainer.num_training_batches, self.slices_per_batch
-        if math.isfinite(turns) and turns % slices:
-            raise ValueError(f"trainer.limit_train_batches must be a multiple of {slices} (micro_batches · updates)")
+        turns, each = self.trainer.num_training_batches, self.turns_per_batch
+        if math.isfinite(turns) and turns % each:
+            raise ValueError(f"trainer.limit_train_batches must be a multiple of {each} (micro_batches · updates)")
         pause = self.trainer.val_check_batch if self.trainer.enable_validation else None
         if pause is not None and math.isfinite(pause) and pause % self.micro_batches:
             raise ValueError(f"trainer.val_check_interval must be a multiple of micro_batches={self.micro_batches}")
@@ -327,11 +343,11 @@ class PolicyModule(HeldOut):
             self._random_state = None
         if batch_idx % self.micro_batches == 0:
             self.policy.zero_grad()  # before the rollout, which has their memory then
-        if batch_idx % self.slices_per_batch == 0:
+        if batch_idx % self.turns_per_batch == 0:
             self._window = self.prepare(batch)
             self._used = 0
-            if len(self._window) != self.slices_per_batch:
-                raise RuntimeError(f"a window of {len(self._window)} micro-batches instead of {self.slices_per_batch}")
+            if len(self._window) != self.turns_per_batch:
+                raise RuntimeError(f"a window of {len(self._window)} micro-batches instead of {self.turns_per_batch}")
         if self._used % self.micro_batches == 0 or not self._sums:  # a resumed update may begin later
             self._sums, self._stopwatch = {}, Stopwatch(self.device)
         for part in self._window[self._used][:-1]:
@@ -370,12 +386,12 @@ class PolicyModule(HeldOut):
         while self._timed and (seconds := self._timed[0][1].seconds) is not None:  # a GPU is an update behind
             self.log("train/tokens_per_second", self._timed.pop(0)[0] / seconds)
 
-    def logprobs(self, model: Any, row: PackedRow, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    def logprobs(self, model: Any, row: PackedRow) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies [N] of a packed row's targets."""
         hidden = hidden_states(model, row.input_ids, row.position_ids, PackedAttention(row))
         head = model.get_output_embeddings().weight
         predicting = hidden.index_select(0, row.predictors)  # backward adds; after [...] it would sort
-        return linear_logprobs(predicting, head, row.targets, temperature)
+        return linear_logprobs(predicting, head, row.targets, self.temperature)
 
     def add(self, **figures: Tensor | float) -> None:
         """Adds to the sums of the current update over its rows; no value waits for the device."""

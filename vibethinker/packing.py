@@ -1,4 +1,4 @@
-"""Ragged sequences as packed rows that are balanced by tokens: how many there are, or how long they may be.
+"""Ragged sequences as packed rows, balanced by tokens: so many rows, or rows of at most so many tokens.
 
 A packed row is the concatenation of several sequences with no padding between them: `input_ids` and `position_ids` of
 shape [T] and the boundaries `cu_seqlens` [S+1]. Attention sees the boundaries (`vibethinker.attention`), every other
@@ -89,8 +89,8 @@ class Slice:
         return cls(PackedRow(**state["row"]), state["per_token"])
 
 
-def pack(prompts: Sequence[Tensor], completions: Sequence[Tensor], placeholder: int = 0) -> PackedRow:
-    """Concatenates prompt and completion pairs into one row.
+def pack(prompts: Sequence[Tensor], completions: Sequence[Tensor]) -> PackedRow:
+    """Concatenates prompt and completion pairs into one row; without any it has one token and predicts nothing.
 
     Sequences share a prompt if theirs is the same tensor object, as it is in a group of rollouts: equal tokens alone
     are not looked for. A row of whole sequences keeps the order in which they are given.
@@ -98,12 +98,10 @@ def pack(prompts: Sequence[Tensor], completions: Sequence[Tensor], placeholder: 
     Args:
         prompts: `S` one-dimensional token tensors, none empty.
         completions: `S` one-dimensional token tensors, none empty.
-        placeholder: with no sequence at all, the row holds this one token and predicts nothing, so that a rank
-            without work still takes part in the gradient exchange.
     """
-    if not prompts:
+    if not prompts:  # a rank without work still takes part in the gradient exchange
         bounds, none = torch.tensor([0, 1], dtype=torch.int32), torch.empty(0, dtype=torch.long)
-        return PackedRow(torch.tensor([placeholder]), torch.tensor([0]), bounds, (1,), none, none, none)
+        return PackedRow(torch.tensor([0]), torch.tensor([0]), bounds, (1,), none, none, none)
     completion_lengths = torch.tensor([len(c) for c in completions])
     if min(map(len, prompts)) == 0 or int(completion_lengths.min()) == 0:
         raise ValueError("packing: every prompt and every completion needs at least one token")

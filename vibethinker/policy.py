@@ -25,10 +25,10 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from vibethinker import attention
-from vibethinker.checkpoint import context_length, context_of, load_config, load_tokenizer, locate, rotations
+from vibethinker.checkpoint import context_length, load_config, load_tokenizer, locate
 from vibethinker.experts import is_adapter
-from vibethinker.export import export, stop_token_ids
-from vibethinker.plain import copy_weights, empty_model, plain_config, plain_weights, skeleton
+from vibethinker.export import export
+from vibethinker.plain import plain_config, skeleton
 from vibethinker.problems import Problem
 from vibethinker.quantized import Quantization, check_method, is_quantized, loading_options, need_bitsandbytes
 from vibethinker.reference import AdapterOff, FrozenCopy
@@ -40,20 +40,13 @@ __all__ = [
     "Lora",
     "Quantization",
     "context_length",
-    "context_of",
-    "copy_weights",
-    "empty_model",
     "export",
     "hollow",
     "load_config",
     "load_policy",
     "load_tokenizer",
     "locate",
-    "plain_config",
-    "plain_weights",
     "prompt_ids",
-    "rotations",
-    "stop_token_ids",
     "weightless",
     "with_checkpointing",
 ]

@@ -1,4 +1,4 @@
-"""What each of several ranks has of its own: all of it in one place, and its random numbers."""
+"""What is different on every rank: gathering it, and the state of the random generators."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def recomputes(made: Estimate, size: float) -> bool:
 
 
 def choice(made: Estimate, size: float) -> str:
-    """The same in words."""
+    """What `recomputes` says, as a line for people."""
     needed, there = f"{made.in_updates / _GIB:.1f} GiB", f"{USABLE:.0%} of {size / _GIB:.1f} GiB can be counted on"
     what = f"on, updates would take {needed}" if recomputes(made, size) else f"off, updates take {needed}"
     return f"gradient_checkpointing=auto: {what} without; {there}"

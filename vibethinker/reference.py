@@ -34,12 +34,8 @@ class AdapterOff:
             raise ValueError("reference 'adapter_off' needs lora: this policy has no adapter to switch off")
         self.policy: Any = policy
 
-    def __call__(self) -> AbstractContextManager[PreTrainedModel]:
-        return _adapter_off(self.policy)
-
-
-@contextmanager
-def _adapter_off(policy: Any) -> Iterator[PreTrainedModel]:
-    """Training mode stays: nothing drops out, and in evaluation mode bitsandbytes repacks 4-bit weights on a CPU."""
-    with policy.disable_adapter():
-        yield policy
+    @contextmanager
+    def __call__(self) -> Iterator[PreTrainedModel]:
+        """Training mode stays: nothing drops out, and in evaluation bitsandbytes repacks 4-bit weights on a CPU."""
+        with self.policy.disable_adapter():
+            yield self.policy

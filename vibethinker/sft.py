@@ -20,7 +20,7 @@ from vibethinker.policy import prompt_ids
 from vibethinker.problems import Problem
 from vibethinker.tokens import Demonstrations
 
-_JUDGED: Final = 1000  # problems of a stream that a share of those left out says something about
+_ENOUGH: Final = 1000  # problems of a stream before the share of those left out is held against max_unusable
 
 
 class SFTModule(PolicyModule):
@@ -32,7 +32,6 @@ class SFTModule(PolicyModule):
 
     def __init__(self, model: str, **kwargs: Any):
         super().__init__(model, **kwargs)
-
         self._demonstrations: Demonstrations | None = None
         self._streamed = [0.0, 0.0]  # problems of a stream so far, and how many of them were left out
 
@@ -72,7 +71,7 @@ class SFTModule(PolicyModule):
         self._streamed = [self._streamed[0] + seen, self._streamed[1] + left_out]
         self._figures["train/left_out"] = self._streamed[1]
         limit = self.trainer.datamodule.max_unusable  # type: ignore[attr-defined]
-        if self._streamed[0] >= _JUDGED and self._streamed[1] > limit * self._streamed[0]:
+        if self._streamed[0] >= _ENOUGH and self._streamed[1] > limit * self._streamed[0]:
             raise ValueError(
                 f"{self._streamed[1]:.0f} of {self._streamed[0]:.0f} training problems have no solution of at most "
                 f"max_length={self.max_length} tokens, more than max_unusable={limit:g} allows"

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from statistics import median
 
 import torch
 import torch.nn.functional as F
 
-from parts.setting import Setting, median
+from parts.setting import Setting
 from vibethinker.logprobs import CHUNK, linear_logprobs
 
 REPEATS = 7

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from parts.goals import Results, get, goals, shortfalls, show, variants
-
-_LIBRARIES = ("torch", "triton", "transformers", "lightning", "liger-kernel", "trl")
+from parts.setting import LIBRARIES
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -15,16 +14,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def sampling_rows(results: Results) -> list[list[str]]:
-    def row(work: str, figures: dict[str, Any] | None, form: str = "") -> list[str]:
+    def row(work: str, figures: dict[str, Any] | None) -> list[str]:
         found = figures or {}
-        repeats = found.get("repeats")
         return [
             work,
             show(found.get("tokens_per_second"), ".1fk"),
             show(found.get("step_ms"), ".2f"),
             show(found.get("seconds"), ".2f"),
             show(found.get("gib"), ".1f"),
-            str(repeats) if repeats else form,
+            str(found.get("repeats") or ""),
         ]
 
     def sampled(part: str) -> dict[str, Any]:
@@ -133,7 +131,7 @@ def machines(results: Results) -> str:
 def _machine(part: dict[str, Any]) -> str:
     found = part["machine"]
     gpu = f"{found['gpu']} ({found['gpu_gib']:.0f} GiB)" if "gpu" in found else "no GPU"
-    versions = ", ".join(f"{name} {found[name]}" for name in _LIBRARIES if found.get(name))
+    versions = ", ".join(f"{name} {found[name]}" for name in LIBRARIES if found.get(name))
     return f"{part.get('date')}, {gpu}, {found.get('cores')} CPU cores, Python {found.get('python')}, {versions}."
 
 

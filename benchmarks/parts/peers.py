@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from statistics import median
 from typing import Any
 
-from parts.setting import LETTERS, Setting, Tick, median
+from parts.setting import LETTERS, Setting, Tick
 
 LEARNING_RATE = 1e-6
 SFT_STEPS, SHORT_STEPS, LONG_STEPS = 6, 3, 1  # the first of several warms up; the only one of one does not
@@ -115,7 +116,6 @@ def grpo(setting: Setting, new: int, rows: int, steps: int, **options: Any) -> N
         warmed_up=steps > 1,
         rollout_seconds=sampled,
         rollout_tokens_per_second=scale.prompts * scale.group * new / sampled,
-        rows=rows,
         gib=clock.peak,
     )
 

@@ -7,13 +7,14 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from parts.setting import Setting, median
+from parts.setting import Setting
 from vibethinker.attention import PackedAttention, hidden_states
 from vibethinker.datamodules import AlgebraDataModule
 from vibethinker.fused import fuse_
@@ -92,7 +93,7 @@ def long_tail(setting: Setting) -> None:
     for name, limits in (("equal", [scale.tail_mean] * scale.tail), ("tail", lengths)):
         setting.forget_peak()
         figures = _rate(sum(limits), [call(limits) for _ in range(2)])
-        setting.report(**{name: {**figures, "longest": max(limits), "gib": setting.peak}})
+        setting.report(**{name: {**figures, "gib": setting.peak}})
     alone = [max(lengths)]
     setting.report(alone=_rate(sum(alone), [call(alone, prompts[:1], 1) for _ in range(2)]))
 

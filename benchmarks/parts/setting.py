@@ -6,9 +6,8 @@ import json
 import os
 import platform
 import random
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
@@ -18,7 +17,7 @@ from typing import Any
 MARK = "MEASURED "
 PEAK_FLOPS = 989e12  # bfloat16 with float32 accumulation, dense, of an H100 or H200 SXM, by their data sheets
 LETTERS = "jJMNOQRUVYZ"  # in none of the nano tokenizer's longer tokens, so that each is one wherever it stands
-_LIBRARIES = ("torch", "transformers", "triton", "liger-kernel", "trl", "lightning")
+LIBRARIES = ("torch", "triton", "transformers", "lightning", "liger-kernel", "trl")
 
 
 @dataclass(frozen=True)
@@ -227,10 +226,6 @@ class Setting:
         return torch.randint(2, self.scale.model["vocab_size"], shape, generator=generator).tolist()
 
 
-def median(values: Sequence[float]) -> float:
-    return statistics.median(values)
-
-
 def prepare(setting: Setting) -> None:
     """Writes the model of random weights, the tokenizer of the nano model, and problems of exact lengths."""
     import torch
@@ -272,7 +267,7 @@ def machine() -> dict[str, Any]:
     import torch
 
     found: dict[str, Any] = {"python": platform.python_version()}
-    for library in _LIBRARIES:
+    for library in LIBRARIES:
         try:
             found[library] = metadata.version(library)
         except metadata.PackageNotFoundError:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 
-from parts.setting import PEAK_FLOPS, Setting, Tick, median
+from parts.setting import PEAK_FLOPS, Setting, Tick
 from vibethinker import GRPOModule, Problem, SFTModule
 from vibethinker.datamodules import AlgebraDataModule
 from vibethinker.evaluation import Judged
@@ -35,13 +36,12 @@ class Clock(pl.Callback):
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        self.begin = setting.tick()
         self.ends: list[Tick] = []
         self._passes: list[tuple[Tick, Tick]] = []
-        self._forward = self.begin
+        self._forward = setting.tick()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        step, self.begin = pl_module.training_step, self.setting.tick()
+        step = pl_module.training_step
 
         def timed(*args: Any, **options: Any) -> Any:
             self._forward = self.setting.tick()
@@ -120,7 +120,6 @@ def _sft(setting: Setting, variants: dict[str, dict[str, Any]]) -> None:
             "optimizer_and_rest_ms": 1000 * (step - passes),
             "share_of_peak": flops / passes / PEAK_FLOPS,
             "gib": setting.peak - left,
-            "first_step_seconds": clock.ends[0] - clock.begin,
             "repeats": len(clock.steps),
         }
         setting.report(**{name: figures}, tokens=tokens)
@@ -163,11 +162,8 @@ def grpo(setting: Setting, new: int, steps: int) -> None:
     setting.report(
         step_seconds=step,
         repeats=len(clock.steps),
-        first_step_seconds=clock.ends[0] - clock.begin,
         rollout_seconds=logged["rollout/seconds"],
-        sync_seconds=logged.get("rollout/sync_seconds"),
         rollout_tokens_per_second=logged["rollout/tokens_per_second"],
-        update_tokens_per_second=logged["train/tokens_per_second"],
         gib=setting.peak,
     )
 

@@ -59,8 +59,8 @@ def test_figures_of_one_domain_by_hand() -> None:
     assert figures["pass@1"] == pytest.approx((0 + 1 + 2) / 12)
     assert figures["distinct_solutions"] == 1.0
     values = [0, 1 / 2, 5 / 6]
-    spread = math.sqrt(sum((v - sum(values) / 3) ** 2 for v in values)) / 3
-    assert figures["standard_error"] == pytest.approx(spread, rel=0.05)
+    spread = math.sqrt(sum((v - sum(values) / 3) ** 2 for v in values) / 6)
+    assert figures["standard_error"] == pytest.approx(spread)
     assert "gain_low" not in figures
 
 

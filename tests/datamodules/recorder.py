@@ -24,7 +24,7 @@ def write_rows(path: Path, count: int) -> None:
 class Recorder(pl.LightningModule):
     """Learns nothing; keeps what it was given."""
 
-    slices_per_batch = 2
+    turns_per_batch = 2
 
     def __init__(self, estimate: bool = False) -> None:
         super().__init__()

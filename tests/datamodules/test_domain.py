@@ -176,7 +176,7 @@ def test_module_decides_how_often_a_batch_is_handed_out() -> None:
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
         overfit_batches=0.0,
         train_dataloader=None,
-        lightning_module=SimpleNamespace(slices_per_batch=3),
+        lightning_module=SimpleNamespace(turns_per_batch=3),
         global_rank=1,
         world_size=2,
     )

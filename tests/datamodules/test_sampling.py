@@ -44,16 +44,16 @@ def test_permutation_depends_on_seed_and_epoch_only() -> None:
 
 
 def test_unshuffled_batches_are_index_order_and_repeat_per_slice() -> None:
-    loader = loader_of(make_problems(4), 2, shuffle=False, slices=3)
+    loader = loader_of(make_problems(4), 2, shuffle=False, turns=3)
     assert len(loader) == 6
     assert ids(loader) == [[0, 1]] * 3 + [[2, 3]] * 3
 
 
-@given(count=st.integers(1, 30), batch_size=st.integers(1, 12), slices=st.integers(1, 3), passes=st.integers(1, 3))
-def test_every_pass_has_every_problem_once(count: int, batch_size: int, slices: int, passes: int) -> None:
+@given(count=st.integers(1, 30), batch_size=st.integers(1, 12), turns=st.integers(1, 3), passes=st.integers(1, 3))
+def test_every_pass_has_every_problem_once(count: int, batch_size: int, turns: int, passes: int) -> None:
     batch_size = min(batch_size, count)
-    loader = loader_of(make_problems(count), batch_size, slices=slices, seed=3)
-    stream = [i for _ in range(passes) for batch in ids(loader)[::slices] for i in batch]
+    loader = loader_of(make_problems(count), batch_size, turns=turns, seed=3)
+    stream = [i for _ in range(passes) for batch in ids(loader)[::turns] for i in batch]
     assert len(stream) >= passes * count
     for start in range(0, passes * count, count):
         assert sorted(stream[start : start + count]) == list(range(count))
@@ -68,17 +68,17 @@ def test_each_epoch_is_shuffled_anew() -> None:
 
 @given(
     count=st.integers(4, 30),
-    slices=st.integers(1, 4),
+    turns=st.integers(1, 4),
     consumed=st.integers(0, 60),
     shuffle=st.booleans(),
 )
-def test_resume_anywhere_goes_on_exactly(count: int, slices: int, consumed: int, shuffle: bool) -> None:
+def test_resume_anywhere_goes_on_exactly(count: int, turns: int, consumed: int, shuffle: bool) -> None:
     def endless(loader: TrainLoader) -> Any:
         while True:
             yield from loader
 
     def make() -> TrainLoader:
-        return loader_of(make_problems(count), 4, slices=slices, shuffle=shuffle, seed=7)
+        return loader_of(make_problems(count), 4, turns=turns, shuffle=shuffle, seed=7)
 
     whole = ids(islice(endless(make()), consumed + 40))
     stopped = make()
@@ -89,19 +89,19 @@ def test_resume_anywhere_goes_on_exactly(count: int, slices: int, consumed: int,
 
 
 def test_resumed_epoch_ends_where_the_epoch_ends() -> None:
-    loader = loader_of(make_problems(8), 2, slices=2)
+    loader = loader_of(make_problems(8), 2, turns=2)
     iterator = iter(loader)
     for _ in range(3):
         next(iterator)
-    resumed = loader_of(make_problems(8), 2, slices=2)
+    resumed = loader_of(make_problems(8), 2, turns=2)
     resumed.load_state_dict(loader.state_dict())
     assert len(list(resumed)) == 5
     assert len(list(resumed)) == 8
 
 
 def test_ranks_share_the_batch_of_one_process() -> None:
-    alone = ids(loader_of(make_problems(24), 8, slices=2))
-    ranks = [ids(loader_of(make_problems(24), 8, slices=2, rank=rank, world_size=4)) for rank in range(4)]
+    alone = ids(loader_of(make_problems(24), 8, turns=2))
+    ranks = [ids(loader_of(make_problems(24), 8, turns=2, rank=rank, world_size=4)) for rank in range(4)]
     assert [list(chain(*parts)) for parts in zip(*ranks, strict=True)] == alone
 
 
@@ -111,7 +111,7 @@ def test_ranks_share_the_batch_of_one_process() -> None:
         ("batch_size", {"batch_size": 4}),
         ("seed", {"seed": 1}),
         ("shuffle", {"shuffle": False}),
-        ("slices_per_batch", {"slices": 2}),
+        ("turns_per_batch", {"turns": 2}),
         ("train_size", {"problems": make_problems(9)}),
     ],
 )
@@ -181,12 +181,12 @@ def test_each_part_of_a_mixture_goes_through_all_of_its_problems() -> None:
         assert len(own) == 2 * size
 
 
-@given(weights=WEIGHTS, slices=st.integers(1, 3), consumed=st.integers(0, 40), world_size=st.sampled_from([1, 2, 3, 6]))
+@given(weights=WEIGHTS, turns=st.integers(1, 3), consumed=st.integers(0, 40), world_size=st.sampled_from([1, 2, 3, 6]))
 def test_a_mixture_is_shared_and_resumed_exactly(
-    weights: list[float], slices: int, consumed: int, world_size: int
+    weights: list[float], turns: int, consumed: int, world_size: int
 ) -> None:
     def make(rank: int, world_size: int) -> TrainLoader:
-        return TrainLoader(mixture(weights), 6, slices=slices, rank=rank, world_size=world_size)
+        return TrainLoader(mixture(weights), 6, turns=turns, rank=rank, world_size=world_size)
 
     def endless(loader: TrainLoader) -> Iterator[list[str]]:
         while True:

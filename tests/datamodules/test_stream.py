@@ -40,10 +40,10 @@ def folder(tmp_path: Path) -> str:
     return shards(tmp_path)
 
 
-def make(folder: str, *, world: tuple[int, int] = (0, 1), slices: int = 1, **options: Any) -> TrainLoader:
+def make(folder: str, *, world: tuple[int, int] = (0, 1), turns: int = 1, **options: Any) -> TrainLoader:
     reader = Reader(folder, ["algebra"], {}, max_unusable=0.2)
     feed = Stream(stream(folder)["train"], reader, {"question 1", "question 2"}, **{"block": 8, "seed": 3, **options})
-    return TrainLoader(feed, 6, slices=slices, rank=world[0], world_size=world[1])
+    return TrainLoader(feed, 6, turns=turns, rank=world[0], world_size=world[1])
 
 
 def ids(loader: TrainLoader, count: int) -> list[list[str]]:
@@ -64,11 +64,11 @@ def test_every_pass_has_every_usable_problem_once_in_an_order_of_its_own(folder:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("slices", [1, 3])
+@pytest.mark.parametrize("turns", [1, 3])
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("block", [3, 8, 1000])
-def test_a_resumed_stream_equals_the_undisturbed_one(folder: str, slices: int, shuffle: bool, block: int) -> None:
-    options: dict[str, Any] = {"slices": slices, "shuffle": shuffle, "block": block}
+def test_a_resumed_stream_equals_the_undisturbed_one(folder: str, turns: int, shuffle: bool, block: int) -> None:
+    options: dict[str, Any] = {"turns": turns, "shuffle": shuffle, "block": block}
     whole = ids(make(folder, **options), 60)
     for stop in (0, 1, 7, 8, 26, 41):
         stopped = make(folder, **options)

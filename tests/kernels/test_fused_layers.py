@@ -12,9 +12,9 @@ from fits import fit, plain_grpo, weights
 from test_fused import CONFIGS, ROW, assert_close, random_model, update
 from transformers import Qwen3Config
 
+from vibethinker.footprints import FusedFootprint, Ledger
 from vibethinker.fused import fuse_
 from vibethinker.kernels import layers
-from vibethinker.memory import Ledger, _FusedFootprint
 from vibethinker.packing import pack
 from vibethinker.policy import with_checkpointing
 
@@ -77,7 +77,7 @@ def test_what_they_keep_is_what_an_estimate_counts(
     for name in ("_add_norm", "_add_norm_backward", "_rotate", "_swiglu", "_swiglu_backward"):
         monkeypatch.setattr(layers, name, Unlaunched())
     parts, peaks = [torch.randint(0, 64, (n,)) for n in (100, 30)], []
-    for kernels in (layers, _FusedFootprint()):
+    for kernels in (layers, FusedFootprint()):
         model = random_model(kind, **SMALL).to(device)
         fuse_(with_checkpointing(model) if recomputed else model, kernels)
         with Ledger() as ledger:

@@ -1,4 +1,4 @@
-"""Arithmetic of this library as Triton kernels: each module is the twin of a plain one in PyTorch's operations."""
+"""Triton kernels; each module says which plain functions, or which of transformers' layers, it stands for."""
 
 from __future__ import annotations
 

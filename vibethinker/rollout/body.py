@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vibethinker.attention import Attention
+from vibethinker.fused import known
 from vibethinker.kernels import kernels_of
 from vibethinker.rollout import steps
 from vibethinker.rollout.cache import DecodeAttention, head_size
 from vibethinker.rollout.steps import Rotation
 
-_SERVED = ("llama", "qwen2", "qwen3")
 _FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")  # angles that do not change with the sequence
 
 
@@ -87,12 +87,7 @@ class FusedBody:
         """Whether the model's decoder is one of those known here."""
         config: Any = model.config
         rotation = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-        return (
-            config.model_type in _SERVED
-            and config.hidden_act == "silu"
-            and rotation in _FIXED_ROTATIONS
-            and not getattr(config, "use_sliding_window", False)
-        )
+        return known(config) and rotation in _FIXED_ROTATIONS and not getattr(config, "use_sliding_window", False)
 
     def __call__(self, input_ids: Tensor, position_ids: Tensor, attention: Attention) -> Tensor:
         kernels, update = self.kernels, None

@@ -21,9 +21,9 @@ from vibethinker.packing import PackedRow
 from vibethinker.rollout.state import LENGTH, PROMPT, PROMPT_LENGTH
 
 _ALIGNED = 16  # tokens: whole cache lines wherever a sequence begins
-# Tokens of a sequence that one program of the decode kernel takes where there are at least so many sequences times
-# key heads, if they are about equally long and if not. Once programs keep the device busy, splitting costs more than it
-# gives, unless a few would be at work when all others are done.
+# From so many sequences × key heads on: tokens that one program of the decode kernel takes, of sequences of about equal
+# length and of others. Once programs keep the device busy, splitting costs more than it gives, unless a few would be at
+# work when all others are done.
 _SHARES = ((512, 4096, 512), (128, 1024, 1024), (0, 256, 256))
 _EVEN = 1.5  # the longest sequence over the mean one
 
@@ -123,7 +123,7 @@ class Split:
 
     @classmethod
     def of(cls, lengths: NDArray[np.int64], rows: int, kv_heads: int) -> Split:
-        """For sequences of these tokens in so many rows; it takes few values, each of which has its graph."""
+        """For sequences of these lengths in so many rows; of few different values, since each has a graph."""
         longest = int(lengths.max())
         even, uneven = next(shares for programs, *shares in _SHARES if rows * kv_heads >= programs)
         share = even if longest <= _EVEN * lengths.mean() else uneven

@@ -21,8 +21,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from vibethinker import policy as policies
 from vibethinker.attention import hidden_states, refusal
+from vibethinker.checkpoint import context_of, rotations
+from vibethinker.export import stop_token_ids
+from vibethinker.plain import copy_weights, empty_model
 from vibethinker.rollout import fallback
 from vibethinker.rollout.body import FusedBody
 from vibethinker.rollout.cache import slot_bytes
@@ -86,7 +88,7 @@ class RolloutEngine:
         cache_gib: float | None = None,
         graphs: bool = True,
     ):
-        limit = policies.context_of(model.config)
+        limit = context_of(model.config)
         if max_length > limit:
             raise ValueError(f"max_length {max_length} is longer than the model's context of {limit} tokens")
         if slots < 1:
@@ -95,17 +97,17 @@ class RolloutEngine:
         self.dtype = dtype or (torch.bfloat16 if self.device.type == "cuda" else torch.float32)
         self.max_length, self.cache_gib, self._config = max_length, cache_gib, model.config
         # transformers' `dynamic` angles ask the device at every step, which a capture cannot
-        self.graphs = graphs and all(r.get("rope_type") != "dynamic" for r in policies.rotations(model.config))
+        self.graphs = graphs and all(r.get("rope_type") != "dynamic" for r in rotations(model.config))
         self._most = self.slots = slots if cache_gib is None else self._fitting(slots, cache_gib * _GIB, "cache_gib")
-        self.replica = policies.empty_model(model, self.dtype, self.device)
+        self.replica = empty_model(model, self.dtype, self.device)
         if reason := refusal(self.replica):
             rank_zero_warn(
                 f"sampling through transformers' generate, which is slower: {reason}", category=RuntimeWarning
             )
-            self.replica = policies.empty_model(model, self.dtype, self.device, packed=False)
+            self.replica = empty_model(model, self.dtype, self.device, packed=False)
         self._body = None if reason else self._body_of_replica()
         self._decoder: Decoder | None = None
-        self.stop_token_ids = policies.stop_token_ids(model)
+        self.stop_token_ids = stop_token_ids(model)
         self.sync(model)
 
     def _fitting(self, slots: int, room: float, name: str) -> int:
@@ -126,7 +128,7 @@ class RolloutEngine:
     def sync(self, model: PreTrainedModel) -> float:
         """Copies the policy's weights into the replica, adapters merged; returns the seconds it took."""
         start = time.perf_counter()
-        policies.copy_weights(model, self.replica)
+        copy_weights(model, self.replica)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter() - start

@@ -56,9 +56,9 @@ class Run:
         self.steps = _STEPS if device.type == "cuda" else 1
 
     def _know(self, rows: NDArray[np.int64]) -> None:
-        """Of each live row its sequence, the tokens it has unless a stop token came before, its limit, its prompt's."""
+        """int64 [4, rows] of live rows: sequence, tokens made if no stop token came, limit, tokens of the prompt."""
         self.known = rows
-        self.live, self.made, self.limit, self.length = rows
+        self.live, self.made, self.limit, self.prompt_length = rows
 
     def finish(self, progress: Progress | None) -> tuple[Tensor, list[Tensor]]:
         """Samples until every sequence is done.
@@ -115,7 +115,7 @@ class Run:
     def _decode(self) -> None:
         steps = int(min(self.steps, (self.limit - self.made).max()))  # who is at their limit stands still
         np.minimum(self.made + steps, self.limit, out=self.made)
-        self.decoder.decode(self.length + self.made - 1, self.sampling, steps)
+        self.decoder.decode(self.prompt_length + self.made - 1, self.sampling, steps)
 
     def _retire(self) -> None:
         """Keeps what finished sequences made and moves the last live rows into their places."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vibethinker.steps import path_signature
+from vibethinker.solution_paths import path_signature
 
 PATH = "3*x=19-4\n19-4=15\nx=15/3\n15/3=5"
 
