@@ -10,8 +10,10 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Sequence
-from contextlib import nullcontext
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +25,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import vibethinker.grpo
 import vibethinker.sft  # noqa: F401  # short class names are those of imported classes
@@ -170,20 +173,39 @@ def _only(command: str) -> type[VibeThinkerCLI]:
     return OneCommand
 
 
+@contextmanager
+def _honest_exit() -> Iterator[None]:
+    """Lightning ends with 0 when it is told to stop by SIGTERM, which a recipe and a shell would take for done."""
+    try:
+        yield
+    except SIGTERMException:
+        print("vibethinker: terminated", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGTERM) from None
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+
+
 def run(arguments: Sequence[str]) -> VibeThinkerCLI:
     """Parses and runs one of LightningCLI's subcommands."""
     hush()
     options = {"exit_on_error": False}
     command = arguments[0]
-    return _only(command)(
-        PolicyModule,
-        DomainDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        auto_configure_optimizers=False,
-        seed_everything_default=0,
-        save_config_callback=SaveConfig,
-        trainer_defaults={"default_root_dir": DEFAULT_ROOT, "enable_model_summary": False, "num_sanity_val_steps": 0},
-        parser_kwargs={**options, command: dict(options)},
-        args=list(arguments),
-    )
+    with _honest_exit():
+        return _only(command)(
+            PolicyModule,
+            DomainDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_callback=SaveConfig,
+            trainer_defaults={
+                "default_root_dir": DEFAULT_ROOT,
+                "enable_model_summary": False,
+                "num_sanity_val_steps": 0,
+            },
+            parser_kwargs={**options, command: dict(options)},
+            args=list(arguments),
+        )

@@ -359,6 +359,7 @@ def test_a_quantized_policy(tiny_model: str, bits: str, reference: str) -> None:
     ("options", "message"),
     [
         ({"group_size": 1}, "group_size"),
+        ({"log_completions_every_n_steps": -1}, "log_completions_every_n_steps must be at least 0"),
         ({"updates_per_rollout": 0}, "updates_per_rollout"),
         ({"temperature": 0.0}, "temperature"),
         ({"kl_coefficient": -1.0}, "kl_coefficient"),
@@ -391,3 +392,7 @@ def test_a_reward_that_is_no_outcome_is_refused(tiny_model: str) -> None:
         fit(grpo(tiny_model, shaping={"nan": Part(lambda problems, completions: [math.nan] * len(completions))}))
     with pytest.raises(ValueError, match=r"shaping\.short: <lambda> gave 1 values for 24 completions"):
         fit(grpo(tiny_model, shaping={"short": Part(lambda problems, completions: [1.0])}))
+
+
+def test_no_completions_are_logged(tiny_model: str) -> None:
+    assert len(fit(grpo(tiny_model, log_completions_every_n_steps=0)).steps) == 2

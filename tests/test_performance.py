@@ -38,13 +38,13 @@ def test_verdicts_come_from_the_figures(page: ModuleType) -> None:
         page,
         {
             "rollout": {"short": {"tokens_per_second": 81_000.0, "step_ms": 3.1}},
-            "trl-grpo-short": {"rollout_tokens_per_second": 9000.0, "step_seconds": 11.0},
-            "grpo-short": {"step_seconds": 4.0},
+            "trl-grpo-short": {"rollout_seconds": 9.0, "step_seconds": 11.0},
+            "grpo-short": {"rollout_seconds": 1.0, "step_seconds": 4.0},
             "context": {"error": "out of memory"},
         },
     )
     assert found["rollout, 16 × 16, 128 + 256 tokens, whole call"] == (81_000, True)
-    assert found["the same, × TRL's sampling"] == (9, True)
+    assert found["the same within a GRPO step, × TRL's"] == (9, True)
     assert found["decode step of 256 sequences"] == (3.1, False)
     assert found["the same, × TRL"] == (2.75, False)
     assert found["longest sequence of one GRPO update"] == (None, None)

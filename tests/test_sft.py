@@ -7,17 +7,24 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 import torch.nn.functional as F
 from fits import PROBLEMS, PlainSFT, SaveAt, fit, sft, weights
-from lightning.pytorch.callbacks import OnExceptionCheckpoint
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, OnExceptionCheckpoint
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from vibethinker import Problem, SFTModule
+from vibethinker.datamodules import AlgebraDataModule
 from vibethinker.evaluation import stable_seed
 from vibethinker.policy import Lora
+
+
+class Shards(SingleDeviceStrategy):
+    """Like deepspeed's strategy it inherits from one that keeps weights whole."""
 
 
 def slow_step(model: Any, module: SFTModule, step: int, problems: list[Problem]) -> Tensor:
@@ -180,11 +187,28 @@ def test_options_that_cannot_be(tiny_model: str, options: dict[str, Any], messag
         ({"precision": "bf16-true"}, "trainer.precision must be one of 32-true, bf16-mixed, 16-mixed, got bf16-true"),
         ({"limit_train_batches": 3}, "limit_train_batches must be a multiple of 2"),
         ({"val_check_interval": 3}, "val_check_interval must be a multiple of micro_batches=2"),
+        ({"strategy": Shards()}, "trainer.strategy must be ddp or one device, which keep weights whole, not Shards"),
     ],
 )
 def test_trainer_options_that_cannot_be(tiny_model: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fit(sft(tiny_model), **options)
+
+
+def test_no_other_schedule_of_accumulation(tiny_model: str) -> None:
+    with pytest.raises(ValueError, match=r"GradientAccumulationScheduler .* set model\.micro_batches"):
+        fit(sft(tiny_model, micro_batches=1), GradientAccumulationScheduler({0: 2}))
+
+
+def test_a_module_that_was_fitted_by_epochs_can_be_fitted_by_steps(tiny_model: str) -> None:
+    module, data = sft(tiny_model, max_length=448), AlgebraDataModule(train_size=4, batch_size=4)
+    options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    options |= {"limit_val_batches": 0, "enable_progress_bar": False, "enable_model_summary": False}
+    limits: list[dict[str, Any]] = [{"max_epochs": 1}, {"max_steps": 2}]
+    for limit in limits:
+        trainer = pl.Trainer(**limit, **options)
+        trainer.fit(module, datamodule=data)
+        assert trainer.global_step == max(limit.values())
 
 
 def test_a_solution_that_is_too_long_or_missing(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,27 +199,3 @@ def hidden_states(model: PreTrainedModel, input_ids: Tensor, position_ids: Tenso
     """Final hidden states of one row, [T] → [T, H]."""
     out = body(model)(input_ids=input_ids[None], position_ids=position_ids[None], attention=attention, use_cache=False)
     return out.last_hidden_state[0]
-
-
-class _Probe:
-    """Sees which layers attend through here, and computes nothing."""
-
-    def __init__(self) -> None:
-        self.layers: set[int] = set()
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        self.layers.add(layer)
-        return torch.zeros_like(query)
-
-
-@torch.no_grad()
-def refusal(model: PreTrainedModel) -> str | None:
-    """Why a model cannot compute packed rows, found out with a row of one token; `None` if it can."""
-    probe, token = _Probe(), torch.zeros(1, dtype=torch.long, device=model.device)
-    try:
-        hidden_states(model, token, token, probe)
-    except (ValueError, TypeError) as error:
-        return str(error)
-    if len(probe.layers) < model.config.num_hidden_layers:
-        return "not all of its layers attend through transformers' AttentionInterface"
-    return None

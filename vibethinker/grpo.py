@@ -65,7 +65,7 @@ class GRPOModule(PolicyModule):
             `{format: {reward: FormatReward, weight: 0.2}}`. The mean of each is logged as `train/reward/<name>`.
         overlong_buffer: tokens before `max_new_tokens` over which a penalty rises; 0 leaves it out.
         overlong_penalty: what a completion as long as `max_new_tokens` loses.
-        log_completions_every_n_steps: how often sample completions are written to TensorBoard.
+        log_completions_every_n_steps: how often sample completions are written to TensorBoard; 0 for never.
     """
 
     def __init__(
@@ -92,7 +92,12 @@ class GRPOModule(PolicyModule):
         log_completions_every_n_steps: int = 10,
         **kwargs: Any,
     ):
-        for name, value, least in (("group_size", group_size, 2), ("updates_per_rollout", updates_per_rollout, 1)):
+        every = log_completions_every_n_steps
+        for name, value, least in (
+            ("group_size", group_size, 2),
+            ("updates_per_rollout", updates_per_rollout, 1),
+            ("log_completions_every_n_steps", every, 0),
+        ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         if not 0 < temperature < math.inf:
@@ -110,7 +115,7 @@ class GRPOModule(PolicyModule):
         self.kl_coefficient, self.kl_estimator, self.kl_reduction = kl_coefficient, kl_estimator, kl_reduction
         self.surrogate, self.epsilon_low, self.epsilon_high = surrogate, epsilon_low, epsilon_high
         self.importance_cap, self.aggregation = importance_cap, aggregation
-        self.long2short, self.log_completions_every_n_steps = long2short, log_completions_every_n_steps
+        self.long2short, self.log_completions_every_n_steps = long2short, every
         self.shaping = dict(shaping or {})
         self.overlong_buffer, self.overlong_penalty = overlong_buffer, overlong_penalty
         self._check_shaping()
@@ -267,7 +272,7 @@ class GRPOModule(PolicyModule):
                 "a cut completion has no answer and earns nothing",
                 category=RuntimeWarning,
             )
-        if self.trainer.global_step % self.log_completions_every_n_steps < self.updates:
+        if (every := self.log_completions_every_n_steps) and self.trainer.global_step % every < self.updates:
             self._log_completions(judged)
 
     def _log_completions(self, judged: Judged) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
@@ -29,6 +30,7 @@ from vibethinker.fused import compile_, fuse_
 from vibethinker.held_out import HeldOut
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.optimization import adamw, clip_, warmup_cosine
+from vibethinker.packable import refusal
 from vibethinker.packing import PackedRow, Slice
 from vibethinker.problems import Problem
 from vibethinker.ranks import gather, random_state, set_random_state
@@ -39,7 +41,7 @@ from vibethinker.rollout import RolloutEngine, Sampling
 from vibethinker.rollout.run import Progress
 
 _UNSET_EPOCHS = 1000  # what Lightning puts where neither steps nor epochs are said
-_WHOLE = (SingleDeviceStrategy, DDPStrategy)  # strategies that shard no gradients
+_STRATEGIES = (SingleDeviceStrategy, DDPStrategy)  # weights and gradients are whole; deepspeed's inherits from ddp's
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # master weights are float32, or a learning rate is lost in them
 _IN_THE_BAR = ("train/pass_rate", "train/kl", "rollout/length")
 
@@ -244,12 +246,18 @@ class PolicyModule(HeldOut):
             raise ValueError(f"set model.micro_batches instead of trainer.accumulate_grad_batches={wanted}")
         if str(self.trainer.precision) not in _PRECISIONS:
             raise ValueError(f"trainer.precision must be one of {', '.join(_PRECISIONS)}, got {self.trainer.precision}")
+        if any(isinstance(callback, GradientAccumulationScheduler) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+            raise ValueError("a GradientAccumulationScheduler would cut updates short: set model.micro_batches instead")
+        if type(self.trainer.strategy) not in _STRATEGIES:
+            kind = type(self.trainer.strategy).__name__
+            raise ValueError(f"trainer.strategy must be ddp or one device, which keep weights whole, not {kind}")
         self.trainer.accumulate_grad_batches = self.micro_batches
-        if self.row_tokens is not None and not isinstance(self.trainer.strategy, _WHOLE):
-            raise ValueError("model.row_tokens needs whole gradients: one device, or trainer.strategy=ddp")
         if self.trainer.max_steps < 1 or self._by_epochs:  # set up twice, the second time with what is learnable alone
             self._by_epochs = True
             self.trainer.fit_loop.epoch_loop.max_steps = self._steps_of_epochs()
+
+    def teardown(self, stage: str) -> None:
+        self._by_epochs = False  # the next fit may count steps
 
     def _steps_of_epochs(self) -> int:
         """The horizon that the learning rate needs to know, from `max_epochs` passes through a finite train set."""
@@ -280,10 +288,10 @@ class PolicyModule(HeldOut):
 
     @property
     def _clips_by_norm(self) -> bool:
-        """Whether gradients are neither scaled nor sharded, and not clipped one by one either."""
+        """Whether gradients are not scaled, and not clipped one by one either."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         by_norm = self.trainer.gradient_clip_algorithm in (None, "norm")
-        return isinstance(self.trainer.strategy, _WHOLE) and scaler is None and by_norm
+        return scaler is None and by_norm
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -311,6 +319,8 @@ class PolicyModule(HeldOut):
             raise FloatingPointError(f"the gradient's norm is {norm.item()} at step {step}")
 
     def on_fit_start(self) -> None:
+        if reason := refusal(self.policy):
+            raise ValueError(f"model {self.model_name!r} cannot be trained in packed rows: {reason}")
         self._norm = None
         decide_(self)
         self.speed_up_(self.policy)
@@ -326,8 +336,6 @@ class PolicyModule(HeldOut):
         """Refuses options that would cut a window or an optimizer step in two."""
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        if self._window and self._used % self.micro_batches and not isinstance(self.trainer.strategy, _WHOLE):
-            raise ValueError("a checkpoint from within an optimizer step needs whole gradients: one device, or ddp")
         turns, each = self.trainer.num_training_batches, self.turns_per_batch
         if math.isfinite(turns) and turns % each:
             raise ValueError(f"trainer.limit_train_batches must be a multiple of {each} (micro_batches · updates)")

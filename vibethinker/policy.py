@@ -166,10 +166,14 @@ def _check_quantization(model: str, config: PreTrainedConfig, quantization: Quan
 
 def _check_architecture(model: str, config: PreTrainedConfig, lora: Lora | None) -> None:
     """Refuses heads that do more than a matrix product, since log-probs need no more, and adapters without a place."""
-    bare = skeleton(config, torch.float32, torch.device("meta"))
+    try:
+        bare = skeleton(config, torch.float32, torch.device("meta"))
+    except KeyError as error:  # a table of its own attention classes, as GPT-J and Falcon have
+        reason = "its attention does not go through transformers' AttentionInterface"
+        raise ValueError(f"model {model!r} is not supported: {reason}") from error
     if getattr(bare.get_output_embeddings(), "bias", None) is not None:
         raise ValueError(f"model {model!r} is not supported: its head has a bias")
-    for option in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
+    for option in ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier"):
         if getattr(config, option, None) not in (None, 1):
             raise ValueError(f"model {model!r} is not supported: its config.json has {option}")
     if lora is None or lora.target_modules == "all-linear":

@@ -186,7 +186,7 @@ Rollouts are, for us, the last step's time from the weights to the rewards, for 
 
 16,384 tokens a step in 16 sequences of 1,024 random letters with optimizer and clipping. TRL packs them (`wrapped`)
 into rows of one sequence each. The share of the peak counts 6·N for each token and causal attention, recomputation not,
-over 989 TFLOP/s.
+over 989 TFLOP/s; of N the head counts for prompts too, for which ours is not computed.
 
 {
         table(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import Callback
 
 from tests.cli import miniature
 from vibethinker.cli.main import main
@@ -200,6 +202,33 @@ def test_two_fits_in_one_folder(folder: Path, capsys: pytest.CaptureFixture[str]
     os.close(lock)
     assert f"{folder}/run: another fit is at work there" in capsys.readouterr().err
     assert not list((folder / "run").iterdir())
+
+
+class Terminates(Callback):
+    """As a scheduler that wants its machine back."""
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Interrupts(Callback):
+    def on_train_batch_end(self, *args: Any) -> None:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("callback", "code", "word"), [("Terminates", 143, "terminated"), ("Interrupts", 130, "interrupted")]
+)
+def test_a_fit_that_is_stopped_is_not_done(
+    folder: Path, capsys: pytest.CaptureFixture[str], callback: str, code: int, word: str
+) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        assert main(fit(folder, "sft", "run", "--trainer.callbacks+", f"tests.cli.test_fit.{callback}")) == code
+    finally:
+        signal.signal(signal.SIGINT, handler)  # Lightning ignores it from then on
+    assert capsys.readouterr().err.endswith(f"vibethinker: {word}\n")
+    assert not (folder / "run" / "chosen.json").exists()
 
 
 def test_commands_that_would_come_to_nothing_say_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

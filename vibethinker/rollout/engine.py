@@ -21,9 +21,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from vibethinker.attention import hidden_states, refusal
+from vibethinker.attention import hidden_states
 from vibethinker.checkpoint import context_of, rotations
 from vibethinker.export import stop_token_ids
+from vibethinker.packable import refusal
 from vibethinker.plain import copy_weights, empty_model
 from vibethinker.rollout import fallback
 from vibethinker.rollout.body import FusedBody
@@ -100,15 +101,16 @@ class RolloutEngine:
         self.graphs = graphs and all(r.get("rope_type") != "dynamic" for r in rotations(model.config))
         self._most = self.slots = slots if cache_gib is None else self._fitting(slots, cache_gib * _GIB, "cache_gib")
         self.replica = empty_model(model, self.dtype, self.device)
+        self.sync(model)
         if reason := refusal(self.replica):
             rank_zero_warn(
                 f"sampling through transformers' generate, which is slower: {reason}", category=RuntimeWarning
             )
             self.replica = empty_model(model, self.dtype, self.device, packed=False)
+            self.sync(model)
         self._body = None if reason else self._body_of_replica()
         self._decoder: Decoder | None = None
         self.stop_token_ids = stop_token_ids(model)
-        self.sync(model)
 
     def _fitting(self, slots: int, room: float, name: str) -> int:
         """How many sequences find room, and one more prompt."""
