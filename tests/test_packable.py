@@ -115,3 +115,9 @@ def test_tables_of_attention_classes_have_no_room_for_ours(tmp_path: Path, tiny_
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="not supported: its attention does not go through"):
         load_policy(str(tmp_path))
+
+
+@pytest.mark.parametrize("options", [{}, {"base_dtype": "bfloat16", "lora": Lora(rank=2)}], ids=["full", "lora"])
+def test_a_fit_in_bfloat16_of_a_family_that_is_tried(tmp_path: Path, tiny_model: str, options: dict[str, Any]) -> None:
+    folder = saved(LIKE_OURS["olmo2"], tmp_path, tiny_model)
+    assert len(fit(sft(folder, **options), precision="bf16-mixed").steps) == 2

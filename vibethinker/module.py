@@ -319,7 +319,9 @@ class PolicyModule(HeldOut):
             raise FloatingPointError(f"the gradient's norm is {norm.item()} at step {step}")
 
     def on_fit_start(self) -> None:
-        if reason := refusal(self.policy):
+        with self.trainer.precision_plugin.forward_context():
+            reason = refusal(self.policy)
+        if reason:
             raise ValueError(f"model {self.model_name!r} cannot be trained in packed rows: {reason}")
         self._norm = None
         decide_(self)
