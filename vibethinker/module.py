@@ -3,8 +3,8 @@
 A *window* is what one batch of problems becomes: `updates` optimizer steps of `micro_batches` each. The data loader
 hands out every batch of problems once for each micro-batch; `prepare` makes the window at its first turn, and every
 turn trains on one micro-batch. Precision, strategies, schedulers and checkpoints are Lightning's own; gradients are
-zeroed here, and clipped here where they are whole and unscaled. The number of micro-batches is the same on every rank,
-so no rank waits for another in vain.
+zeroed here, and clipped here unless they are scaled. The number of micro-batches is the same on every rank, so no rank
+waits for another in vain.
 
 A micro-batch is one packed row, or several where `row_tokens` bounds their length. Forward and backward of all but the
 last are done when their turn starts; the last is Lightning's, and with it gradients of several ranks meet.
