@@ -38,7 +38,8 @@ class ResumePoint(Checkpoint):
     """Writes `checkpoints/last.ckpt` once every other checkpoint callback is done with a step.
 
     Args:
-        every_n_train_steps: how often, besides whenever another checkpoint is due and at the end; 0 for those alone.
+        every_n_train_steps: how often, besides whenever another checkpoint is due, at the end, and on one device when
+            SIGTERM comes; 0 for those alone.
     """
 
     def __init__(self, every_n_train_steps: int = 100):
@@ -52,7 +53,8 @@ class ResumePoint(Checkpoint):
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         intervals = (self.every_n_train_steps, *(c._every_n_train_steps for c in checkpoints_of(trainer)))
-        if any(interval and trainer.global_step % interval == 0 for interval in intervals):
+        last_chance = trainer.received_sigterm and trainer.world_size == 1  # other ranks may be elsewhere by now
+        if last_chance or any(interval and trainer.global_step % interval == 0 for interval in intervals):
             self._save(trainer)
         self._follow(trainer)
 

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
+from safetensors.torch import load_file
 
 from tests.cli import miniature
 from vibethinker.cli.main import main
@@ -207,8 +209,9 @@ def test_two_fits_in_one_folder(folder: Path, capsys: pytest.CaptureFixture[str]
 class Terminates(Callback):
     """As a scheduler that wants its machine back."""
 
-    def on_train_batch_end(self, *args: Any) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Interrupts(Callback):
@@ -229,6 +232,15 @@ def test_a_fit_that_is_stopped_is_not_done(
         signal.signal(signal.SIGINT, handler)  # Lightning ignores it from then on
     assert capsys.readouterr().err.endswith(f"vibethinker: {word}\n")
     assert not (folder / "run" / "chosen.json").exists()
+
+
+def test_a_fit_that_is_told_to_stop_saves_what_it_has(folder: Path) -> None:
+    assert main(fit(folder, "sft", "run", "--trainer.callbacks+", "tests.cli.test_fit.Terminates")) == 143
+    assert torch.load(folder / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 3
+    for root in ("run", "whole"):
+        assert main(fit(folder, "sft", root)) == 0
+    last, whole = (load_file(folder / root / "checkpoints/last/model.safetensors") for root in ("run", "whole"))
+    assert all(torch.equal(last[name], weight) for name, weight in whole.items())
 
 
 def test_commands_that_would_come_to_nothing_say_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
