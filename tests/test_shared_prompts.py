@@ -136,6 +136,25 @@ def test_the_same_update(kind: Any, recomputed: bool) -> None:
         torch.testing.assert_close(ours[name], value, atol=1e-5 * max(1.0, value.abs().max().item()), rtol=1e-5)
 
 
+def test_gradients_of_a_shared_prompt_are_the_same_every_time() -> None:
+    """Threads that add to one place as they come would round otherwise each time."""
+    row = pack(*sequences([(40, [30 + i for i in range(8)])] * 8))
+    first = torch.randn(len(row.input_ids), 4, 24, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    weight = torch.linspace(-1, 1, first.numel()).view_as(first)
+    found: list[Tensor] = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for _ in range(9):
+            first.grad = None
+            (PackedAttention(row).attend(0, first, first, first, 0.2) * weight).sum().backward()
+            assert first.grad is not None
+            found.append(first.grad)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(grad, found[0]) for grad in found)
+
+
 def test_an_empty_row_goes_backward() -> None:
     assert all((value == 0).all() for value in update(model_of(Qwen2Config), pack([], [])).values())
 

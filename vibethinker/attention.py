@@ -61,12 +61,17 @@ class PackedAttention:
             self._rectangles = [(i.to(query.device), mine.to(query.device)) for i, mine in found]
         outputs, places = [], []
         for index, mine in self._rectangles:
-            q, k, v = (x[index].transpose(1, 2) for x in (query, key, value))
+            q, k, v = (_rows(x, index).transpose(1, 2) for x in (query, key, value))
             out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
             outputs.append(out.transpose(1, 2)[mine])
             places.append(index[mine])
         order = torch.cat(places).argsort()
         return torch.cat(outputs)[order]
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    """x[index], [T, heads, D] by [B, L] → [B, L, heads, D]; its backward adds in one order whatever the threads do."""
+    return F.embedding(index, x.flatten(1)).unflatten(-1, x.shape[1:])
 
 
 def unshared(row: PackedRow) -> tuple[tuple[int, ...], Tensor, Tensor]:
