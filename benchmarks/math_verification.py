@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vibethinker.rewards.math import MathReward, are_equivalent, is_equivalent
+from vibethinker.rewards.math import MathReward, is_equivalent
+from vibethinker.rewards.math.verifier import are_equivalent
 
 HANGERS = 10
 BATCH = 1024

@@ -64,7 +64,7 @@ def make_models(root: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
-    from vibethinker.policy import load_tokenizer
+    from vibethinker.models.loading import load_tokenizer
 
     for name, config in (("Qwen2", Qwen2Config), ("Qwen3", Qwen3Config)):
         with torch.device("cuda"):
@@ -76,7 +76,7 @@ def make_models(root: Path) -> None:
 def make_data(file: Path, tokens: int) -> None:
     """Problems whose only solution fills a sequence."""
     from vibethinker import Problem
-    from vibethinker.policy import load_tokenizer, prompt_ids
+    from vibethinker.models.loading import load_tokenizer, prompt_ids
 
     tokenizer, rows = load_tokenizer("nano"), []
     for number in range(64):
@@ -92,7 +92,7 @@ def measure(name: str, root: Path) -> dict[str, Any]:
 
     from vibethinker.cli import fit
     from vibethinker.cli.dry_run import workload
-    from vibethinker.memory import estimate
+    from vibethinker.memory.estimate import estimate
 
     model, module, tokens, problems, rows, options = CASES[name]
     make_data(root / "data.jsonl", tokens)

@@ -27,7 +27,7 @@ from typing import Any
 from parts import page
 from parts.setting import MARK, Setting, machine, prepare
 
-from vibethinker.files import write_atomic
+from vibethinker.utils.atomic import write_atomic
 
 
 @dataclass(frozen=True)

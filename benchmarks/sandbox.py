@@ -26,8 +26,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from vibethinker.datamodules.files import load_problems
-from vibethinker.rewards.extract import program_of
+from vibethinker.datamodules.reading.files import load_problems
+from vibethinker.rewards.code_blocks import program_of
 from vibethinker.sandbox import Sandbox
 
 Job = tuple[str, list[dict[str, Any]]]

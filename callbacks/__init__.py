@@ -4,14 +4,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vibethinker.callbacks.export import HuggingFaceExport
-    from vibethinker.callbacks.fusion import ExpertFusion
-    from vibethinker.callbacks.probe import DiversityProbe
+    from vibethinker.callbacks.checkpoint_export import HuggingFaceExport
+    from vibethinker.callbacks.diversity_probe import DiversityProbe
+    from vibethinker.callbacks.expert_fusion import ExpertFusion
     from vibethinker.callbacks.progress import Progress
 
 __all__ = ["DiversityProbe", "ExpertFusion", "HuggingFaceExport", "Progress"]
 
-_HOMES = {"HuggingFaceExport": "export", "ExpertFusion": "fusion", "DiversityProbe": "probe", "Progress": "progress"}
+_HOMES = {
+    "HuggingFaceExport": "checkpoint_export",
+    "ExpertFusion": "expert_fusion",
+    "DiversityProbe": "diversity_probe",
+    "Progress": "progress",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -188,7 +188,7 @@ def _mapping(text: str) -> dict[str, str]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from vibethinker.cli.run import run
+    from vibethinker.cli.recipe.runner import run
 
     return run(options.recipe, options.output, options.jobs, options.redo, options.dry_run)
 
@@ -234,7 +234,7 @@ def _filter(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from vibethinker.cli.report import write_report
+    from vibethinker.cli.report.page import write_report
 
     print(write_report(options.output))
 

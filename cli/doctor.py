@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vibethinker.attention import flash_serves
+from vibethinker.packed.attention import flash_serves
 from vibethinker.sandbox import Sandbox, SandboxError
-from vibethinker.sandbox.layers import LEVELS, missing
+from vibethinker.sandbox.isolation import LEVELS, missing
 
 _LIBRARIES = ("lightning", "transformers", "peft", "jsonargparse", "datasets", "math-verify", "RestrictedPython")
 

@@ -11,11 +11,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from vibethinker import recomputation
-from vibethinker.memory import Estimate, Workload, estimate
-from vibethinker.module import PolicyModule
-from vibethinker.policy import Lora
-from vibethinker.recomputation import USABLE
+from vibethinker.memory import activation_checkpointing as recomputation
+from vibethinker.memory.activation_checkpointing import USABLE
+from vibethinker.memory.estimate import Estimate, Workload, estimate
+from vibethinker.models.loading import Lora
+from vibethinker.training.policy_module import PolicyModule
 
 _GIB: Final = 2**30
 _SIZES: Final = (16, 24, 40, 48, 80, 141)  # GiB that cards come with

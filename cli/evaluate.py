@@ -16,17 +16,17 @@ from rich.console import Console
 
 from vibethinker.callbacks.meter import Meter
 from vibethinker.cli.noise import hush
-from vibethinker.cli.table import figures_table, hardest_table
-from vibethinker.datamodules.benchmarks import read_rows
-from vibethinker.datamodules.source import ProblemSource
-from vibethinker.estimators import distinct_solutions
-from vibethinker.evaluation import Examination, Protocol, regrade
-from vibethinker.files import write_atomic
+from vibethinker.cli.report.result_table import figures_table, hardest_table
+from vibethinker.datamodules.reading.whole_files import read_rows
+from vibethinker.datamodules.splits import ProblemSource
+from vibethinker.evaluation.grading import Examination, Protocol, regrade
+from vibethinker.evaluation.store import Said, SampleStore
+from vibethinker.evaluation.summary import ALL, FEW, Row, figures, listing, summarize, votes
+from vibethinker.metrics.functional import distinct_solutions
 from vibethinker.problems import Problem
 from vibethinker.rewards import DispatchReward, MathReward, Reward
 from vibethinker.rewards.base import check_callable, close
-from vibethinker.samples import Said, SampleStore
-from vibethinker.summary import ALL, FEW, Row, figures, listing, summarize, votes
+from vibethinker.utils.atomic import write_atomic
 
 _SAMPLE_PROBLEMS, _SAMPLE_COMPLETIONS = 4, 2  # kept of each domain for people to read
 # As the VibeThinker papers evaluate; the instruction is that of their published evaluation.

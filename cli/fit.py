@@ -30,13 +30,13 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 import vibethinker.grpo
 import vibethinker.sft  # noqa: F401  # short class names are those of imported classes
 from vibethinker.callbacks import HuggingFaceExport, Progress
-from vibethinker.callbacks.export import checkpoints_of, folder_of
+from vibethinker.callbacks.checkpoint_export import checkpoints_of, folder_of
 from vibethinker.cli.noise import hush
 from vibethinker.cli.resume import CONFIG, ResumePoint, check_same_run, last_checkpoint
 from vibethinker.datamodules import DomainDataModule
-from vibethinker.files import held, write_atomic
-from vibethinker.module import PolicyModule
-from vibethinker.policy import weightless
+from vibethinker.models.loading import weightless
+from vibethinker.training.policy_module import PolicyModule
+from vibethinker.utils.atomic import held, write_atomic
 
 DEFAULT_ROOT: Final = "runs/default"
 CHOSEN: Final = "chosen.json"

@@ -15,9 +15,9 @@ from rich.table import Table as View
 
 from vibethinker.cli.errors import one_line
 from vibethinker.cli.options import first_difference
-from vibethinker.cli.recipe import read_yaml
+from vibethinker.cli.recipe.definition import read_yaml
 from vibethinker.datamodules.prepare import Prepared, Settings, output, prepare
-from vibethinker.datamodules.prepare.rows import check_file
+from vibethinker.datamodules.prepare.candidates import check_file
 from vibethinker.datamodules.prepare.solutions import RIGHT
 from vibethinker.problems import SPLITS
 

@@ -14,7 +14,7 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from vibethinker.callbacks.export import checkpoints_of
+from vibethinker.callbacks.checkpoint_export import checkpoints_of
 from vibethinker.cli.options import first_difference, leaves
 
 CONFIG: Final = "config.yaml"

@@ -21,11 +21,11 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table as View
 
-from vibethinker.datamodules.files import COLUMNS, SUFFIXES, Row, find_columns, read_table
-from vibethinker.files import atomic_file
+from vibethinker.datamodules.reading.files import COLUMNS, SUFFIXES, Row, find_columns, read_table
 from vibethinker.problems import Problem
 from vibethinker.rewards import DispatchReward, MathReward, Outcome, Reward, examine
 from vibethinker.rewards.base import check_callable, close
+from vibethinker.utils.atomic import atomic_file
 
 _COLUMNS: Final = {**COLUMNS, "completion": ("completion", "completions", "response", "responses")}
 _BATCH: Final = 16  # completions handed over together: enough for the workers of a reward, few enough for the bar

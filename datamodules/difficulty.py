@@ -19,17 +19,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
-from vibethinker.datamodules.benchmarks import read_rows
-from vibethinker.datamodules.files import Row
-from vibethinker.datamodules.tables import files_by_split
-from vibethinker.evaluation import Examination, Protocol
-from vibethinker.files import write_atomic
+from vibethinker.datamodules.reading.files import Row
+from vibethinker.datamodules.reading.tables import files_by_split
+from vibethinker.datamodules.reading.whole_files import read_rows
+from vibethinker.evaluation.grading import Examination, Protocol
+from vibethinker.evaluation.store import SampleStore
 from vibethinker.problems import Problem, Split, split_of
 from vibethinker.rewards import DispatchReward, Reward
 from vibethinker.rewards.base import close, name_of
-from vibethinker.rollout.run import Progress
-from vibethinker.samples import SampleStore
-from vibethinker.staging import staged_folder
+from vibethinker.rollout.scheduler import Progress
+from vibethinker.utils.atomic import write_atomic
+from vibethinker.utils.staging import staged_folder
 
 MANIFEST: Final = "manifest.json"
 RATE: Final = "pass_rate"  # the column that is added

@@ -12,10 +12,10 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from vibethinker.datamodules.files import MAX_UNUSABLE
-from vibethinker.datamodules.sampling import ENDLESS, HeldOutLoader, TrainLoader, check_divisible
-from vibethinker.datamodules.source import ProblemSource
-from vibethinker.datamodules.unusable import askable, learnable
+from vibethinker.datamodules.loaders import ENDLESS, HeldOutLoader, TrainLoader, check_divisible
+from vibethinker.datamodules.reading.files import MAX_UNUSABLE
+from vibethinker.datamodules.reading.unusable import askable, learnable
+from vibethinker.datamodules.splits import ProblemSource
 from vibethinker.problems import Problem, Split
 
 
@@ -234,7 +234,7 @@ class CodeDataModule(DomainDataModule):
     """Programming problems; the other options are those of `DomainDataModule`.
 
     With `data`, the columns of APPS, TACO, LiveCodeBench, MBPP and HumanEval are known by their usual names, and their
-    tests by their content (`vibethinker.datamodules.layouts`). MBPP's own file needs `fields` for two of them,
+    tests by their content (`vibethinker.datamodules.reading.layouts`). MBPP's own file needs `fields` for two of them,
     `{"prompt": "text", "solutions": "code"}`. A row without tests is an error.
     """
 

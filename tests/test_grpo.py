@@ -10,7 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from fits import (
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForCausalLM
+
+from tests.support.fits import (
     PROBLEMS,
     SHAPED,
     PlainGRPO,
@@ -24,15 +30,9 @@ from fits import (
     plain_grpo,
     weights,
 )
-from lightning.pytorch.loggers import TensorBoardLogger
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM
-
 from vibethinker import Problem
-from vibethinker.evaluation import Judged
-from vibethinker.policy import AdapterOff, FrozenCopy, Lora
+from vibethinker.evaluation.grading import Judged
+from vibethinker.models.loading import AdapterOff, FrozenCopy, Lora
 from vibethinker.rewards import CompositeReward, MathReward, Part
 
 NOT_A_REWARD: Any = len

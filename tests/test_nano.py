@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from vibethinker.cli.nano import VOCABULARY, checkpoint_of, main, make_model, make_tokenizer
 from vibethinker.datamodules import DomainDataModule
 from vibethinker.datamodules.generators import DOMAINS, generate
-from vibethinker.evaluation import judge, stable_seed
-from vibethinker.policy import load_policy, load_tokenizer, locate, prompt_ids
+from vibethinker.evaluation.grading import judge, stable_seed
+from vibethinker.models.loading import load_policy, load_tokenizer, locate, prompt_ids
 from vibethinker.problems import Problem
 from vibethinker.rewards import CodeReward, MathReward
 from vibethinker.rollout import RolloutEngine, Sampling

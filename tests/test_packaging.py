@@ -55,6 +55,8 @@ def test_the_installed_console_script_runs_elsewhere(wheel: Path, tmp_path: Path
     run = subprocess.run([*script, "doctor"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert "torch" in run.stdout
-    where = "import vibethinker.callbacks, vibethinker.policy as p; print(vibethinker.__file__, p.locate('nano'))"
+    where = (
+        "import vibethinker.callbacks, vibethinker.models.loading as p; print(vibethinker.__file__, p.locate('nano'))"
+    )
     run = subprocess.run([sys.executable, "-c", where], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert run.stdout.count(str(site)) == 2, run.stderr

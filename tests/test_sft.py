@@ -11,16 +11,16 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import torch.nn.functional as F
-from fits import PROBLEMS, PlainSFT, SaveAt, fit, sft, weights
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, OnExceptionCheckpoint
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from tests.support.fits import PROBLEMS, PlainSFT, SaveAt, fit, sft, weights
 from vibethinker import Problem, SFTModule
 from vibethinker.datamodules import AlgebraDataModule
-from vibethinker.evaluation import stable_seed
-from vibethinker.policy import Lora
+from vibethinker.evaluation.grading import stable_seed
+from vibethinker.models.loading import Lora
 
 
 class Shards(SingleDeviceStrategy):
@@ -84,7 +84,7 @@ def test_tokens_per_second_covers_the_whole_update(tiny_model: str, monkeypatch:
         events.append("clock")
         return next(clock)
 
-    monkeypatch.setattr("vibethinker.asynchronous.time.perf_counter", tick)
+    monkeypatch.setattr("vibethinker.utils.async_copy.time.perf_counter", tick)
     embedding: Any = module.policy.get_input_embeddings()
     embedding.weight.register_post_accumulate_grad_hook(lambda _: events.append("backward"))
     fit(module, steps=1)

@@ -26,14 +26,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from vibethinker import objectives
-from vibethinker.evaluation import Judged, stable_seed
-from vibethinker.module import PolicyModule
-from vibethinker.packing import Slice, deal_groups, pack
-from vibethinker.policy import AdapterOff, FrozenCopy
+from vibethinker.evaluation.grading import Judged, stable_seed
+from vibethinker.models.loading import AdapterOff, FrozenCopy
+from vibethinker.packed.packing import Slice, deal_groups, pack
 from vibethinker.problems import Problem
 from vibethinker.rewards import Part
 from vibethinker.rewards.base import counted, scores
 from vibethinker.rewards.composite import check_parts
+from vibethinker.training.policy_module import PolicyModule
 
 _TERMS = {"outcome", "overlong", "long2short", "kl"}
 _TRUNCATED_WARNING = 0.1

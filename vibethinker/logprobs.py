@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vibethinker.kernels import kernels_of
+from vibethinker.ops import kernels_of
 
 CHUNK = 1536  # tokens at a time: less would be slower (a fifth at 512), more takes room and gains next to nothing
 
@@ -44,7 +44,7 @@ def linear_logprobs(
         raise ValueError(f"chunk must be at least 1, got {chunk}")
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    kernels = kernels or kernels_of(hidden.device, "head", sys.modules[__name__])
+    kernels = kernels or kernels_of(hidden.device, "logprob_head", sys.modules[__name__])
     logp, entropy = _LinearLogProbs.apply(hidden.to(dtype), weight, targets, temperature, chunk, kernels)
     return logp, entropy
 

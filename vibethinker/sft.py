@@ -13,12 +13,12 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from vibethinker.evaluation import stable_seed
-from vibethinker.module import PolicyModule
-from vibethinker.packing import Slice, deal, pack
-from vibethinker.policy import prompt_ids
+from vibethinker.evaluation.grading import stable_seed
+from vibethinker.models.loading import prompt_ids
+from vibethinker.packed.packing import Slice, deal, pack
 from vibethinker.problems import Problem
-from vibethinker.tokens import Demonstrations
+from vibethinker.training.policy_module import PolicyModule
+from vibethinker.training.token_cache import Demonstrations
 
 _ENOUGH: Final = 1000  # problems of a stream before the share of those left out is held against max_unusable
 

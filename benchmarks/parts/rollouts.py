@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from parts.setting import Setting
-from vibethinker.attention import PackedAttention, hidden_states
 from vibethinker.datamodules import AlgebraDataModule
-from vibethinker.fused import fuse_
 from vibethinker.logprobs import linear_logprobs
-from vibethinker.packing import pack
-from vibethinker.policy import load_policy, load_tokenizer, locate, prompt_ids
+from vibethinker.models.loading import load_policy, load_tokenizer, locate, prompt_ids
+from vibethinker.packed.attention import PackedAttention, hidden_states
+from vibethinker.packed.packing import pack
+from vibethinker.packed.patching import fuse_
 from vibethinker.rollout import RolloutEngine, Rollouts, Sampling
 
 REPEATS = 3

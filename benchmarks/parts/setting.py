@@ -231,7 +231,7 @@ def prepare(setting: Setting) -> None:
     import torch
     from transformers import AutoModelForCausalLM, Qwen2Config
 
-    from vibethinker.policy import load_tokenizer
+    from vibethinker.models.loading import load_tokenizer
 
     torch.manual_seed(0)
     tokenizer = load_tokenizer("nano")
@@ -245,7 +245,7 @@ def prepare(setting: Setting) -> None:
 
 def write_problems(setting: Setting) -> None:
     """`asked.jsonl`: problems of `prompt` tokens. `shown.jsonl`: problems of `sequence` tokens with their solution."""
-    from vibethinker.policy import load_tokenizer, prompt_ids
+    from vibethinker.models.loading import load_tokenizer, prompt_ids
     from vibethinker.problems import Problem
 
     tokenizer = load_tokenizer("nano")

@@ -14,7 +14,7 @@ import torch
 from parts.setting import PEAK_FLOPS, Setting, Tick
 from vibethinker import GRPOModule, Problem, SFTModule
 from vibethinker.datamodules import AlgebraDataModule
-from vibethinker.evaluation import Judged
+from vibethinker.evaluation.grading import Judged
 from vibethinker.rollout import Rollouts
 
 LEARNING_RATE = 1e-6

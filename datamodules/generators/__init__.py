@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from vibethinker.datamodules.generators import algebra, calculus, code, geometry, statistics
-from vibethinker.datamodules.generators.base import Draft, Family
+from vibethinker.datamodules.generators import algebra, calculus, geometry, statistics
+from vibethinker.datamodules.generators import programming as code
+from vibethinker.datamodules.generators.generator import Draft, Family
 from vibethinker.problems import SPLITS, Problem, Split, split_of
 
 __all__ = ["DIFFICULTIES", "DOMAINS", "FAMILIES", "Draft", "Family", "generate", "unique"]

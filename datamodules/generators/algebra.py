@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from fractions import Fraction
 
-from vibethinker.datamodules.generators.base import (
+from vibethinker.datamodules.generators.generator import (
     Draft,
     Family,
     add,

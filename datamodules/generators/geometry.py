@@ -6,7 +6,7 @@ import math
 import random
 from fractions import Fraction
 
-from vibethinker.datamodules.generators.base import (
+from vibethinker.datamodules.generators.generator import (
     Draft,
     Family,
     add,

@@ -7,7 +7,7 @@ import random
 from fractions import Fraction
 from itertools import combinations
 
-from vibethinker.datamodules.generators.base import Draft, Family, add, divide, multiply, ratio
+from vibethinker.datamodules.generators.generator import Draft, Family, add, divide, multiply, ratio
 
 
 def missing(rng: random.Random, difficulty: int) -> Draft:

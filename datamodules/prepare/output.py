@@ -15,11 +15,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from vibethinker.datamodules.prepare.candidates import Removed
 from vibethinker.datamodules.prepare.pipeline import Prepared
-from vibethinker.datamodules.prepare.rows import Removed
 from vibethinker.datamodules.prepare.settings import Settings
 from vibethinker.problems import Problem
-from vibethinker.staging import staged_folder
+from vibethinker.utils.staging import staged_folder
 
 REPORT: Final = "report.json"
 REMOVED: Final = "removed.jsonl"

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
+from vibethinker.datamodules.prepare.candidates import Candidate, Removed, read_benchmarks, read_sources
 from vibethinker.datamodules.prepare.decontamination import BenchmarkIndex, Match
 from vibethinker.datamodules.prepare.duplicates import near_duplicates
 from vibethinker.datamodules.prepare.progress import shown
-from vibethinker.datamodules.prepare.rows import Candidate, Removed, read_benchmarks, read_sources
 from vibethinker.datamodules.prepare.settings import Duplicates, Settings
 from vibethinker.datamodules.prepare.solutions import TIMEOUT, verified
 from vibethinker.problems import SPLITS, Problem, Split, normalized_prompt, split_of

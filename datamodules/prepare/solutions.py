@@ -12,7 +12,7 @@ from vibethinker.datamodules.prepare.progress import shown
 from vibethinker.datamodules.prepare.settings import Solutions
 from vibethinker.problems import Problem
 from vibethinker.rewards import MathReward
-from vibethinker.rewards.math import final_answer
+from vibethinker.rewards.math.verifier import final_answer
 
 RIGHT: Final = ("right", "answer appended")  # fates of solutions that stay
 _ANNOTATION: Final = re.compile(r"<<[^<>]*>>")

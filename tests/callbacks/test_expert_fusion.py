@@ -10,11 +10,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 import pytest
-import quick
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
 
+from tests.support import quick
 from vibethinker import Problem
 from vibethinker.callbacks import DiversityProbe, ExpertFusion, HuggingFaceExport
 

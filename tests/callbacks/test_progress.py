@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import pytest
-import quick
 import torch
 from rich.console import Console
 
+from tests.support import quick
 from vibethinker.callbacks import DiversityProbe, Progress
 from vibethinker.callbacks.meter import clock
 from vibethinker.callbacks.progress import probe_figures
@@ -58,7 +59,7 @@ def test_a_bar_on_a_terminal_counts_optimizer_steps(tmp_path: Path, tiny_model: 
 def test_other_ranks_are_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress(interval=0)
     run = quick.trainer(tmp_path, progress, enable_progress_bar=True)
-    run.strategy._rank = 1
+    cast(Any, run.strategy)._rank = 1
     progress.disable()
     progress.show("probe", 1, 2)
     progress.announce(run)

@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.cli import miniature
+from tests.support import miniature
 from vibethinker import Problem
 from vibethinker.cli.main import main
 from vibethinker.datamodules import DomainDataModule
 from vibethinker.datamodules.difficulty import Criteria, filter_by_difficulty
-from vibethinker.evaluation import Protocol
+from vibethinker.evaluation.grading import Protocol
+from vibethinker.evaluation.store import SampleStore
 from vibethinker.problems import split_of
-from vibethinker.samples import SampleStore
 
 SHARED = Path(os.environ.get("VIBETHINKER_SHARED", Path(__file__).resolve().parents[2].parent / "shared"))
 ODD = ["--reward", "tests.cli.miniature.odd_length"]

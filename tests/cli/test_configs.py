@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vibethinker.cli.main import main
 from vibethinker.cli.prepare import load_settings
-from vibethinker.cli.recipe import load_recipe
+from vibethinker.cli.recipe.definition import load_recipe
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = sorted(CONFIGS.glob("*/recipe*.yaml"))

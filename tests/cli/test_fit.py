@@ -16,7 +16,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 
-from tests.cli import miniature
+from tests.support import miniature
 from vibethinker.cli.main import main
 
 

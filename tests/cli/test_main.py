@@ -60,7 +60,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
 
 WRAPPED = """Parser key "model":
   Does not validate against any of the Union subtypes
-  Subtypes: [<class 'vibethinker.module.PolicyModule'>, <class 'NoneType'>]
+  Subtypes: [<class 'vibethinker.training.policy_module.PolicyModule'>, <class 'NoneType'>]
   Errors:
     - Problem with given class_path 'vibethinker.SFTModule':
         Parser key "learning_rate":

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.cli import miniature
+from tests.support import miniature
 from vibethinker import Problem
 from vibethinker.cli.main import main
 

@@ -7,12 +7,12 @@ import re
 from typing import Any
 
 import pytest
-from code_oracles import ORACLES
 
+from tests.support.code_oracles import ORACLES
 from vibethinker.datamodules.generators import DIFFICULTIES, FAMILIES, generate
+from vibethinker.metrics.program_signature import program_signature
 from vibethinker.problems import CODE_INSTRUCTION, INSTRUCTION, Problem
-from vibethinker.programs import program_signature
-from vibethinker.rewards.extract import program_of
+from vibethinker.rewards.code_blocks import program_of
 
 NAMES = [family.__name__ for family in FAMILIES["code"]]
 

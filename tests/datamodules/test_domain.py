@@ -9,14 +9,14 @@ import sys
 from itertools import chain, islice
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
-import recorder
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
-from recorder import Recorder, trainer, write_rows
 
+from tests.support import recorder
+from tests.support.recorder import Recorder, trainer, write_rows
 from vibethinker.datamodules import (
     AlgebraDataModule,
     CalculusDataModule,
@@ -273,7 +273,7 @@ def test_resume_at_an_epoch_end_shuffles_anew(tmp_path: Path, file: str) -> None
     trainer(tmp_path, max_epochs=2, enable_checkpointing=False).fit(whole, datamodule=data())
     start = trainer(tmp_path, max_epochs=1)
     start.fit(first, datamodule=data())
-    saved = start.checkpoint_callback.best_model_path
+    saved = cast(Any, start.checkpoint_callback).best_model_path
     trainer(tmp_path, max_epochs=2, enable_checkpointing=False).fit(second, datamodule=data(), ckpt_path=saved)
     assert first.train_ids + second.train_ids == whole.train_ids
     assert first.train_ids != second.train_ids
@@ -285,7 +285,7 @@ def test_resume_with_another_batch_size_or_seed_names_it(tmp_path: Path) -> None
 
     start = trainer(tmp_path, max_steps=2, limit_val_batches=0)
     start.fit(Recorder(), datamodule=data())
-    saved = start.checkpoint_callback.best_model_path
+    saved = cast(Any, start.checkpoint_callback).best_model_path
     for option, change in (("batch_size", {"batch_size": 8}), ("seed", {"seed": 2})):
         with pytest.raises(ValueError, match=f"^{option} was"):
             trainer(tmp_path, max_steps=4).fit(Recorder(), datamodule=data(**change), ckpt_path=saved)
@@ -305,7 +305,7 @@ def test_a_fit_without_checkpoint_begins_at_the_beginning(tmp_path: Path) -> Non
     modules = Recorder(), Recorder(), Recorder()
     start = trainer(tmp_path, max_steps=4, limit_val_batches=0)
     start.fit(modules[0], datamodule=data)
-    saved = start.checkpoint_callback.best_model_path
+    saved = cast(Any, start.checkpoint_callback).best_model_path
     options: dict[str, Any] = {"limit_val_batches": 0, "enable_checkpointing": False}
     trainer(tmp_path, max_steps=8, **options).fit(modules[1], datamodule=data, ckpt_path=saved)
     trainer(tmp_path, max_steps=8, **options).fit(modules[2], datamodule=data)

@@ -15,8 +15,8 @@ import pytest
 import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import ORACLES, captured, integers, parsed, x
 
+from tests.support.oracles import ORACLES, captured, integers, parsed, x
 from vibethinker.datamodules.generators import DIFFICULTIES, DOMAINS, FAMILIES, Family, generate, unique
 from vibethinker.problems import SPLITS, Problem, Split
 

@@ -18,8 +18,9 @@ import pytest
 import RestrictedPython
 
 import vibethinker
-from vibethinker.sandbox import Sandbox, SandboxError, layers
-from vibethinker.sandbox.layers import LAYERS, Layer
+from vibethinker.sandbox import Sandbox, SandboxError
+from vibethinker.sandbox import isolation as layers
+from vibethinker.sandbox.isolation import LAYERS, Layer
 
 SQUARE = "def f(x): return x * x"
 RIGHT = [{"call": "f", "args": [3], "expected": 9}]

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from vibethinker.problems import Problem
 from vibethinker.rewards.base import Outcome, Verifier
-from vibethinker.rewards.extract import program_of
+from vibethinker.rewards.code_blocks import program_of
 from vibethinker.sandbox import Sandbox, Verdict
-from vibethinker.sandbox.layers import Level
+from vibethinker.sandbox.isolation import Level
 
 _log = logging.getLogger(__name__)
 NO_ANSWER: Final = Verdict(passed=False, score=0.0, outcome="wrong", detail="no program in the completion")
@@ -19,9 +19,9 @@ NO_ANSWER: Final = Verdict(passed=False, score=0.0, outcome="wrong", detail="no 
 class CodeReward(Verifier):
     """1 for a completion whose program passes every test of the problem, else 0.
 
-    The program is what `vibethinker.rewards.extract.program_of` finds; a completion without one earns nothing, and so
-    does a program that hangs, crashes or takes too much memory, each of which costs its own sample alone. The sandbox
-    starts on first use; a copied or unpickled reward starts its own.
+    The program is what `vibethinker.rewards.code_blocks.program_of` finds; a completion without one earns nothing, and
+    so does a program that hangs, crashes or takes too much memory, each of which costs its own sample alone. The
+    sandbox starts on first use; a copied or unpickled reward starts its own.
 
     Args:
         workers: programs at a time.

@@ -8,8 +8,8 @@ from typing import Final, Literal
 
 from vibethinker.problems import Problem
 from vibethinker.rewards.base import Verifier
-from vibethinker.rewards.extract import fenced_blocks
-from vibethinker.rewards.math import final_answer
+from vibethinker.rewards.code_blocks import fenced_blocks
+from vibethinker.rewards.math.verifier import final_answer
 
 Answer = Literal["box", "code", "any", "none"]
 

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from vibethinker.attention import Attention
-from vibethinker.kernels import kernels_of
-from vibethinker.packing import pack
-from vibethinker.rollout import sampling as plain_sampling
-from vibethinker.rollout import state as plain_state
-from vibethinker.rollout.cache import DecodeAttention, PrefillAttention, SlotCache, Split
-from vibethinker.rollout.sampling import Sampling
-from vibethinker.rollout.state import LAST, LENGTH, MADE, SEED, State
+from vibethinker.ops import kernels_of
+from vibethinker.ops.decode_state import torch as plain_state
+from vibethinker.ops.decode_state.torch import LAST, LENGTH, MADE, SEED, State
+from vibethinker.packed.attention import Attention
+from vibethinker.packed.packing import pack
+from vibethinker.rollout import sampling_params as plain_sampling
+from vibethinker.rollout.kv_cache import DecodeAttention, PrefillAttention, SlotCache, Split
+from vibethinker.rollout.sampling_params import Sampling
 
 Body = Callable[[Tensor, Tensor, Attention], Tensor]
 PREFILL_TOKENS = 16_384  # of prompts computed at one time
@@ -64,7 +64,7 @@ class Decoder:
         if graphs and device.type == "cuda":
             self._forget_graphs()
         self._sampler = kernels_of(device, "sampling", plain_sampling)
-        self._state = kernels_of(device, "state", plain_state)
+        self._state = kernels_of(device, "decode_state", plain_state)
 
     def begin(self, stop_token_ids: Sequence[int]) -> None:
         """Empties all slots; completions will end at these tokens."""

@@ -21,18 +21,18 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from vibethinker.attention import hidden_states
-from vibethinker.checkpoint import context_of, rotations
-from vibethinker.export import stop_token_ids
-from vibethinker.packable import refusal
-from vibethinker.plain import copy_weights, empty_model
-from vibethinker.rollout import fallback
-from vibethinker.rollout.body import FusedBody
-from vibethinker.rollout.cache import slot_bytes
+from vibethinker.models.export import stop_token_ids
+from vibethinker.models.merging import copy_weights, empty_model
+from vibethinker.models.source import context_of, rotations
+from vibethinker.packed.attention import hidden_states
+from vibethinker.packed.model_support import refusal
+from vibethinker.rollout import hf_generate as fallback
 from vibethinker.rollout.decoder import Body, Decoder
-from vibethinker.rollout.fallback import Completion
-from vibethinker.rollout.run import Progress, Run
-from vibethinker.rollout.sampling import Sampling, rollout_seeds
+from vibethinker.rollout.hf_generate import Completion
+from vibethinker.rollout.kv_cache import slot_bytes
+from vibethinker.rollout.llama_decoder import FusedBody
+from vibethinker.rollout.sampling_params import Sampling, rollout_seeds
+from vibethinker.rollout.scheduler import Progress, Run
 
 _GIB = 2**30
 _CACHE_SHARE = 0.8  # of the memory that is free, for keys and values that nobody has set a limit to

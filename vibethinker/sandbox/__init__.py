@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vibethinker.sandbox.errors import SandboxError
+    from vibethinker.sandbox.exceptions import SandboxError
     from vibethinker.sandbox.host import Sandbox, Verdict
 
 __all__ = ["Sandbox", "SandboxError", "Verdict"]

@@ -13,8 +13,9 @@ from __future__ import annotations
 from types import ModuleType, TracebackType
 from typing import Any, Final
 
-from vibethinker.sandbox import codec, plain, remote
-from vibethinker.sandbox.errors import LostError, OutputLimitError, RejectedError
+from vibethinker.sandbox import codec, remote
+from vibethinker.sandbox import unrestricted as plain
+from vibethinker.sandbox.exceptions import LostError, OutputLimitError, RejectedError
 from vibethinker.sandbox.wire import Channel
 
 BROKEN: Final = 70  # exit code of a child that could not say what went wrong

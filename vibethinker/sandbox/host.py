@@ -15,9 +15,9 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from vibethinker.sandbox.cases import Test, read
-from vibethinker.sandbox.errors import SandboxError
-from vibethinker.sandbox.layers import LAYERS, LEVELS, Layer, Level, level, missing
-from vibethinker.sandbox.run import Run
+from vibethinker.sandbox.exceptions import SandboxError
+from vibethinker.sandbox.isolation import LAYERS, LEVELS, Layer, Level, level, missing
+from vibethinker.sandbox.job import Run
 from vibethinker.sandbox.supervisor import Progress, Server
 
 Outcome = Literal["passed", "wrong", "error", "timeout", "memory", "rejected", "crashed"]

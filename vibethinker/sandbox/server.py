@@ -19,7 +19,8 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Final, NoReturn
 
-from vibethinker.sandbox import child, layers, libc, seccomp
+from vibethinker.sandbox import child, libc, seccomp
+from vibethinker.sandbox import isolation as layers
 from vibethinker.sandbox.wire import EXIT, FORK, KILL, LENGTH
 
 _JOB, _LINK = 3, 4  # descriptors of a child

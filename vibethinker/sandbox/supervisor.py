@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from vibethinker.sandbox.errors import SandboxError
-from vibethinker.sandbox.layers import Layer
-from vibethinker.sandbox.run import Run
+from vibethinker.sandbox.exceptions import SandboxError
+from vibethinker.sandbox.isolation import Layer
+from vibethinker.sandbox.job import Run
 from vibethinker.sandbox.wire import EXIT, FORK, KILL, LENGTH, frame
 
 Progress = Callable[[int], None]

@@ -11,7 +11,7 @@ import os
 import struct
 from typing import Any, Final
 
-from vibethinker.sandbox.errors import LostError
+from vibethinker.sandbox.exceptions import LostError
 
 FORK: Final = struct.Struct("<cQQId")  # b"F", job, bytes of memory, seconds of processor, seconds of wall; two sockets
 KILL: Final = struct.Struct("<cQ20x")  # b"K", job; as long as the other

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from vibethinker.sandbox.errors import OutputLimitError, RejectedError
+from vibethinker.sandbox.exceptions import OutputLimitError, RejectedError
 from vibethinker.sandbox.language import guards
 from vibethinker.sandbox.language.builtin import make_namespace
 from vibethinker.sandbox.language.console import Console
-from vibethinker.sandbox.language.policy import compile_program
+from vibethinker.sandbox.language.transformer import compile_program
 from vibethinker.sandbox.language.warm import preload, reset
 
 __all__ = [

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
-from vibethinker.sandbox.language import classes, guards, policy, shims
+from vibethinker.sandbox.language import classes, guards, shims
+from vibethinker.sandbox.language import transformer as policy
 from vibethinker.sandbox.language.console import Console
 from vibethinker.sandbox.language.modules import importer
 from vibethinker.sandbox.language.names import READABLE, exact, is_dunder, words

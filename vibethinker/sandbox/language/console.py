@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-from vibethinker.sandbox.errors import OutputLimitError
+from vibethinker.sandbox.exceptions import OutputLimitError
 
 
 class _Sink:

@@ -25,7 +25,7 @@ from vibethinker.sandbox.language.names import (
     is_dunder,
     is_plain,
 )
-from vibethinker.sandbox.language.policy import FILENAME
+from vibethinker.sandbox.language.transformer import FILENAME
 
 _plain: set[str] = set()  # names met that are public and need no guard
 OWN: set[type] = set()

@@ -12,8 +12,8 @@ from textwrap import TextWrapper
 from vibethinker.sandbox.language.builtin import make_namespace
 from vibethinker.sandbox.language.console import Console
 from vibethinker.sandbox.language.names import words
-from vibethinker.sandbox.language.policy import compile_program
 from vibethinker.sandbox.language.shims import depth
+from vibethinker.sandbox.language.transformer import compile_program
 
 _ENCODINGS = words(
     "ascii latin-1 utf-8 utf-8-sig utf-16 utf-16-le utf-16-be utf-32 utf-7 cp1252 cp437 idna punycode rot13 "

@@ -1,0 +1,164 @@
+"""Raw rows read: each becomes a candidate with its domain, or is removed for a reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from vibethinker.datamodules.prepare.decontamination import BenchmarkIndex
+from vibethinker.datamodules.prepare.progress import shown
+from vibethinker.datamodules.prepare.settings import Benchmark, Settings, Source
+from vibethinker.datamodules.reading.files import SUFFIXES, Row, Table, find_columns, read_table
+from vibethinker.problems import Problem, normalized_prompt
+
+NO_VALUE: Final = "(none)"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A usable problem and the line, or row of a table, where it stands.
+
+    Attributes:
+        boxed: whether its answer was taken from a solution.
+    """
+
+    problem: Problem
+    line: int
+    boxed: bool = False
+
+    def removed(self, reason: str, **why: Any) -> Removed:
+        """The record of its removal."""
+        return Removed(self.problem.id, self.problem.source, self.line, self.problem.domain, reason, why)
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """A row that is not in the result.
+
+    Attributes:
+        reason: `no domain`, `unusable`, `no answer`, `contaminated`, `duplicate`, `near duplicate` or `answers differ`.
+        why: what more there is to say about it: the row it duplicates, the n-gram it shares, …
+    """
+
+    id: str
+    source: str
+    line: int
+    domain: str | None
+    reason: str
+    why: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_sources(settings: Settings) -> tuple[list[Candidate], list[Removed], dict[str, int]]:
+    """Every row of every source, in order: candidates, removed ones, and the number of rows of each file.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file, or the option, that is not as it should be.
+    """
+    domain_of = {value: domain for domain, values in settings.domains.items() for value in values}
+    candidates: list[Candidate] = []
+    removed: list[Removed] = []
+    sizes: dict[str, int] = {}
+    values: Counter[str] = Counter()
+    for source in shown(settings.sources, "Reading sources"):
+        table, columns = open_table(source)
+        if source.domain is None and "domain" not in columns:
+            raise ValueError(
+                f"{table.name}: no column for field 'domain'; name it in fields, or give the domain of all rows"
+            )
+        sizes[source.data] = len(table.rows)
+        for number, raw in table.rows:
+            row = Row(table, columns, number, raw)
+            own = [] if source.domain is not None else _values(row)
+            values.update(own)
+            named = own if not domain_of else [domain_of[value] for value in own if value in domain_of]
+            domain = source.domain or next((name for name in named if name != NO_VALUE), settings.rest)
+            read = _read(row, source, domain, own)
+            candidates.append(read) if isinstance(read, Candidate) else removed.append(read)
+    if unknown := [value for value in domain_of if value not in values]:
+        domain = domain_of[unknown[0]]
+        raise ValueError(f"domains: {domain}: no row has {unknown[0]!r}; there are {', '.join(sorted(values))}")
+    _check_ids(candidates)
+    return candidates, removed, sizes
+
+
+def read_benchmarks(settings: Settings) -> tuple[BenchmarkIndex, dict[str, int]]:
+    """The index of all benchmark problems, and the number of rows of each file.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file, and the line of a row without a prompt.
+    """
+    index = BenchmarkIndex(settings.decontamination.ngram, settings.decontamination.min_shared)
+    sizes: dict[str, int] = {}
+    for benchmark in shown(settings.benchmarks, "Reading benchmarks"):
+        table, columns = open_table(benchmark)
+        sizes[benchmark.data] = len(table.rows)
+        for number, raw in table.rows:
+            row = Row(table, columns, number, raw)
+            prompt = row.text("prompt")
+            if prompt is None:
+                raise row.error("prompt", "missing")
+            index.add(benchmark.data, row.text("id") or _place(table, number), prompt)
+    return index, sizes
+
+
+def open_table(file: Benchmark) -> tuple[Table, dict[str, str]]:
+    """The rows of a file, and its columns."""
+    check_file(file.data)
+    table = read_table(Path(file.data))
+    if not table.rows:
+        raise ValueError(f"{file.data}: is empty")
+    return table, find_columns(table, file.fields)
+
+
+def check_file(data: str) -> None:
+    """Refuses what cannot be read, before anything is."""
+    if not Path(data).is_file():
+        raise FileNotFoundError(f"there is no file {data}")
+    if Path(data).suffix not in SUFFIXES:
+        raise ValueError(f"{data}: is not one of the kinds that can be read: {', '.join(SUFFIXES)}")
+
+
+def _values(row: Row) -> list[str]:
+    """What stands in the domain column: a text, or a list of them."""
+    value = row.value("domain")
+    found = [str(item).strip() for item in (value if isinstance(value, list) else [value]) if item is not None]
+    return [item for item in found if item] or [NO_VALUE]
+
+
+def _read(row: Row, source: Source, domain: str | None, values: Sequence[str]) -> Candidate | Removed:
+    where = str(row.value("id") or _place(row.table, row.number)), row.table.name, row.number
+    if domain is None:
+        return Removed(*where, None, "no domain", {"value": ", ".join(values)})
+    if isinstance(answer := row.value("answer"), str) and not answer.strip():
+        row = replace(row, raw={**row.raw, row.columns["answer"]: None})  # a solution may have it
+    try:
+        problem = row.partial_problem(domain)
+        if not problem.prompt:
+            raise row.error("prompt", "missing")
+    except ValueError as error:
+        return Removed(*where, domain, "unusable", {"detail": str(error)})
+    if source.name:
+        problem = replace(problem, id=f"{source.name}/{problem.id}")
+    candidate = Candidate(problem, row.number, problem.answer is not None and row.value("answer") is None)
+    if problem.answer is None and problem.tests is None:
+        return candidate.removed("no answer", detail="missing, and no solution holds a \\boxed{…} to take it from")
+    return candidate
+
+
+def _place(table: Table, number: int) -> str:
+    return f"{Path(table.name).stem}/{number}"
+
+
+def _check_ids(candidates: Iterable[Candidate]) -> None:
+    """Rows with one id may hold several solutions of one problem, never several problems."""
+    seen: dict[str, Candidate] = {}
+    for candidate in candidates:
+        problem, first = candidate.problem, seen.setdefault(candidate.problem.id, candidate)
+        if first is not candidate and normalized_prompt(problem.prompt) != normalized_prompt(first.problem.prompt):
+            raise ValueError(
+                f"{problem.source}, line {candidate.line}: the id {problem.id!r} is that of another problem, "
+                f"{first.problem.source}, line {first.line}; give one of the sources a name, or map another column"
+            )

@@ -1,0 +1,1 @@
+"""Problems read from files and data sets of the hub."""

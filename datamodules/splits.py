@@ -1,0 +1,282 @@
+"""Problems of one domain or several, in four splits that share no prompt.
+
+Without Lightning, whose import takes seconds that an evaluation need not pay.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
+from itertools import chain, zip_longest
+from typing import Any, overload
+
+from vibethinker.datamodules import generators
+from vibethinker.datamodules.loaders import ENDLESS, Feed, Mixture, Passes
+from vibethinker.datamodules.reading.files import COLUMNS, MAX_UNUSABLE, Reader, load_problems, readers, source_kind
+from vibethinker.datamodules.reading.stream import Stream
+from vibethinker.datamodules.reading.tables import stream
+from vibethinker.problems import SPLITS, Problem, Split, normalized_prompt
+
+_HELD_OUT_SEED = 0  # the same for every run: results of different seeds are compared on the same problems
+
+
+class GeneratedProblems(Sequence[Problem]):
+    """A train set that is made as it is read: problem `i` is of domain `i % D`, a function of its index and the seed.
+
+    Args:
+        domains: the `D` domains that take turns.
+        size: number of problems.
+        difficulty: of each problem.
+        seed: seed of the problems.
+    """
+
+    def __init__(self, domains: Sequence[str], size: int, *, difficulty: int, seed: int) -> None:
+        self.domains = tuple(domains)
+        self.size = size
+        self.difficulty = difficulty
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return self.size
+
+    @overload
+    def __getitem__(self, index: int) -> Problem: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Problem]: ...
+    def __getitem__(self, index: int | slice) -> Problem | list[Problem]:
+        picked = range(self.size)[index]
+        return self._make(picked) if isinstance(picked, int) else [self._make(i) for i in picked]
+
+    def only(self, domains: Sequence[str]) -> GeneratedProblems:
+        """Those of some of the domains, the same ones."""
+        size = self.size
+        if size < ENDLESS:
+            size = sum(len(range(self.domains.index(name), self.size, len(self.domains))) for name in domains)
+        return GeneratedProblems(domains, size, difficulty=self.difficulty, seed=self.seed)
+
+    def _make(self, index: int) -> Problem:
+        turn, place = divmod(index, len(self.domains))
+        return generators.generate(self.domains[place], "train", turn, difficulty=self.difficulty, seed=self.seed)
+
+
+class ProblemSource:
+    """Made on the spot or read from files; the options are those of `DomainDataModule`."""
+
+    tests_needed = False  # whether a row of a file must have tests
+
+    def __init__(
+        self,
+        domain: str | list[str],
+        data: str | dict[str, str] | None = None,
+        fields: dict[str, str] | None = None,
+        difficulty: int = 2,
+        train_size: int | None = None,
+        probe_size: int = 64,
+        val_size: int = 64,
+        test_size: int = 256,
+        seed: int = 0,
+        weights: dict[str, float] | None = None,
+        max_unusable: float = MAX_UNUSABLE,
+        check_answers: bool = True,
+        streaming: bool = False,
+        shuffle_buffer: int = 10_000,
+    ) -> None:
+        super().__init__()  # of what is next in line, as LightningDataModule for DomainDataModule
+        self.domains = [domain] if isinstance(domain, str) else list(domain)
+        self.data = data
+        self.fields = dict(fields or {})
+        self.difficulty = difficulty
+        self.sizes: dict[Split, int | None] = {
+            "train": train_size,
+            "probe": probe_size,
+            "val": val_size,
+            "test": test_size,
+        }
+        self.seed = seed
+        self.weights = weights
+        self.max_unusable, self.check_answers = max_unusable, check_answers
+        self.streaming, self.shuffle_buffer = streaming, shuffle_buffer
+        self._held_out: dict[Split, list[Problem]] = {}
+        self._check_options()
+        self._check_sources()
+        self._check_weights()
+
+    def _check_options(self) -> None:
+        numbers = {f"{split}_size": size for split, size in self.sizes.items() if size is not None}
+        for option, value in numbers.items():
+            if value < 1:
+                raise ValueError(f"{option} must be at least 1, not {value}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, not {self.seed}")
+        if not self.domains or len(set(self.domains)) < len(self.domains):
+            raise ValueError(f"domain must name one or more different domains, not {self.domains}")
+        for split in SPLITS:
+            if (size := self.sizes[split]) is not None and size < len(self.domains):
+                raise ValueError(f"{split}_size={size} is fewer than the {len(self.domains)} domains")
+        if not 0 <= self.max_unusable <= 1:
+            raise ValueError(f"max_unusable must lie between 0 and 1, not {self.max_unusable}")
+        if self.shuffle_buffer < 1:
+            raise ValueError(f"shuffle_buffer must be at least 1, not {self.shuffle_buffer}")
+        if self.data is None and (unknown := [name for name in self.domains if name not in generators.DOMAINS]):
+            raise ValueError(f"domain {unknown[0]!r} is not embedded; there are {', '.join(generators.DOMAINS)}")
+        if self.data is None and self.difficulty not in generators.DIFFICULTIES:
+            raise ValueError(f"difficulty={self.difficulty} is none of {', '.join(map(str, generators.DIFFICULTIES))}")
+
+    def _check_sources(self) -> None:
+        several = isinstance(self.data, Mapping)
+        for name in self.fields:
+            domain, _, field = name.rpartition(".") if several else ("", "", name)
+            if field not in COLUMNS:
+                raise ValueError(f"fields maps {name!r}, which is none of {', '.join(COLUMNS)}")
+            if domain and domain not in self.domains:
+                raise ValueError(f"fields maps {name!r}, and {domain!r} is none of {', '.join(self.domains)}")
+        if isinstance(self.data, Mapping):
+            if missing := [name for name in self.domains if name not in self.data]:
+                raise ValueError(f"data names no source for domain {missing[0]!r}")
+            if unknown := [name for name in self.data if name not in self.domains]:
+                raise ValueError(f"data names a source for {unknown[0]!r}, which is none of {', '.join(self.domains)}")
+        for source in self._sources:
+            source_kind(source)
+        if not self.streaming:
+            return
+        if self.data is None:
+            raise ValueError("streaming needs data: embedded problems are made one by one already")
+        if self.sizes["train"] is not None:
+            raise ValueError("train_size cannot be had with streaming: how many problems there are is not known")
+        if several and len(self.domains) > 1 and self.weights is None:
+            raise ValueError("streaming from several sources needs weights: their sizes are not known")
+
+    def _check_weights(self) -> None:
+        if self.weights is None:
+            return
+        if unknown := [name for name in self.weights if name not in self.domains]:
+            raise ValueError(f"weights names {unknown[0]!r}, which is none of {', '.join(self.domains)}")
+        if missing := [name for name in self.domains if name not in self.weights]:
+            raise ValueError(f"weights has none for domain {missing[0]!r}; 0 leaves it out of training")
+        for name, weight in self.weights.items():
+            if not (math.isfinite(weight) and weight >= 0):
+                raise ValueError(f"weights must not be negative, not {weight:g} for {name!r}")
+        if not any(self.weights.values()):
+            raise ValueError("weights are all zero: no domain would be trained on")
+
+    @property
+    def _sources(self) -> list[str]:
+        return [] if self.data is None else [self.data] if isinstance(self.data, str) else list(self.data.values())
+
+    @property
+    def _name(self) -> str:
+        return ", ".join(self._sources)
+
+    def problems(self, split: Split) -> Sequence[Problem]:
+        """The problems of a split: held-out ones as a fixed list, generated training ones as a lazy sequence.
+
+        Raises:
+            ValueError: if there is no such split, no problem in it, or it is read as a stream.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
+        if split == "train":
+            return self._train
+        if split not in self._held_out:
+            self._held_out[split] = self._make_held_out(split)
+        return self._held_out[split]
+
+    def feed(self, train: Sequence[Problem] | None = None, *, shuffle: bool = True) -> Feed:
+        """The endless stream of training problems, mixed by `weights` if there are any.
+
+        Args:
+            train: the problems, where not all of `problems("train")` are wanted.
+            shuffle: whether each pass has a new order. Endless embedded problems come as they are made.
+        """
+        if self.weights is None:
+            return self._feed(self.domains, train, shuffle)
+        return Mixture({name: self._feed([name], train, shuffle) for name in self.domains}, self.weights)
+
+    def _feed(self, domains: Sequence[str], train: Sequence[Problem] | None, shuffle: bool) -> Feed:
+        if self.streaming:
+            return self._stream(domains, shuffle)
+        if train is None:
+            train = self._train
+        if isinstance(train, GeneratedProblems):
+            train = train.only(domains)
+        elif domains != self.domains:
+            train = self._required("train", [problem for problem in train if problem.domain in domains], domains)
+        return Passes(train, seed=self.seed, shuffle=shuffle and len(train) < ENDLESS)
+
+    def _stream(self, domains: Sequence[str], shuffle: bool) -> Stream:
+        (reader,) = self._readers(domains)
+        shards = stream(reader.data).get("train")
+        if not shards:
+            raise ValueError(f"{reader.data}: no train file or split to stream")
+        return Stream(
+            shards, reader, self._held_out_prompts, seed=self.seed, shuffle=shuffle, block=self.shuffle_buffer
+        )
+
+    def _readers(self, domains: Sequence[str]) -> list[Reader]:
+        assert self.data is not None
+        return readers(self.data, domains, self.fields, **self._reading)
+
+    @property
+    def _reading(self) -> dict[str, Any]:
+        return {
+            "tests_needed": self.tests_needed,
+            "max_unusable": self.max_unusable,
+            "check_answers": self.check_answers,
+        }
+
+    @cached_property
+    def _loaded(self) -> dict[Split, list[Problem]]:
+        assert self.data is not None
+        return load_problems(self.data, self.domains, self.fields, held_out_only=self.streaming, **self._reading)
+
+    @cached_property
+    def _held_out_prompts(self) -> Collection[str]:
+        return {normalized_prompt(p.prompt) for problems in self._loaded.values() for p in problems}
+
+    @cached_property
+    def _train(self) -> Sequence[Problem]:
+        size = self.sizes["train"]
+        if self.streaming:
+            raise ValueError("the training problems are read as a stream (streaming): there is no list of them")
+        if self.data is None:
+            return GeneratedProblems(self.domains, size or ENDLESS, difficulty=self.difficulty, seed=self.seed)
+        return self._required("train", _choose(self._loaded["train"], size), self.domains)
+
+    def _make_held_out(self, split: Split) -> list[Problem]:
+        size = self.sizes[split]
+        assert size is not None
+        if self.data is not None:
+            by_domain = [[p for p in self._loaded[split] if p.domain == name] for name in self.domains]
+            chosen = _take_turns([_choose(problems, size) for problems in by_domain])[:size]
+            return self._required(split, chosen, self.domains)
+        by_domain = []
+        for place, name in enumerate(self.domains):
+            count = len(range(place, size, len(self.domains)))
+            try:
+                made = generators.unique(name, split, count, difficulty=self.difficulty, seed=_HELD_OUT_SEED)
+            except ValueError as error:
+                raise ValueError(f"{split}_size={size}: {error}") from error
+            by_domain.append(made)
+        return _take_turns(by_domain)
+
+    def _required(self, split: Split, problems: list[Problem], domains: Sequence[str]) -> list[Problem]:
+        if not problems:
+            what = f"{self._name}: no {split} problems of {', '.join(domains)}"
+            if self.streaming:
+                raise ValueError(f"{what}; with streaming they come from a {split} file or split of their own")
+            raise ValueError(f"{what}; give more rows, or a {split} file in a folder")
+        return problems
+
+
+def _choose(problems: list[Problem], size: int | None) -> list[Problem]:
+    """`size` of the problems at most, chosen by their text alone so that the order of a file is no bias."""
+    if size is None or size >= len(problems):
+        return problems
+    return sorted(problems, key=lambda problem: hashlib.sha256(problem.prompt.encode()).digest())[:size]
+
+
+def _take_turns(lists: Sequence[Sequence[Problem]]) -> list[Problem]:
+    """The first of each list, the second of each, and so on; a list that is used up is passed over."""
+    return [problem for problem in chain.from_iterable(zip_longest(*lists)) if problem is not None]

@@ -1,0 +1,79 @@
+"""Expressions compared by their values: what is the same, what only looks like it, what has no value."""
+
+import subprocess
+import sys
+
+import pytest
+
+from vibethinker.rewards.math.intervals import same_union
+from vibethinker.rewards.math.pointwise import UnknownError, evaluate, same, variables
+from vibethinker.rewards.math.rules import UndefinedError
+from vibethinker.rewards.math.symbolic import judge
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("-2^2", -4), ("2^3^2", 512), (r"1\frac{1}{2}", 1.5), (r"-1\frac12", -1.5), (r"3\frac{5}{2}", 7.5),
+        (r"x^0", 1), (r"\frac12\cdot4", 2), ("1/2(3+1)", 2), ("|-3|", 3), (r"\sqrt[3]{-8}", -2), (r"\log_{2}8", 3),
+        (r"\sin^2(1)+\cos^2(1)", 1), (r"\tan^{-1}1-\pi/4", 0), ("5!/3!", 20), (r"\binom{5}{2}", 10), ("i^2", -1),
+        (r"\sqrt{-4}/i", 2), (r"2^{\frac12}\cdot2^{1/2}", 2), (r"\ln(e^3)", 3), ("(-8)^{1/3}", -2),
+    ],
+)  # fmt: skip
+def test_values(text: str, value: float) -> None:
+    assert abs(evaluate(text, 1) - value) < 1e-50
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (r"e^{\pi\sqrt{163}}", "262537412640768744"),  # 30 digits alike
+        ("10^{-50}", "0"),
+        ("1+10^{-30}", "1"),
+        (r"\sqrt{x^2}", "x"),
+        (r"\sqrt{x}\sqrt{y}", r"\sqrt{xy}"),
+        ("x", "X"),
+        ("x_1", "x_2"),
+        ("2^{2^x}", "4^x"),
+        (r"\log(8)", r"\ln(8)"),
+        (r"\sin(x^2)", r"\sin^2(x)"),
+    ],
+)
+def test_lookalikes(one: str, other: str) -> None:
+    assert same(one, other) is False
+    assert same(other, one) is False
+
+
+def test_cancellation_to_nothing_is_nothing() -> None:
+    assert same(r"\sqrt{8}-2\sqrt{2}", "0")
+    assert same(r"\sqrt{5+2\sqrt6}-\sqrt2-\sqrt3", "0")
+
+
+@pytest.mark.parametrize(
+    "text", ["f(x)", r"\text{a}", r"\sum_{k=1}^{n}k", "x2", "(x", "x)", r"\frac{1}", "dx", "", "x'"]
+)
+def test_what_the_grammar_does_not_know(text: str) -> None:
+    with pytest.raises(UnknownError):
+        variables(text)
+
+
+@pytest.mark.parametrize("text", ["1/0", "0^0", "0^{-1}", r"\ln(0)", "x^{10000000}", r"\frac{1}{x-x}"])
+def test_what_has_no_value(text: str) -> None:
+    with pytest.raises(UndefinedError):
+        variables(text)
+
+
+def test_unions_are_sets_of_numbers() -> None:
+    assert same_union(["[1,2]", "(2,3]"], ["[1,3]"])
+    assert same_union([r"\{1\}", r"(1,\sqrt{9})"], ["[1,3)"])
+    assert same_union(["(1,2)", "(2,3)"], ["(1,3)"]) is False
+    assert same_union(["(1,3)"], ["(1,3]"]) is False
+    assert same_union([r"[1,\infty]"], [r"[1,\infty)"]) is None
+    assert same_union(["(a,3)"], ["(a,3)"]) is None
+
+
+def test_a_verdict_is_the_same_in_every_process() -> None:
+    pairs = [(r"\sin(2x)", r"2\sin(x)\cos(x)"), ("(x+1)^2", "x^2+1"), ("xy=1", "y=1/x"), ("0<x<5", "(0,5)")]
+    code = f"from vibethinker.rewards.math.symbolic import judge; print([judge(*pair) for pair in {pairs!r}])"
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert said.strip() == str([judge(*pair) for pair in pairs]) == "[True, False, True, True]"

@@ -1,0 +1,1 @@
+"""Sampling a model on problems, grading the completions, and keeping and summarising them."""

@@ -1,0 +1,1 @@
+"""GPU memory of a fit, estimated before anything is loaded."""

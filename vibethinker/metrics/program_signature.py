@@ -1,0 +1,58 @@
+"""The path of a program: its syntax tree, in one spelling.
+
+Programs that differ only in layout, comments, docstrings, annotations, or in the names of what they define themselves
+(functions, parameters, variables) are one way to solve a problem.
+"""
+
+from __future__ import annotations
+
+import ast
+
+from vibethinker.rewards.code_blocks import parsed, program_of
+
+
+def program_signature(completion: str) -> str | None:
+    """The normalised program of a completion, or `None` when there is none that parses. Never raises."""
+    program = program_of(completion)
+    tree = None if program is None else parsed(program)
+    if tree is None:
+        return None
+    # The same shape gives the same order, whatever the names are.
+    names: dict[str, str] = {}
+    for node in ast.walk(tree):
+        for name in _given(node):
+            names.setdefault(name, f"_{len(names)}")
+    for node in ast.walk(tree):
+        _respell(node, names)
+    try:
+        return ast.dump(tree)
+    except RecursionError:
+        return None
+
+
+def _given(node: ast.AST) -> list[str]:
+    """The names that a node defines."""
+    match node:
+        case ast.FunctionDef(name) | ast.AsyncFunctionDef(name) | ast.ClassDef(name) | ast.arg(name):
+            return [name]
+        case ast.Name(name, ast.Store()) | ast.alias(asname=str(name)) | ast.ExceptHandler(name=str(name)):
+            return [name]
+    return []
+
+
+def _respell(node: ast.AST, names: dict[str, str]) -> None:
+    """Own names become numbers; what says nothing to the interpreter goes."""
+    for field in ("name", "id", "arg", "asname"):
+        if isinstance(said := getattr(node, field, None), str) and not (
+            field == "name" and isinstance(node, ast.alias)
+        ):
+            setattr(node, field, names.get(said, said))
+    for field in ("annotation", "returns"):
+        if isinstance(node, ast.arg | ast.FunctionDef | ast.AsyncFunctionDef) and hasattr(node, field):
+            setattr(node, field, None)
+    if isinstance(body := getattr(node, "body", None), list):
+        body[:] = [statement for statement in body if not _is_text(statement)]
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)

@@ -1,0 +1,1 @@
+"""Models: names resolved, weights loaded, adapters merged, folders exported."""

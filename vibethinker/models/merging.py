@@ -1,0 +1,88 @@
+"""A policy's plain weights, with adapters merged and 4 and 8 bits expanded, and models that take them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from vibethinker.models.quantization import expanded
+from vibethinker.packed import attention
+
+
+def plain_weights(policy: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """The policy's weights under their plain Hugging Face names: adapters merged in float32, 4 and 8 bits expanded.
+
+    Tied weights come once. Made one at a time, so that a merged copy of the model never exists.
+    """
+    seen: set[int] = set()
+    for prefix, module in policy.named_modules():
+        delta = hasattr(module, "get_delta_weight") and bool(getattr(module, "active_adapters", ()))
+        for name, parameter in [*module.named_parameters(recurse=False), *_persistent_buffers(module)]:
+            path = f"{prefix}.{name}"
+            if "lora_" in path or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            yield plain_name(path), expanded(module, parameter)
+        if delta:
+            layer: Any = module
+            base = layer.get_base_layer()
+            seen.add(id(base.weight))
+            merged = expanded(base, base.weight).float()
+            for adapter in layer.active_adapters:
+                merged = merged + layer.get_delta_weight(adapter).float()
+            yield plain_name(f"{prefix}.weight"), merged
+
+
+def _persistent_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
+    transient = module._non_persistent_buffers_set
+    return [(n, b) for n, b in module.named_buffers(recurse=False) if n not in transient]
+
+
+def plain_name(path: str) -> str:
+    """A parameter's name without what an adapter puts around it."""
+    return path.removeprefix("base_model.model.").replace(".base_layer.", ".")
+
+
+def plain_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """A configuration without traces of quantization."""
+    plain = copy.deepcopy(config)
+    for trace in ("quantization_config", "_pre_quantization_dtype"):
+        if hasattr(plain, trace):
+            delattr(plain, trace)
+    return plain
+
+
+def empty_model(
+    policy: PreTrainedModel, dtype: torch.dtype, device: torch.device, *, packed: bool = True
+) -> PreTrainedModel:
+    """A frozen model of the policy's architecture, weights not yet set, for packed rows or else for padded batches."""
+    model = skeleton(policy.config, dtype, device, packed=packed)
+    model.tie_weights()
+    return model.requires_grad_(False).eval()
+
+
+def skeleton(
+    config: PreTrainedConfig, dtype: torch.dtype, device: torch.device, *, packed: bool = True
+) -> PreTrainedModel:
+    """The modules that a configuration stands for; on the meta device they take no memory."""
+    config = plain_config(config)
+    config._attn_implementation = attention.NAME if packed else None  # transformers' own choice
+    with no_init_weights(), torch.device(device):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return model
+
+
+@torch.no_grad()
+def copy_weights(policy: PreTrainedModel, into: PreTrainedModel) -> None:
+    """Copies the policy's plain weights into a model of the same architecture, in that model's precision."""
+    targets, copied = into.state_dict(), set()
+    for name, weight in plain_weights(policy):
+        copied.add(targets[name].copy_(weight).data_ptr())
+    if missing := [name for name, target in targets.items() if target.data_ptr() not in copied]:
+        raise RuntimeError(f"the policy has no {missing[0]}")

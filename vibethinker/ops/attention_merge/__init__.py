@@ -1,0 +1,1 @@
+"""Attention to two sets of keys merged into attention to both."""

@@ -1,0 +1,1 @@
+"""Statistics and gradients of a chunk of logits."""

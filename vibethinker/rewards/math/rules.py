@@ -1,0 +1,278 @@
+r"""What two answers have to say to each other without symbolic algebra: numbers, words, lists, tuples, sets.
+
+Most answers end here, in microseconds. What is refused here never reaches the parser: expressions that would blow up,
+a set for an ordered pair, another kind of bracket, another number base.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Final
+
+from vibethinker.rewards.math.arithmetic import evaluate, from_latex
+from vibethinker.rewards.math.normalize import normalize
+
+MAX_NESTING: Final = 25
+MAX_EXPONENT: Final = 10_000
+MAX_CARETS: Final = 20
+MAX_DIGITS: Final = 200
+
+_WORD: Final = re.compile(r"\\text\{([A-Za-z][A-Za-z '-]*)\}|([A-Za-z][a-z]{2,}|[A-Za-z]+(?: [A-Za-z]+)+)")
+_CHOICE: Final = re.compile(r"(?:\\text\{)?\(?([A-Z])\)?\.?\}?")
+_OPTION: Final = re.compile(r"\\text\{\(([A-E])\)\}((?:(?!\\text|\([A-E]\)).)+)")
+_MIXED: Final = re.compile(r"(?<![0-9.^_}])[0-9]+ ?\\frac(?:\{([0-9]+)\}\{([0-9]+)\}|([0-9])([0-9]))")
+_BASE: Final = re.compile(r"(-?\w+)_\{?(\d+)\}?")
+_VARIABLE: Final = re.compile(r"(?:[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?)?'*(?:\([^()=]*\))?")
+_HUGE_FACTORIAL: Final = re.compile(r"\d{5,}\)*!|!\)*!|\^[0-9{}()^*+-]*\)!|\\d?t?binom\{?[^{}]*(?:\d{5,}|\^)")
+
+
+Judge = Callable[[str, str], bool | None]
+
+
+class UndefinedError(Exception):
+    """An arithmetic expression without a value, or with one too large to look at."""
+
+
+def decide(prediction: str, gold: str) -> bool | None:
+    """Whether two answers agree, or `None` when that takes symbolic algebra. Never raises; time linear in the text."""
+    given, wanted = normalize(prediction), normalize(gold)
+    if not given.text or not wanted.text:
+        return False
+    if given.unit and wanted.unit and given.unit != wanted.unit:
+        return False
+    if (given.unit and wanted.text.endswith("%")) or (wanted.unit and given.text.endswith("%")):
+        return False
+    if given.text == wanted.text:
+        return True
+    if not (is_safe(given.text) and is_safe(wanted.text)) or _is_ambiguous(given.text):
+        return False
+    try:
+        return agree(given.text, wanted.text, _undecided)
+    except UndefinedError:
+        return False
+
+
+def _is_ambiguous(text: str) -> bool:
+    r"""Whether it holds a mixed number that is none, as 1\frac{9}{5}: a sum to some and a product to others."""
+    return any(int(m[1] or m[3]) >= int(m[2] or m[4]) for m in _MIXED.finditer(text))
+
+
+def _undecided(given: str, wanted: str) -> None:
+    return None
+
+
+def agree(given: str, wanted: str, otherwise: Judge) -> bool | None:
+    """Whether two normalised answers agree; `otherwise` decides about the parts that the rules here leave open.
+
+    Raises:
+        UndefinedError: one of them has no value.
+    """
+    if given == wanted:
+        return True
+    for rule in (_numbers, _words, _bases):
+        verdict = rule(given, wanted)
+        if verdict is not None:
+            return verdict
+    for part in (_labelled, _equations, _collections):
+        verdict = part(given, wanted, otherwise)
+        if verdict is not None:
+            return verdict
+    return otherwise(given, wanted)
+
+
+def number(text: str) -> Fraction | None:
+    """The exact value of a purely arithmetic answer, `25%` as 1/4; `None` when it is anything else.
+
+    Raises:
+        UndefinedError: a division by zero, or a value of thousands of digits.
+    """
+    body = text.removesuffix("%")
+    try:
+        value = evaluate(from_latex(body))
+    except ValueError:
+        return None
+    except (ZeroDivisionError, OverflowError) as error:
+        raise UndefinedError(str(error)) from error
+    return value if body == text else value / 100
+
+
+def _numbers(given: str, wanted: str) -> bool | None:
+    a, b = number(given), number(wanted)
+    if a is None or b is None:
+        return None
+    if given.endswith("%") != wanted.endswith("%"):  # "25%" is 0.25, and 25 when the question asks for a percentage
+        share, other = (a, b) if given.endswith("%") else (b, a)
+        return other == share or (other == 100 * share and abs(other) >= 1)
+    return a == b
+
+
+def _words(given: str, wanted: str) -> bool | None:
+    a, b = _CHOICE.fullmatch(given), _CHOICE.fullmatch(wanted)
+    if a and b:
+        return a[1] == b[1]
+    c, d = _WORD.fullmatch(given), _WORD.fullmatch(wanted)
+    if c and d:
+        if (c[1] or c[2]).casefold() == (d[1] or d[2]).casefold():
+            return True
+        return False if c[1] or d[1] else None  # `abc` may be a product
+    if (c and number(wanted) is not None) or (d and number(given) is not None):
+        return False
+    return None
+
+
+def _labelled(given: str, wanted: str, otherwise: Judge) -> bool | None:
+    r"""`\text{(C)}12` answers with the option and what it says."""
+    match = _OPTION.fullmatch(given)
+    if match is None:
+        return None
+    choice = _CHOICE.fullmatch(wanted)
+    return match[1] == choice[1] if choice else agree(match[2], wanted, otherwise)
+
+
+def _bases(given: str, wanted: str) -> bool | None:
+    a, b = _BASE.fullmatch(given), _BASE.fullmatch(wanted)
+    if b is None or not b[1].lstrip("-")[:1].isdigit():
+        return None
+    return a.groups() == b.groups() if a else given == b[1]
+
+
+def _equations(given: str, wanted: str, otherwise: Judge) -> bool | None:
+    """`x=5` for `5`, and `x=10/2=5`; but not `y=5` for `x=5`."""
+    if "=" not in given + wanted or "," in given + wanted:
+        return None
+    (variable, value), (name, target) = _assignment(given), _assignment(wanted)
+    if value is None or target is None:
+        return None
+    if variable and name and variable != name:
+        return False if number(value) is not None and number(target) is not None else None
+    return agree(value, target, otherwise)
+
+
+def _assignment(text: str) -> tuple[str, str | None]:
+    """(variable or "", value); the value is `None` when the text is another kind of equation."""
+    first, *rest = text.split("=")
+    if not rest:
+        return "", text
+    variable = first if _VARIABLE.fullmatch(first) else ""
+    sides = rest if variable else [first, *rest]
+    if len(sides) == 1:
+        return variable, sides[0]
+    values = {number(side) for side in sides}
+    if None in values:
+        return variable, None
+    if len(values) > 1:
+        raise UndefinedError("a false equation")
+    return variable, sides[-1]
+
+
+def _collections(given: str, wanted: str, otherwise: Judge) -> bool | None:
+    kind, items = _shape(given)
+    wanted_kind, targets = _shape(wanted)
+    if not kind and not wanted_kind:
+        return None
+    if not kind or not wanted_kind:  # one answer for a set of one, never for several numbers
+        if len(items) == len(targets):
+            return agree(items[0], targets[0], otherwise)
+        single = wanted if kind else given
+        return False if number(single) is not None else None
+    kinds = {kind, wanted_kind}
+    if kinds == {"{}"}:
+        items, targets = list(dict.fromkeys(items)), list(dict.fromkeys(targets))
+    if sum(item.startswith(r"\{") for item in items) != sum(item.startswith(r"\{") for item in targets):
+        return False  # a set of sets
+    if kinds <= {",", "{}"}:
+        return match_unordered(items, targets, otherwise)
+    if len(kinds) == 1 or kinds == {",", "()"}:
+        return match_ordered(items, targets, otherwise)
+    return False  # a set for an ordered pair, an open for a closed interval
+
+
+def match_ordered(items: Sequence[str], targets: Sequence[str], otherwise: Judge) -> bool | None:
+    if len(items) != len(targets):
+        return False
+    verdicts = [agree(a, b, otherwise) for a, b in zip(items, targets, strict=True)]
+    return False if False in verdicts else None if None in verdicts else True
+
+
+def match_unordered(items: Sequence[str], targets: Sequence[str], otherwise: Judge) -> bool | None:
+    left = list(targets)
+    for item in items:
+        verdicts = [agree(item, target, otherwise) for target in left]
+        if True in verdicts:
+            left.pop(verdicts.index(True))
+        else:
+            return None if None in verdicts else False
+    return not left
+
+
+def _shape(text: str) -> tuple[str, list[str]]:
+    r"""Kind of collection and its items: `()`, `[)`, … ordered, `{}` a set, `,` a bare list, "" a single answer."""
+    if text.startswith(r"\{") and _closes_at_end(text):
+        return "{}", _split(text[2:-2])
+    if text.startswith(("(", "[")) and _closes_at_end(text) and len(inner := _split(text[1:-1])) > 1:
+        return text[0] + text[-1], inner
+    items = [signed for item in _split(text) for signed in _both_signs(item)]
+    return ("," if len(items) > 1 else ""), items
+
+
+def has_items(text: str) -> bool:
+    """Whether an answer is a collection of several parts."""
+    return len(_shape(text)[1]) > 1
+
+
+def _closes_at_end(text: str) -> bool:
+    return _group_end(text) == len(text) - 1
+
+
+def _group_end(text: str) -> int:
+    """Position of the bracket that closes the first one, of whatever kind; -1 when none does."""
+    depth = 0
+    for position, mark in enumerate(text):
+        depth += (mark in "([{") - (mark in ")]}")
+        if depth == 0 and mark in ")]}":
+            return position
+    return -1
+
+
+def _split(text: str) -> list[str]:
+    """Items between commas that are in no bracket."""
+    items, depth, start = [], 0, 0
+    for position, mark in enumerate(text):
+        depth += (mark in "([{") - (mark in ")]}")
+        if mark == "," and depth == 0:
+            items.append(text[start:position])
+            start = position + 1
+    return [*items, text[start:]]
+
+
+def _both_signs(item: str) -> list[str]:
+    before, sign, after = item.partition(r"\pm")
+    if not sign or r"\pm" in after:
+        return [item]
+    return [f"{before}{mark}{after}" for mark in ("+", "-")]
+
+
+def is_safe(text: str) -> bool:
+    """Whether symbolic algebra may look at it: bounded nesting, digits, exponents and factorials."""
+    depth = deepest = 0
+    for mark in text:
+        depth += (mark in "([{") - (mark in ")]}")
+        deepest = max(deepest, depth)
+    if deepest > MAX_NESTING or text.count("^") > MAX_CARETS or re.search(rf"[0-9]{{{MAX_DIGITS}}}", text):
+        return False
+    return not _HUGE_FACTORIAL.search(text) and all(
+        _is_small_exponent(text[caret.end() :]) for caret in re.finditer(r"\^", text)
+    )
+
+
+def _is_small_exponent(text: str) -> bool:
+    """`text` is what follows a caret; the exponent is its first group, or character."""
+    exponent = text[: _group_end(text) + 1] if text.startswith(("{", "(")) else text[:1]
+    try:
+        return abs(evaluate(from_latex(exponent))) <= MAX_EXPONENT
+    except OverflowError:
+        return False
+    except (ValueError, ZeroDivisionError):
+        return True

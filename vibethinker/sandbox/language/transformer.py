@@ -1,0 +1,396 @@
+"""Python source to guarded byte code.
+
+Unlike the transformer it extends, this one leaves subscripts, iteration, calls and attributes with harmless names as
+they are; only attributes that could lead out of the program's own objects go through a guard, and attribute writes
+make sure that their object is the program's. The guards have names that no source can spell, so nothing shadows them.
+"""
+
+# ruff: noqa: N802, N815 - visitors are named after the nodes
+from __future__ import annotations
+
+import ast
+import sys
+import types
+from typing import Any, NoReturn, TypeVar
+
+from RestrictedPython.transformer import RestrictingNodeTransformer
+
+from vibethinker.sandbox.exceptions import RejectedError
+from vibethinker.sandbox.language.names import (
+    BINDABLE,
+    READABLE,
+    TEXTS,
+    Access,
+    access,
+    check_template,
+    is_dunder,
+    is_plain,
+)
+
+FILENAME = "<program>"  # of every code object made here: it tells a program's functions from the library's
+LOAD, WRITE, WRITE_NAMED, TYPE, OWN = "$load", "$write", "$write_named", "$type", "$own"
+KINDS, STAND_IN = "$kinds", "$stand_in"
+NESTING = 3000  # recursion limit while compiling: long chains of `elif` or `+` pass, and the C stack holds
+
+_PASSIVE: tuple[type[ast.AST], ...] = (
+    *(ast.Module, ast.Expression, ast.Expr, ast.Delete, ast.withitem),
+    *(ast.If, ast.Try, ast.With, ast.Raise, ast.Assert, ast.Return),
+    *(ast.Yield, ast.YieldFrom, ast.keyword, ast.Starred, ast.Subscript, ast.Slice, ast.IfExp),
+    *(ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Compare, ast.List, ast.Tuple, ast.Set, ast.Dict),
+    *(ast.JoinedStr, ast.FormattedValue, ast.NamedExpr),
+    *(ast.Match, ast.match_case, ast.MatchOr, ast.MatchSequence),
+)
+_LEAVES = frozenset({ast.Constant, ast.MatchSingleton, ast.Pass, ast.Break, ast.Continue})
+_SKIPPED = frozenset({"ctx", "op", "ops", "type_comment", "conversion", "type_ignores"})
+_CHILDREN: dict[type[ast.AST], tuple[str, ...]] = {
+    kind: tuple(f for f in kind._fields if f not in _SKIPPED) for kind in _PASSIVE
+}
+_LOOP_FIELDS = {kind: tuple(f for f in kind._fields if f not in _SKIPPED) for kind in (ast.For, ast.While)}
+_LOADED = ast.Load()
+_Node = TypeVar("_Node", bound=ast.AST)
+
+
+def compile_program(source: str) -> types.CodeType:
+    """Guarded code of a whole program, to run in a `namespace()`.
+
+    Raises:
+        RejectedError: the policy refuses a construct, or the source is built to break the parser.
+        SyntaxError: Python refuses it as well.
+    """
+    return compile_source(source, "exec")
+
+
+def compile_source(source: str, mode: str) -> types.CodeType:
+    """`compile_program` for an expression (`eval`) too."""
+    limit = sys.getrecursionlimit()
+    try:
+        sys.setrecursionlimit(NESTING)
+        tree = ast.parse(source.removeprefix("\ufeff"), FILENAME, mode)
+        code: types.CodeType = compile(Policy().visit(tree), FILENAME, mode, dont_inherit=True)
+        return code
+    except (RecursionError, MemoryError) as error:
+        raise RejectedError(f"line 1: the source is nested too deeply ({type(error).__name__})") from None
+    except ValueError as error:  # NUL bytes, lone surrogates
+        raise RejectedError(f"line 1: {error}") from None
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def _at(node: Any, place: Any) -> Any:
+    node.lineno, node.col_offset = place.lineno, place.col_offset
+    node.end_lineno, node.end_col_offset = place.end_lineno, place.end_col_offset
+    return node
+
+
+def _name(name: str, place: ast.AST) -> ast.Name:
+    return _at(ast.Name(name, _LOADED), place)
+
+
+def _call(guard: str, place: ast.AST, *arguments: ast.expr) -> ast.Call:
+    return _at(ast.Call(_name(guard, place), list(arguments), []), place)
+
+
+class _Scope:
+    """Parameters of the function being visited, and the ownership tests made of them."""
+
+    __slots__ = ("bound", "depth", "parameters", "tests")
+
+    def __init__(self, parameters: set[str], bound: set[str]) -> None:
+        self.parameters, self.bound, self.depth = parameters, bound, 0
+        self.tests: dict[str, list[tuple[ast.IfExp, int]]] = {}
+
+    def hoisted(self) -> list[ast.stmt]:
+        """Statements that test a never rebound parameter once, for all the places that ask."""
+        made = []
+        for name, tests in self.tests.items():
+            if name not in self.bound and (len(tests) > 1 or tests[0][1]):
+                first = tests[0][0].test
+                flag = f"${name}?"
+                made.append(_at(ast.Assign([_at(ast.Name(flag, ast.Store()), first)], first), first))
+                for conditional, _ in tests:
+                    conditional.test = _name(flag, conditional)
+        return made
+
+
+class Policy(RestrictingNodeTransformer):
+    """Checks one tree and puts the guards in, in place. Every visit gives exactly one node."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._class = ""  # name of the enclosing class as mangling uses it
+        self._class_body = False  # directly in a class body, where annotations mean fields
+        self._scope = _Scope(set(), set())
+        self._rebound: set[str] = set()  # through nonlocal, in any function
+
+    def error(self, node: ast.AST, info: str) -> NoReturn:
+        raise RejectedError(f"line {getattr(node, 'lineno', 1)}: {info}")
+
+    def visit(self, node: ast.AST) -> Any:
+        kind = type(node)
+        if kind in _LEAVES:
+            return node
+        fields = _CHILDREN.get(kind)
+        if fields is not None:
+            return self._children(node, fields)
+        return getattr(self, "visit_" + kind.__name__, self.generic_visit)(node)
+
+    def _children(self, node: _Node, fields: tuple[str, ...]) -> _Node:
+        visit = self.visit
+        for field in fields:
+            value = getattr(node, field)
+            if type(value) is list:
+                for i, child in enumerate(value):
+                    if child is not None:
+                        value[i] = visit(child)
+            elif value is not None and type(value) is not str:
+                setattr(node, field, visit(value))
+        return node
+
+    # names
+
+    def check_name(self, node: Any, name: str | None, allow_magic_methods: bool = False) -> None:
+        if name is not None:
+            self._scope.bound.add(name)
+            if name[:2] == "__" and is_dunder(name) and name not in BINDABLE:
+                self.error(node, f"the name {name!r} may not be bound")
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        if type(node.ctx) is not ast.Load:
+            self.check_name(node, node.id)
+            if node.id == "__match_args__":
+                self.error(node, "'__match_args__' must be assigned a literal tuple of public names")
+        elif node.id[:2] == "__" and is_dunder(node.id) and node.id not in READABLE:
+            self.error(node, f"the name {node.id!r} is not available")
+        return node
+
+    def visit_Global(self, node: ast.Global | ast.Nonlocal) -> ast.AST:
+        for name in node.names:
+            self.check_name(node, name)
+            self._rebound.add(name)
+        return node
+
+    visit_Nonlocal = visit_Global
+
+    def visit_Import(self, node: ast.Import | ast.ImportFrom) -> ast.AST:
+        for alias in node.names:
+            self.check_name(node, alias.asname or alias.name.partition(".")[0])
+            if type(node) is ast.ImportFrom and is_dunder(alias.name):
+                self.error(node, f"the name {alias.name!r} may not be imported")
+        return node
+
+    visit_ImportFrom = visit_Import
+
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> ast.AST:
+        self.check_name(node, node.name)
+        return self._children(node, ("type", "body"))
+
+    # attributes
+
+    def _mangled(self, name: str) -> str:
+        """The compiler mangles attributes, not the constants that name them to a guard."""
+        private = self._class and name[:2] == "__" and name[-2:] != "__"
+        return f"_{self._class}{name}" if private else name
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
+        rule = access(node.attr)
+        if rule is Access.REFUSED:
+            self.error(node, f"the attribute {node.attr!r} is not available")
+        node.value = value = self.visit(node.value)
+        if type(node.ctx) is not ast.Load:
+            return self._written(node, rule)
+        if rule is Access.NATIVE:
+            return node
+        if rule is Access.FORMAT and type(value) is ast.Constant and type(value.value) is str:
+            try:
+                check_template(value.value)
+                return node
+            except (AttributeError, ValueError):  # it fails when it runs
+                pass
+        guarded = _call(LOAD, node, value, _at(ast.Constant(self._mangled(node.attr)), node))
+        if node.attr == "__class__" and type(value) is ast.Name:
+            return self._if_own(value, _call(TYPE, node, value), guarded)
+        if rule is Access.GUARDED and type(value) is ast.Name and not is_dunder(node.attr):
+            return self._if_own(value, node, guarded)
+        return guarded
+
+    def _if_own(self, value: ast.Name, own: ast.expr, foreign: ast.expr) -> ast.IfExp:
+        """`own if type(value) in OWN else foreign`: the common case costs no call of a Python function."""
+        test = _at(ast.Compare(_call(TYPE, value, value), [ast.In()], [_name(OWN, value)]), value)
+        made: ast.IfExp = _at(ast.IfExp(test, own, foreign), value)
+        if value.id in self._scope.parameters:
+            self._scope.tests.setdefault(value.id, []).append((made, self._scope.depth))
+        return made
+
+    def _written(self, node: ast.Attribute, rule: Access) -> ast.Attribute:
+        value, name = node.value, node.attr
+        special = is_dunder(name)
+        if (special and name not in BINDABLE) or name in ("__match_args__", "__slots__"):
+            self.error(node, f"the attribute {name!r} may not be written")
+        if rule is Access.NATIVE and not special and name[0] != "_":
+            guarded = _call(WRITE, node, value)
+        else:
+            guarded = _call(WRITE_NAMED, node, value, _at(ast.Constant(self._mangled(name)), node))
+        node.value = self._if_own(value, value, guarded) if type(value) is ast.Name and not special else guarded
+        return node
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST:
+        """It reads the attribute natively, and the right operand's `__radd__` would see what was read."""
+        target = node.target
+        name = target.attr if type(target) is ast.Attribute else ""
+        if name not in TEXTS and (is_dunder(name) or access(name) is Access.FORMAT):
+            self.error(node, f"the attribute {name!r} may not be augmented")
+        return self._children(node, ("target", "value"))
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        """`type(x)` becomes a look-up, as long as `type` is the built-in one."""
+        self._children(node, ("func", "args", "keywords"))
+        kind = node.func
+        if type(kind) is not ast.Name or kind.id != "type" or len(node.args) != 1 or node.keywords:
+            return node
+        if type(node.args[0]) is not ast.Name:  # it stands in the code twice: nested, it would grow without bound
+            return node
+        test = _at(ast.Compare(kind, [ast.Is()], [_name(STAND_IN, node)]), node)
+        found = _at(ast.Subscript(_name(KINDS, node), _call(TYPE, node, node.args[0]), _LOADED), node)
+        return _at(ast.IfExp(test, found, node), node)
+
+    def _loop(self, node: Any) -> ast.AST:
+        self._scope.depth += 1
+        self._children(node, _LOOP_FIELDS[type(node)])
+        self._scope.depth -= 1
+        return node
+
+    visit_For = visit_While = _loop
+
+    def _comprehension(self, node: Any) -> ast.AST:
+        """A function of its own, which sees the parameters as outer variables."""
+        outer, self._scope = self._scope, _Scope(set(), self._scope.bound)
+        self._children(node, node._fields)
+        self._scope = outer
+        return node
+
+    visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _comprehension
+
+    # statements
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST:
+        node.value = self.visit(node.value)
+        for i, target in enumerate(node.targets):
+            if type(target) is ast.Name and target.id == "__match_args__":
+                self._check_match_args(node)
+            else:
+                node.targets[i] = self.visit(target)
+        return node
+
+    def _check_match_args(self, node: ast.Assign) -> None:
+        """A positional class pattern fetches these names from its subject, without a guard."""
+        names = node.value.elts if isinstance(node.value, ast.Tuple) else [None]
+        if not all(isinstance(n, ast.Constant) and type(n.value) is str and is_plain(n.value) for n in names):
+            self.error(node, "'__match_args__' must be assigned a literal tuple of public names")
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        """Class bodies keep annotations, they are fields there; elsewhere only the value stays."""
+        target = node.target
+        if not self._class_body or not isinstance(target, ast.Name):
+            if node.value is None:
+                return _at(ast.Pass(), node)
+            return self.visit(_at(ast.Assign([target], node.value), node))
+        if is_dunder(target.id) and target.id not in ("__slots__", "__hash__", "__doc__"):
+            self.error(node, f"{target.id!r} may not be a field")
+        return self._children(node, ("annotation", "value"))
+
+    def _check_arguments(self, node: Any) -> None:
+        arguments: ast.arguments = node.args
+        every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
+        for argument in every:
+            if argument is not None:
+                self.check_name(node, argument.arg)
+                argument.annotation = None
+        self._children(arguments, ("defaults", "kw_defaults"))
+
+    def visit_FunctionDef(self, node: Any) -> ast.AST:
+        """Annotations of functions go: nothing reads them, and as strings they would be evaluated unguarded."""
+        self.check_name(node, node.name)
+        self._keep_registered_type(node)
+        node.returns = None
+        self._check_arguments(node)
+        self._children(node, ("decorator_list",))
+        outer, self._class_body, scope = self._class_body, False, self._scope
+        self._scope = _Scope({a.arg for a in (*node.args.posonlyargs, *node.args.args)}, set())
+        self._children(node, ("body",))
+        self._scope.bound |= self._rebound
+        is_documented = isinstance(node.body[0], ast.Expr) and isinstance(node.body[0].value, ast.Constant)
+        node.body[is_documented:is_documented] = self._scope.hoisted()
+        self._class_body, self._scope = outer, scope
+        return node
+
+    def _keep_registered_type(self, node: Any) -> None:
+        """`@f.register` of a single-dispatch function takes its type from the annotation: make it an argument."""
+        first = (node.args.posonlyargs + node.args.args)[:1]
+        if not first or first[0].annotation is None or isinstance(first[0].annotation, ast.Constant):
+            return
+        for i, decorator in enumerate(node.decorator_list):
+            if isinstance(decorator, ast.Attribute) and decorator.attr == "register":
+                node.decorator_list[i] = _at(ast.Call(decorator, [first[0].annotation], []), decorator)
+
+    def visit_AsyncFunctionDef(self, node: Any) -> Any:
+        """There is no event loop: calling one fails, merely defining one does not."""
+        message = _at(ast.Constant("async functions are not available"), node)
+        failure = _at(ast.Raise(_at(ast.Call(_name("RuntimeError", node), [message], []), node), None), node)
+        plain = ast.FunctionDef(node.name, node.args, [failure], node.decorator_list, None, None)
+        return self.visit_FunctionDef(_at(plain, node))
+
+    def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
+        self._check_arguments(node)
+        outer, self._class_body, scope = self._class_body, False, self._scope
+        self._scope = _Scope(set(), set())
+        node.body = self.visit(node.body)
+        self._class_body, self._scope = outer, scope
+        return node
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        self.check_name(node, node.name)
+        self._children(node, ("bases", "keywords", "decorator_list"))
+        outer = self._class, self._class_body, self._scope
+        self._class, self._class_body, self._scope = node.name.lstrip("_"), True, _Scope(set(), set())
+        self._children(node, ("body",))
+        self._class, self._class_body, self._scope = outer
+        return node
+
+    def visit_comprehension(self, node: ast.comprehension) -> ast.AST:
+        if node.is_async:
+            self.error(node.target, "asynchronous comprehensions are not available")
+        return self._children(node, ("target", "iter", "ifs"))
+
+    # patterns: they fetch attributes by themselves, so only plain names may occur
+
+    def _plain_reference(self, node: ast.expr) -> None:
+        for part in ast.walk(node):
+            if isinstance(part, ast.Attribute) and not is_plain(part.attr):
+                self.error(node, f"a pattern may not use the attribute {part.attr!r}")
+            if isinstance(part, ast.Name):
+                self.visit_Name(part)
+
+    def visit_MatchValue(self, node: ast.MatchValue) -> ast.AST:
+        self._plain_reference(node.value)
+        return node
+
+    def visit_MatchClass(self, node: ast.MatchClass) -> ast.AST:
+        self._plain_reference(node.cls)
+        for name in node.kwd_attrs:
+            if not is_plain(name):
+                self.error(node, f"a pattern may not use the attribute {name!r}")
+        return self._children(node, ("patterns", "kwd_patterns"))
+
+    def visit_MatchMapping(self, node: ast.MatchMapping) -> ast.AST:
+        for key in node.keys:
+            self._plain_reference(key)
+        self.check_name(node, node.rest)
+        return self._children(node, ("patterns",))
+
+    def visit_MatchStar(self, node: ast.MatchStar) -> ast.AST:
+        self.check_name(node, node.name)
+        return node
+
+    def visit_MatchAs(self, node: ast.MatchAs) -> ast.AST:
+        self.check_name(node, node.name)
+        return self._children(node, ("pattern",))

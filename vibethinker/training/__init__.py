@@ -1,0 +1,1 @@
+"""What supervised and reinforcement training share."""

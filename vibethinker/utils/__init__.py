@@ -1,0 +1,1 @@
+"""Atomic files, asynchronous copies, the hub."""
