@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ProgressBar
 from torch import Tensor
 
-from vibethinker.callbacks.meter import Meter
+from vibethinker.utils.meter import Meter
 
 _PROBE = re.compile(r"probe/(.+)/pass@(?!1$)\d+")
 _REFRESH_SECONDS = 0.5  # reading a figure waits for the device

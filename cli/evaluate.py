@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from vibethinker.callbacks.meter import Meter
 from vibethinker.cli.noise import hush
 from vibethinker.cli.report.result_table import figures_table, hardest_table
 from vibethinker.datamodules.reading.whole_files import read_rows
@@ -27,6 +26,7 @@ from vibethinker.problems import Problem
 from vibethinker.rewards import DispatchReward, MathReward, Reward
 from vibethinker.rewards.base import check_callable, close
 from vibethinker.utils.atomic import write_atomic
+from vibethinker.utils.meter import Meter
 
 _SAMPLE_PROBLEMS, _SAMPLE_COMPLETIONS = 4, 2  # kept of each domain for people to read
 # As the VibeThinker papers evaluate; the instruction is that of their published evaluation.

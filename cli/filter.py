@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vibethinker.callbacks.meter import Meter
 from vibethinker.cli.evaluate import protocol, reward_of
 from vibethinker.cli.noise import hush
 from vibethinker.datamodules.difficulty import Criteria, filter_by_difficulty
+from vibethinker.utils.meter import Meter
 
 
 def run(options: argparse.Namespace) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from vibethinker.datamodules.prepare.decontamination import BenchmarkIndex
-from vibethinker.datamodules.prepare.progress import shown
 from vibethinker.datamodules.prepare.settings import Benchmark, Settings, Source
 from vibethinker.datamodules.reading.files import SUFFIXES, Row, Table, find_columns, read_table
 from vibethinker.problems import Problem, normalized_prompt
+from vibethinker.utils.meter import tracked
 
 NO_VALUE: Final = "(none)"
 
@@ -62,7 +62,7 @@ def read_sources(settings: Settings) -> tuple[list[Candidate], list[Removed], di
     removed: list[Removed] = []
     sizes: dict[str, int] = {}
     values: Counter[str] = Counter()
-    for source in shown(settings.sources, "Reading sources"):
+    for source in tracked(settings.sources, "Reading sources"):
         table, columns = open_table(source)
         if source.domain is None and "domain" not in columns:
             raise ValueError(
@@ -92,7 +92,7 @@ def read_benchmarks(settings: Settings) -> tuple[BenchmarkIndex, dict[str, int]]
     """
     index = BenchmarkIndex(settings.decontamination.ngram, settings.decontamination.min_shared)
     sizes: dict[str, int] = {}
-    for benchmark in shown(settings.benchmarks, "Reading benchmarks"):
+    for benchmark in tracked(settings.benchmarks, "Reading benchmarks"):
         table, columns = open_table(benchmark)
         sizes[benchmark.data] = len(table.rows)
         for number, raw in table.rows:

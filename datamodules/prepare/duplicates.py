@@ -12,8 +12,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from vibethinker.datamodules.prepare.progress import shown
 from vibethinker.problems import normalized_prompt
+from vibethinker.utils.meter import tracked
 
 _TOKEN: Final = re.compile(r"[^\W\d_]+|\d+|[^\w\s]|_")
 _NUMBER: Final = re.compile(r"\d+")
@@ -59,7 +59,7 @@ def near_duplicates(
     for place, text in enumerate(texts):
         blocks[numbers(text)].append(place)
     left_out: dict[int, tuple[int, float]] = {}
-    for block in shown([block for block in blocks.values() if len(block) > 1], "Near duplicates"):
+    for block in tracked([block for block in blocks.values() if len(block) > 1], "Near duplicates"):
         sets = {place: shingles(texts[place], size) for place in block}
         left_out |= _left_out(sets, similarity, same, fixed)
     return left_out

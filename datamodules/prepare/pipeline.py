@@ -14,11 +14,11 @@ from itertools import chain
 from vibethinker.datamodules.prepare.candidates import Candidate, Removed, read_benchmarks, read_sources
 from vibethinker.datamodules.prepare.decontamination import BenchmarkIndex, Match
 from vibethinker.datamodules.prepare.duplicates import near_duplicates
-from vibethinker.datamodules.prepare.progress import shown
 from vibethinker.datamodules.prepare.settings import Duplicates, Settings
 from vibethinker.datamodules.prepare.solutions import TIMEOUT, verified
 from vibethinker.problems import SPLITS, Problem, Split, normalized_prompt, split_of
 from vibethinker.rewards import MathReward
+from vibethinker.utils.meter import tracked
 
 Group = list[Candidate]  # rows of one prompt, the first of which stays
 
@@ -101,7 +101,7 @@ def _without_benchmarks(
     clean: list[Group] = []
     hit: list[Group] = []
     removed: list[Removed] = []
-    for group in shown(groups, "Comparing with benchmarks"):
+    for group in tracked(groups, "Comparing with benchmarks"):
         matches = index.matches(group[0].problem.prompt)
         (hit if matches else clean).append(group)
         if matches:

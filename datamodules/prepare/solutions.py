@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from vibethinker.datamodules.prepare.progress import shown
 from vibethinker.datamodules.prepare.settings import Solutions
 from vibethinker.problems import Problem
 from vibethinker.rewards import MathReward
 from vibethinker.rewards.math.verifier import final_answer
+from vibethinker.utils.meter import tracked
 
 RIGHT: Final = ("right", "answer appended")  # fates of solutions that stay
 _ANNOTATION: Final = re.compile(r"<<[^<>]*>>")
@@ -47,7 +47,7 @@ def verified(problems: Sequence[Problem], options: Solutions, reward: MathReward
     right: defaultdict[str, list[str]] = defaultdict(list)
     counts: Counter[str] = Counter()
     with MathReward(timeout=TIMEOUT, fallbacks=True) as lenient:
-        for start in shown(range(0, len(pairs), _BATCH), "Verifying solutions"):
+        for start in tracked(range(0, len(pairs), _BATCH), "Verifying solutions"):
             batch = pairs[start : start + _BATCH]
             for (problem, text), score in zip(batch, reward(*zip(*batch, strict=True)), strict=True):
                 fate = "right" if score == 1 else reward.fault(problem, text)[0]

@@ -10,13 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rich.console import Console
-from rich.progress import track
-
 from vibethinker.datamodules.reading.fields import COLUMNS, Row, RowError, find_columns
 from vibethinker.datamodules.reading.tables import SUFFIXES, Table, read, read_table, source_kind, stream
 from vibethinker.datamodules.reading.unusable import Unusable
 from vibethinker.problems import SPLITS, Problem, Split, normalized_prompt, split_of
+from vibethinker.utils.meter import tracked
 
 __all__ = [
     "COLUMNS",
@@ -95,14 +93,11 @@ class Reader:
         return list(problems.values()), known
 
     def _rows(self, tables: Sequence[Table]) -> Iterator[Row]:
-        console = Console(stderr=True)
         for table in tables:
             if not table.rows:
                 raise ValueError(f"{table.name}: is empty")
             columns = find_columns(table, self.fields)
-            quiet = _is_quiet(table) or not console.is_terminal
-            title = f"Reading {table.name}"
-            for number, raw in track(table.rows, title, console=console, transient=True, disable=quiet):
+            for number, raw in tracked(table.rows, f"Reading {table.name}", disable=_is_quiet(table)):
                 yield Row(table, columns, number, raw)
 
 

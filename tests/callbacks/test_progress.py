@@ -14,7 +14,6 @@ from rich.console import Console
 
 from tests.support import quick
 from vibethinker.callbacks import DiversityProbe, Progress
-from vibethinker.callbacks.meter import clock
 from vibethinker.callbacks.progress import probe_figures
 
 
@@ -78,7 +77,3 @@ def test_probe_figures_leave_out_pass_at_1() -> None:
         "probe/algebra/standard_error": torch.tensor(0.04),
     }
     assert probe_figures(metrics) == ["probe/algebra/pass@16 0.81 ±0.04"]
-
-
-def test_clock() -> None:
-    assert [clock(s) for s in (0, 31, 3599, 3723)] == ["0:00", "0:31", "59:59", "1:02:03"]
