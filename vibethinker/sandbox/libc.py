@@ -6,7 +6,6 @@ import ctypes
 import os
 from typing import Any, Final
 
-_PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
 _PR_CAPBSET_DROP: Final = 24
 _PR_SET_NO_NEW_PRIVS: Final = 38
@@ -43,10 +42,6 @@ def no_new_privileges() -> None:
 def dumpable(flag: bool) -> None:
     """Whether processes of the same user may trace this one and read its memory; also who owns its /proc files."""
     prctl(_PR_SET_DUMPABLE, int(flag))
-
-
-def die_with_parent(signal: int) -> None:
-    prctl(_PR_SET_PDEATHSIG, signal)
 
 
 def unshare(flags: int) -> None:

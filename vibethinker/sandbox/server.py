@@ -22,6 +22,7 @@ from typing import Final, NoReturn
 from vibethinker.sandbox import child, libc, seccomp
 from vibethinker.sandbox import isolation as layers
 from vibethinker.sandbox.wire import EXIT, FORK, KILL, LENGTH
+from vibethinker.utils.process import die_with_parent
 
 _JOB, _LINK = 3, 4  # descriptors of a child
 _BACKSTOP: Final = 5.0  # seconds after which the server kills by itself what the host should have ended
@@ -90,7 +91,7 @@ def _lock_in(found: dict[str, layers.Layer]) -> Cage:
         layers.enter_namespaces()
         if first := os.fork():
             _wait_for(first)
-        libc.die_with_parent(signal.SIGKILL)
+        die_with_parent()
         layers.empty_root()
         libc.drop_capabilities()
     if found["undumpable"].ok:
@@ -174,8 +175,7 @@ class _Server:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.setsid()
-            if sys.platform == "linux":
-                libc.die_with_parent(signal.SIGKILL)
+            die_with_parent()
             self.cage.put_on(memory, seconds, descriptors)
             code = child.work(_JOB, _LINK, self.cage.language)
         except BaseException:
