@@ -14,12 +14,12 @@ from rich.markup import escape
 from rich.table import Table as View
 
 from vibethinker.cli.errors import one_line
-from vibethinker.cli.options import first_difference
 from vibethinker.cli.recipe.definition import read_yaml
 from vibethinker.datamodules.prepare import Prepared, Settings, output, prepare
 from vibethinker.datamodules.prepare.candidates import check_file
 from vibethinker.datamodules.prepare.solutions import RIGHT
 from vibethinker.problems import SPLITS
+from vibethinker.utils.provenance import Provenance
 
 _SHOWN: Final = 3  # rows of a kind that somebody has to look at
 
@@ -86,15 +86,14 @@ def _refuse_unknown(entry: Any, kind: Any, where: str) -> None:
                 _refuse_unknown(one, item, f"{where}: {key}, entry {number}")
 
 
-def _check_same(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    what = None
-    if difference := first_difference(before["settings"], now["settings"]):
-        what = "{} was {!r} and is {!r}".format(*difference)
-    elif before["format"] != now["format"]:
-        what = "another version of prepare wrote it"
-    elif difference := first_difference(before["inputs"], now["inputs"]):
-        what = f"{difference[0]} has changed since"
-    elif changed := output.first_changed(out, before):
+def _check_same(out: Path, report: Mapping[str, Any], made_from: Mapping[str, Any]) -> None:
+    saved, now = (Provenance(record["settings"], record["inputs"]) for record in (report, made_from))
+    what: str | None = None
+    if report["format"] != made_from["format"]:
+        what = "it is of another version of prepare"
+    elif difference := now.difference(saved):
+        what = f"it was made with {difference}"
+    elif changed := output.first_changed(out, report):
         what = f"{changed} is not as it was written"
     if what:
         raise FileExistsError(f"{out}: is there already, but {what}; --overwrite makes it anew")

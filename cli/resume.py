@@ -6,7 +6,7 @@ others do at the same step, and the last steps of a run may be in none of them. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from vibethinker.callbacks.checkpoint_export import checkpoints_of
-from vibethinker.cli.options import first_difference, leaves
+from vibethinker.utils.provenance import Provenance, leaves
 
 CONFIG: Final = "config.yaml"
 # What decides the weights a run ends with; anything else may change between two attempts.
@@ -23,10 +23,7 @@ _DECISIVE: Final = (
     *("model", "data", "seed_everything", "trainer.max_steps", "trainer.max_epochs", "trainer.precision"),
     *("trainer.gradient_clip_val", "trainer.gradient_clip_algorithm"),
 )
-_HARMLESS: Final = tuple(
-    f"model.init_args.{name}"
-    for name in ("slots", "cache_gib", "row_tokens", "gradient_checkpointing", "fused_kernels", "compile")
-)
+_HARMLESS: Final = ("slots", "cache_gib", "row_tokens", "gradient_checkpointing", "fused_kernels", "compile")
 
 
 def last_checkpoint(root: str | Path) -> Path:
@@ -86,16 +83,20 @@ def check_same_run(root: str | Path, config: Mapping[str, Any]) -> None:
     saved = Path(root) / CONFIG
     if not saved.is_file() or not last_checkpoint(root).exists():
         return
-    before, now = (dict(_decisive(c)) for c in (yaml.safe_load(saved.read_text("utf-8")), config))
-    if difference := first_difference(before, now):
-        option, was, is_now = difference
+    before, now = (Provenance(_decisive(c)) for c in (yaml.safe_load(saved.read_text("utf-8")), config))
+    if difference := now.difference(before):
         raise ValueError(
-            f"{root} holds a run with {option.replace('.init_args', '')}={was!r}, now it is {is_now!r}: "
-            "go on with the old value, or choose another trainer.default_root_dir"
+            f"{root} holds a run with {difference}: go on with the old value, or choose another "
+            "trainer.default_root_dir"
         )
 
 
-def _decisive(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for option, value in leaves(config):
-        if option not in _HARMLESS and any(option == key or option.startswith(f"{key}.") for key in _DECISIVE):
-            yield option, value
+def _decisive(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that decide the weights, named as on the command line."""
+    options = {option.replace(".init_args", ""): value for option, value in leaves(config)}
+    return {
+        option: value
+        for option, value in options.items()
+        if any(option == key or option.startswith(f"{key}.") for key in _DECISIVE)
+        and not (option.startswith("model.") and option.rpartition(".")[2] in _HARMLESS)
+    }

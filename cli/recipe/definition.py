@@ -34,7 +34,7 @@ from typing import Any, Final
 
 import yaml
 
-from vibethinker.cli.options import leaves
+from vibethinker.utils.provenance import leaves
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _RECIPE_KEYS: Final = ("output", "model", "evaluation", "stages")

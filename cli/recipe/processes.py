@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final, Self
+from typing import IO, Final, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -26,6 +26,7 @@ from rich.table import Table
 
 import vibethinker
 from vibethinker.cli.recipe.tasks import LOG, Task
+from vibethinker.utils.provenance import Provenance
 
 _TICK, _LINE_EVERY = 0.2, 15.0  # seconds
 _LAST_LINES: Final = 12
@@ -40,7 +41,7 @@ class Running:
     process: subprocess.Popen[bytes]
     log: IO[bytes]
     threads: int
-    fingerprint: dict[str, Any]
+    provenance: Provenance
     start: float = field(default_factory=time.monotonic)
     said: float = field(default_factory=time.monotonic)
 
@@ -137,8 +138,8 @@ class Scheduler:
         log.write(f"$ {line}\n".encode())
         log.flush()
         threads = self._threads(task)
-        fingerprint = task.fingerprint()
-        self.running.append(Running(task, spawn(task.command(models), log, threads), log, threads, fingerprint))
+        provenance = task.provenance()
+        self.running.append(Running(task, spawn(task.command(models), log, threads), log, threads, provenance))
 
     def _look(self, running: Running) -> None:
         pid, status, usage = os.wait4(running.process.pid, os.WNOHANG)
@@ -155,7 +156,7 @@ class Scheduler:
             raise RuntimeError(f"stage {name} {how}; its log is {running.log.name}")
         memory = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         figures = {"seconds": round(running.seconds, 2), "peak_memory_bytes": memory, "threads": running.threads}
-        running.task.sign(running.fingerprint, **figures)
+        running.task.sign(running.provenance, **figures)
         self.done.add(name)
         self.seconds[name] = running.seconds
         self.console.print(f"[bold green]{name}[/]  done in {running.seconds:.0f} s")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import vibethinker
-from vibethinker.cli.options import first_difference, leaves
 from vibethinker.cli.recipe.definition import Recipe, Stage, read_yaml
 from vibethinker.utils.atomic import write_atomic
+from vibethinker.utils.provenance import Provenance, digest, file_digest, leaves
 
 RECORD: Final = "stage.json"
 LOG: Final = "log.txt"
@@ -91,9 +90,11 @@ class Task:
             return None
         try:
             record: dict[str, Any] = json.loads(file.read_text("utf-8"))
-            return {"model": record["model"], "fingerprint": record["fingerprint"], **record}
+            return {"model": record["model"], "provenance": record["provenance"], **record}
         except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{file}: not a record of a stage") from None
+            raise ValueError(
+                f"{file}: damaged, or of another version of vibethinker: --redo {self.stage} makes it anew"
+            ) from None
 
     def made(self) -> list[str]:
         """The model folders it leaves to later tasks, from the output folder."""
@@ -103,26 +104,24 @@ class Task:
         model = record["model"]
         return model if isinstance(model, list) else [model]
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Everything that decides what it makes, option by option so that a difference can be named."""
+    def provenance(self) -> Provenance:
+        """Everything that decides what it makes."""
         config = read_yaml(self.config) if self.config else {}
         named = {"model": self.base, **dict(leaves(config)), **self.options}
-        named |= {f"{number}.data": place for number, place in enumerate(self.places)}
-        parts = {
+        named |= {f"{number}.data": path for number, path in enumerate(self.places)}
+        options = {
             "kind": self.kind,
             "model": [model for task in self.needs for model in task.made()] or self.base,
             "options": {f"--{name}": value for name, value in self.options.items()},
             "config": config,
-            "choose": list(self.choose),
-            "places": list(self.places),
-            "contents": dict(_contents(named)),
-            "inputs": {task.name: _digest(json.dumps((task.record() or {})["fingerprint"])) for task in self.before},
+            "choose": self.choose,
+            "places": self.places,
         }
-        plain: dict[str, Any] = json.loads(json.dumps(parts, default=str, sort_keys=True))
-        return plain
+        inputs = {f"stage {task.name}": digest(json.dumps((task.record() or {})["provenance"])) for task in self.before}
+        return Provenance(options, dict(_contents(named)) | inputs)
 
     def is_done(self) -> bool:
-        """Whether it has finished, with these very options.
+        """True if it has finished, with these very options.
 
         Raises:
             ValueError: it has finished with others; names the first.
@@ -132,28 +131,27 @@ class Task:
             return False
         if lost := [task.name for task in self.before if task.record() is None]:
             raise ValueError(f"stage {self.name} was made from {lost[0]}, which is not there: --redo {self.stage}")
-        if difference := first_difference(record["fingerprint"], self.fingerprint()):
-            option, was, now = difference
+        if difference := self.provenance().difference(Provenance(**record["provenance"])):
             raise ValueError(
-                f"stage {self.name} was made with {option}={was!r}, now it is {now!r}: "
+                f"stage {self.name} was made with {difference}: "
                 f"--redo {self.stage} to make it anew, or choose another --output"
             )
         return True
 
-    def sign(self, fingerprint: Mapping[str, Any], **figures: Any) -> None:
+    def sign(self, provenance: Provenance, **metrics: Any) -> None:
         """Writes the record that makes it done.
 
         Args:
-            fingerprint: from before it began: files may have changed since.
-            figures: further entries.
+            provenance: from before it began: files may have changed since.
+            metrics: further entries.
         """
         models = self._results()
         record = {
             "stage": self.stage,
             "command": self.command(self.inputs()),
             "model": models[0] if len(models) == 1 else models,
-            **figures,
-            "fingerprint": fingerprint,
+            **metrics,
+            "provenance": asdict(provenance),
         }
         write_atomic(self.folder / RECORD, json.dumps(record, indent=1))
 
@@ -285,10 +283,4 @@ def _contents(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         holds = path.is_dir() and option.rpartition(".")[2] in ("model", "data")
         for file in sorted(path.iterdir()) if holds else [path]:
             if file.is_file():
-                with file.open("rb") as stream:
-                    digest = hashlib.file_digest(stream, "sha256").hexdigest()
-                yield f"{value}/{file.name}" if holds else value, digest[:16]
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+                yield f"{value}/{file.name}" if holds else value, file_digest(file)

@@ -25,7 +25,7 @@ from vibethinker.evaluation.store import SampleStore
 from vibethinker.problems import split_of
 
 SHARED = Path(os.environ.get("VIBETHINKER_SHARED", Path(__file__).resolve().parents[2].parent / "shared"))
-ODD = ["--reward", "tests.cli.miniature.odd_length"]
+ODD = ["--reward", "tests.support.miniature.odd_length"]
 SMALL = ["--samples", "2", "--k", "1", "2", "--max-new-tokens", "8"]
 
 
@@ -136,7 +136,7 @@ def test_samples_of_other_options_are_refused_by_name(
     assert run(*command) == 0
     before = out.read_bytes()
     assert "--temperature = 1.0, now it is 0.5" in refused(capsys, *command, "--temperature", "0.5")
-    assert "--reward = 'tests.cli.miniature.odd_length', now it is None" in refused(
+    assert "--reward = 'tests.support.miniature.odd_length', now it is None" in refused(
         capsys, *[part for part in command if part not in ODD]
     )
     assert "content of MODEL" in refused(capsys, "evaluate", "nano", *command[2:])

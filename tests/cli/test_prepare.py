@@ -118,12 +118,18 @@ def test_the_same_again_is_already_there_and_another_is_refused(
 
     configure({"decontamination": {"min_shared": 4}})
     assert main(["prepare", "set.yaml"]) == 1
-    assert "clean: is there already, but decontamination.min_shared was 1 and is 4; --ov" in capsys.readouterr().err
+    assert (
+        "clean: is there already, but it was made with decontamination.min_shared=1, now it is 4; --ov"
+        in capsys.readouterr().err
+    )
     configure({})
     with (folder / "raw.jsonl").open("a") as file:
         file.write(json.dumps(row(120)) + "\n")
     assert main(["prepare", "set.yaml"]) == 1
-    assert "clean: is there already, but raw.jsonl has changed since; --overwrite" in capsys.readouterr().err
+    assert (
+        "clean: is there already, but it was made with another version of raw.jsonl; --overwrite"
+        in capsys.readouterr().err
+    )
     assert content(folder / "clean") == first
     assert main(["prepare", "set.yaml", "--overwrite"]) == 0
     assert content(folder / "clean") != first

@@ -57,7 +57,7 @@ def mgpo(model: str, **trainer: Any) -> dict[str, Any]:
     config["data"]["init_args"]["domain"] = DOMAINS
     config["model"]["class_path"] = "GRPOModule"
     config["model"]["init_args"] |= {"group_size": 4, "max_new_tokens": 8, "updates_per_rollout": 2}
-    config["model"]["init_args"]["reward"] = "tests.cli.miniature.odd_length"
+    config["model"]["init_args"]["reward"] = "tests.support.miniature.odd_length"
     return config
 
 
