@@ -214,7 +214,7 @@ def test_a_module_that_was_fitted_by_epochs_can_be_fitted_by_steps(tiny_model: s
 def test_a_solution_that_is_too_long_or_missing(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"problem 'p\d' has \d+ tokens with its solution"):
         fit(sft(tiny_model, max_length=12, max_new_tokens=4))
-    monkeypatch.setattr("fits.PROBLEMS", [Problem(id="bare", domain="algebra", prompt="?")] * 4)
+    monkeypatch.setattr("tests.support.fits.PROBLEMS", [Problem(id="bare", domain="algebra", prompt="?")] * 4)
     with pytest.raises(ValueError, match="'bare' has no solutions"):
         fit(sft(tiny_model))
 

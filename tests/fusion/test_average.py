@@ -373,7 +373,7 @@ def test_killed_fusion_leaves_no_folder_and_is_repeated(tmp_path: Path) -> None:
     folders = [save_expert(tmp_path / str(i), i) for i in range(2)]
     out = tmp_path / "out"
     code = (
-        "import os, signal, sys; from vibethinker import fusion\n"
+        "import os, signal, sys; from vibethinker.fusion import average as fusion\n"
         "assert not {'lightning', 'transformers'} & set(sys.modules), 'fusion alone needs neither'\n"
         "write = os.pwrite; fusion._RANGE = 64; count = [30]\n"
         "def dying(*a):\n"
