@@ -28,7 +28,8 @@ from torch import Tensor
 from vibethinker import objectives
 from vibethinker.evaluation.grading import Judged, stable_seed
 from vibethinker.models.loading import AdapterOff, FrozenCopy
-from vibethinker.packed.packing import Slice, deal_groups, pack
+from vibethinker.packed.packing import Slice, pack
+from vibethinker.packed.partition import deal_groups
 from vibethinker.problems import Problem
 from vibethinker.rewards import Part
 from vibethinker.rewards.base import counted, scores

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from vibethinker.evaluation.grading import stable_seed
 from vibethinker.models.loading import prompt_ids
-from vibethinker.packed.packing import Slice, deal, pack
+from vibethinker.packed.packing import Slice, pack
+from vibethinker.packed.partition import deal
 from vibethinker.problems import Problem
 from vibethinker.training.policy_module import PolicyModule
 from vibethinker.training.token_cache import Demonstrations

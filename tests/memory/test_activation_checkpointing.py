@@ -16,7 +16,7 @@ from vibethinker.memory import activation_checkpointing as recomputation
 from vibethinker.memory.activation_checkpointing import longest_row, members, recomputes, workload
 from vibethinker.memory.estimate import Estimate, Workload, estimate
 from vibethinker.models.loading import Lora
-from vibethinker.packed.packing import deal, deal_groups
+from vibethinker.packed.partition import deal, deal_groups
 from vibethinker.rollout import Sampling
 
 MADE = Estimate(10, 10, {"policy": 40, "optimizer": 80}, {"gradients": 40, "activations": 60}, {"keys and values": 900})

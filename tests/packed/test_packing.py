@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vibethinker.packed.attention import PackedAttention, rectangles
-from vibethinker.packed.packing import balance, deal, pack, split
+from vibethinker.packed.packing import pack
+from vibethinker.packed.partition import balance, deal, split
 
 lengths = st.lists(st.integers(1, 40), min_size=1, max_size=20)
 

@@ -18,7 +18,8 @@ from vibethinker.evaluation.grading import Judged
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.packed import attention
 from vibethinker.packed.attention import NAME, PackedAttention, hidden_states
-from vibethinker.packed.packing import PackedRow, Slice, deal_groups, pack
+from vibethinker.packed.packing import PackedRow, Slice, pack
+from vibethinker.packed.partition import deal_groups
 from vibethinker.packed.shared_prompts import FLASH, Bounds, calls, merge_, shared_attention
 
 WORDS = 50

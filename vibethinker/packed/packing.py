@@ -1,4 +1,4 @@
-"""Ragged sequences as packed rows, balanced by tokens: so many rows, or rows of at most so many tokens.
+"""Sequence packing: several sequences of different lengths concatenated into one row, without padding.
 
 A packed row is the concatenation of several sequences with no padding between them: `input_ids` and `position_ids` of
 shape [T] and the boundaries `cu_seqlens` [S+1]. Attention sees the boundaries (`vibethinker.packed.attention`), every
@@ -9,8 +9,6 @@ The completions of one prompt share it: it is in the row once, is computed once,
 
 from __future__ import annotations
 
-import heapq
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
@@ -156,111 +154,6 @@ def grouped(prompts: Sequence[Tensor]) -> list[list[int]]:
     for index, prompt in enumerate(prompts):
         groups.setdefault(id(prompt), []).append(index)
     return list(groups.values())
-
-
-def balance(lengths: Sequence[int], bins: int) -> list[list[int]]:
-    """Deals sequences into a fixed number of bins so that their token counts are close (longest first, LPT).
-
-    Deterministic: ties go to the lower index. With fewer sequences than bins some bins are empty.
-
-    Returns:
-        For every bin, the indices of its sequences in ascending order.
-    """
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, got {bins}")
-    heap = [(0, b) for b in range(bins)]
-    dealt: list[list[int]] = [[] for _ in range(bins)]
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        load, lightest = heapq.heappop(heap)
-        dealt[lightest].append(index)
-        heapq.heappush(heap, (load + lengths[index], lightest))
-    return [sorted(part) for part in dealt]
-
-
-def split(lengths: Sequence[int], budget: int | None) -> list[list[int]]:
-    """Deals sequences into balanced rows of at most `budget` tokens, as few as `balance` finds room in.
-
-    A sequence longer than the budget is a row of its own; with no sequence there is one empty row.
-
-    Args:
-        lengths: tokens of each sequence.
-        budget: of a row; `None` puts them all into one.
-
-    Returns:
-        For every row, the indices of its sequences in ascending order.
-    """
-    if budget is None or sum(lengths) <= budget:
-        return [list(range(len(lengths)))]
-    alone = [[i] for i, length in enumerate(lengths) if length > budget]
-    rest = [i for i, length in enumerate(lengths) if length <= budget]
-    total = sum(lengths[i] for i in rest)
-    least = max(-(-total // budget), sum(2 * lengths[i] > budget for i in rest))  # no two of these share a row
-    for bins in range(least, len(rest) + 1):
-        dealt = balance([lengths[i] for i in rest], bins) if bins else []
-        rows = [[rest[i] for i in part] for part in dealt]
-        if all(sum(lengths[i] for i in row) <= budget for row in rows):
-            return alone + rows
-    raise AssertionError("one sequence a row is within the budget")
-
-
-def deal(lengths: Sequence[int], bins: int, budget: int | None) -> list[list[list[int]]]:
-    """Balances sequences over `bins` micro-batches and each of these over rows of at most `budget` tokens."""
-    parts = balance(lengths, bins)
-    return [[[part[i] for i in row] for row in split([lengths[i] for i in part], budget)] for part in parts]
-
-
-def deal_groups(
-    prompts: Sequence[Tensor], completions: Sequence[Tensor], bins: int, budget: int | None
-) -> list[list[list[int]]]:
-    """Balances sequences that share prompts over micro-batches and rows, those of a prompt together where they fit.
-
-    A row costs the tokens of its completions, and each of its prompts once. Sequences stand in a line, group after
-    group, and the line is cut: a group may end in the next part, which computes the prompt again. The costliest
-    micro-batch, and in each the costliest row, is as cheap as cuts can make it; rows are the fewest within the budget.
-    A sequence longer than that is a row of its own.
-
-    Args:
-        prompts: of each sequence, the same tensor object where it is shared.
-        completions: of each sequence.
-        bins: micro-batches; with few sequences some are one empty row.
-        budget: of a row in tokens; `None` makes each micro-batch one row.
-
-    Returns:
-        For every micro-batch the rows, for every row the indices of its sequences.
-    """
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, got {bins}")
-    line = [(i, g, len(prompts[i]), len(completions[i])) for g, group in enumerate(grouped(prompts)) for i in group]
-    parts = _evenly(line, bins)
-    dealt = []
-    for part in [*parts, *[[]] * (bins - len(parts))]:
-        rows = _evenly(part, 1 if budget is None else len(_filled(part, budget)))
-        dealt.append([[i for i, *_ in row] for row in rows] or [[]])
-    return dealt
-
-
-_Line = list[tuple[int, int, int, int]]  # sequence, its group, tokens of its prompt and of its completion
-
-
-def _filled(line: _Line, capacity: int) -> list[_Line]:
-    """Cuts a line into the fewest parts that cost no more than a capacity, or are one sequence."""
-    parts: list[_Line] = []
-    room = 0
-    for sequence in line:
-        _, group, prompt, completion = sequence
-        cost = completion if parts and parts[-1][-1][1] == group else prompt + completion
-        if not parts or cost > room:
-            parts.append([])
-            room, cost = capacity, prompt + completion
-        parts[-1].append(sequence)
-        room -= cost
-    return parts
-
-
-def _evenly(line: _Line, count: int) -> list[_Line]:
-    """Cuts a line into at most `count` parts of which the costliest costs least."""
-    most = sum(prompt + completion for *_, prompt, completion in line)
-    return _filled(line, bisect_left(range(most), True, key=lambda capacity: len(_filled(line, capacity)) <= count))
 
 
 def _count_up(lengths: Tensor) -> Tensor:
