@@ -13,89 +13,16 @@ import lightning.pytorch as pl
 import torch
 
 from vibethinker.datamodules.loaders import ENDLESS, HeldOutLoader, TrainLoader, check_divisible
-from vibethinker.datamodules.reading.files import MAX_UNUSABLE
 from vibethinker.datamodules.reading.unusable import askable, learnable
 from vibethinker.datamodules.splits import ProblemSource
 from vibethinker.problems import Problem, Split
 
 
 class DomainDataModule(ProblemSource, pl.LightningDataModule):
-    """Problems of one domain or several, split into a train set and three held-out sets that share no prompt with it.
+    """Batches of problems for training and evaluation; the options are those of `ProblemSource`."""
 
-    Without `data` the problems come from the embedded generator, which is endless and has verified answers. Several
-    domains take turns there, so each batch holds all of them in equal parts. A file's train set keeps the proportions
-    of the file. Held-out sets take equal parts of each domain as long as it has problems left.
-
-    Args:
-        domain: name of the domain, or a list of names. With `data`, any name that the rows use.
-        data: a JSONL or Parquet file, a pattern of file names, a folder of `train`, `probe`, `val` and `test` files or
-            shards of them (`train-00000-of-00003.parquet`), or the name of a hub data set (`owner/name` or
-            `owner/name:configuration`). Or one of these for each domain. The embedded generator when left out.
-            Held-out sets that no file is named after are cut from the training rows by a hash of the prompt, a tenth
-            for each.
-        fields: column name for each problem field (`prompt`, `answer`, `solutions`, `correct`, `tests`, `domain`, `id`;
-            for tests also `hidden_tests`, `setup`, `entry_point`, `starter`) whose column is not found by its usual
-            name, for example `{"solutions": "trace", "answer": "reward_model.ground_truth"}`. With a source for each
-            domain, `math.solutions` is the field of that source alone.
-        difficulty: difficulty of embedded problems.
-        batch_size: problems per global batch: all processes together, so that a configuration makes the same updates
-            on any number of GPUs.
-        train_size: number of training problems. Endless for embedded ones, all that the file has, when left out.
-        probe_size: number of problems for checkpoint selection, over all domains; fewer if there are not as many.
-        val_size: number of validation problems, in the same way.
-        test_size: number of test problems, in the same way.
-        seed: seed of the embedded training problems and of the shuffling. Held-out problems do not depend on it.
-        shuffle: whether each pass through the training problems has a new order. Endless ones come as they are made.
-        weights: how much of the training each domain is, relative to their sum: exact to one problem after any number
-            of them. Each domain is then an endless stream of its own. Without weights embedded domains take turns, and
-            a file keeps its proportions.
-        max_unusable: share of the rows that may be unusable, for whatever reason; they are counted, told and left out.
-            More of them are an error. With 0 the first one is.
-        check_answers: whether an answer that cannot be read as mathematics (braces that do not match, a sentence) makes
-            a row without tests unusable. Turn it off where a reward of your own judges them.
-        streaming: read the training rows as training goes on, not all of them first. Held-out sets then come from files
-            or splits of their own, and what stands in them is passed over.
-        shuffle_buffer: rows that are read together and shuffled among themselves, with `streaming`.
-    """
-
-    def __init__(
-        self,
-        domain: str | list[str],
-        data: str | dict[str, str] | None = None,
-        fields: dict[str, str] | None = None,
-        difficulty: int = 2,
-        batch_size: int = 64,
-        train_size: int | None = None,
-        probe_size: int = 64,
-        val_size: int = 64,
-        test_size: int = 256,
-        seed: int = 0,
-        shuffle: bool = True,
-        weights: dict[str, float] | None = None,
-        max_unusable: float = MAX_UNUSABLE,
-        check_answers: bool = True,
-        streaming: bool = False,
-        shuffle_buffer: int = 10_000,
-    ) -> None:
-        super().__init__(
-            domain,
-            data,
-            fields,
-            difficulty,
-            train_size,
-            probe_size,
-            val_size,
-            test_size,
-            seed,
-            weights,
-            max_unusable,
-            check_answers,
-            streaming,
-            shuffle_buffer,
-        )
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        self.batch_size, self.shuffle = batch_size, shuffle
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._learnable: list[Problem] | None = None
         self._resume: Mapping[str, Any] | None = None
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, zip_longest
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 from vibethinker.datamodules import generators
 from vibethinker.datamodules.loaders import ENDLESS, Feed, Mixture, Passes
@@ -61,52 +62,85 @@ class GeneratedProblems(Sequence[Problem]):
         return generators.generate(self.domains[place], "train", turn, difficulty=self.difficulty, seed=self.seed)
 
 
+@dataclass(eq=False, repr=False)
 class ProblemSource:
-    """Made on the spot or read from files; the options are those of `DomainDataModule`."""
+    """Problems of one domain or several, split into a train set and three held-out sets that share no prompt with it.
 
-    tests_needed = False  # whether a row of a file must have tests
+    Without `data` the embedded generators supply an endless number of problems with verified answers. With several
+    domains, problem `i` is of domain `i % D`, so each batch holds all of them in equal parts. A file's train set keeps
+    the proportions of the file. Held-out sets take equal parts of each domain as long as it has problems left.
 
-    def __init__(
-        self,
-        domain: str | list[str],
-        data: str | dict[str, str] | None = None,
-        fields: dict[str, str] | None = None,
-        difficulty: int = 2,
-        train_size: int | None = None,
-        probe_size: int = 64,
-        val_size: int = 64,
-        test_size: int = 256,
-        seed: int = 0,
-        weights: dict[str, float] | None = None,
-        max_unusable: float = MAX_UNUSABLE,
-        check_answers: bool = True,
-        streaming: bool = False,
-        shuffle_buffer: int = 10_000,
-    ) -> None:
-        super().__init__()  # of what is next in line, as LightningDataModule for DomainDataModule
-        self.domains = [domain] if isinstance(domain, str) else list(domain)
-        self.data = data
-        self.fields = dict(fields or {})
-        self.difficulty = difficulty
+    Args:
+        domain: name of the domain, or a list of names. With `data`, any name that the rows use.
+        data: a JSONL or Parquet file, a pattern of file names, a folder of `train`, `probe`, `val` and `test` files or
+            shards of them (`train-00000-of-00003.parquet`), or the name of a hub data set (`owner/name` or
+            `owner/name:configuration`). Or one of these for each domain. The embedded generator when left out.
+            Held-out sets that no file is named after are cut from the training rows by a hash of the prompt, a tenth
+            for each.
+        fields: column name for each problem field (`prompt`, `answer`, `solutions`, `correct`, `tests`, `domain`, `id`;
+            for tests also `hidden_tests`, `setup`, `entry_point`, `starter`) whose column is not found by its usual
+            name, for example `{"solutions": "trace", "answer": "reward_model.ground_truth"}`. With a source for each
+            domain, `math.solutions` is the field of that source alone.
+        difficulty: difficulty of embedded problems.
+        batch_size: problems per global batch: all processes together, so that a configuration makes the same updates
+            on any number of GPUs.
+        train_size: number of training problems. Endless for embedded ones, all that the file has, when left out.
+        probe_size: number of problems for checkpoint selection, over all domains; fewer if there are not as many.
+        val_size: number of validation problems, in the same way.
+        test_size: number of test problems, in the same way.
+        seed: seed of the embedded training problems and of the shuffling. Held-out problems do not depend on it.
+        shuffle: shuffle the training problems anew in each epoch. Endless ones stay in the order of their index.
+        weights: how much of the training each domain is, relative to their sum: exact to one problem after any number
+            of them. Each domain is then an endless stream of its own. Without weights embedded domains alternate, and
+            a file keeps its proportions.
+        max_unusable: largest fraction of the rows that may be unusable, for whatever reason; they are counted, reported
+            and left out. More of them are an error. With 0 the first one is.
+        check_answers: count a row without tests as unusable if its answer cannot be read as mathematics (braces that do
+            not match, a sentence). Turn it off where a reward of your own grades them.
+        streaming: read the training rows during training, not all of them first. Held-out sets then come from files
+            or splits of their own, and training rows with a prompt of these are left out.
+        shuffle_buffer: rows that are read together and shuffled among themselves, with `streaming`.
+
+    Raises:
+        ValueError, FileNotFoundError: an option that cannot be, by its name.
+    """
+
+    domain: str | list[str]
+    data: str | dict[str, str] | None = None
+    fields: dict[str, str] | None = None
+    difficulty: int = 2
+    batch_size: int = 64
+    train_size: int | None = None
+    probe_size: int = 64
+    val_size: int = 64
+    test_size: int = 256
+    seed: int = 0
+    shuffle: bool = True
+    weights: dict[str, float] | None = None
+    max_unusable: float = MAX_UNUSABLE
+    check_answers: bool = True
+    streaming: bool = False
+    shuffle_buffer: int = 10_000
+
+    tests_needed: ClassVar = False  # True if a row of a file must have tests
+
+    def __post_init__(self) -> None:
+        super().__init__()  # the next class in the MRO, LightningDataModule for DomainDataModule
+        self.domains = [self.domain] if isinstance(self.domain, str) else list(self.domain)
         self.sizes: dict[Split, int | None] = {
-            "train": train_size,
-            "probe": probe_size,
-            "val": val_size,
-            "test": test_size,
+            "train": self.train_size,
+            "probe": self.probe_size,
+            "val": self.val_size,
+            "test": self.test_size,
         }
-        self.seed = seed
-        self.weights = weights
-        self.max_unusable, self.check_answers = max_unusable, check_answers
-        self.streaming, self.shuffle_buffer = streaming, shuffle_buffer
         self._held_out: dict[Split, list[Problem]] = {}
         self._check_options()
         self._check_sources()
         self._check_weights()
 
     def _check_options(self) -> None:
-        numbers = {f"{split}_size": size for split, size in self.sizes.items() if size is not None}
-        for option, value in numbers.items():
-            if value < 1:
+        for option in ("batch_size", *(f"{split}_size" for split in SPLITS), "shuffle_buffer"):
+            if (value := getattr(self, option)) is not None and value < 1:
                 raise ValueError(f"{option} must be at least 1, not {value}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, not {self.seed}")
@@ -117,8 +151,6 @@ class ProblemSource:
                 raise ValueError(f"{split}_size={size} is fewer than the {len(self.domains)} domains")
         if not 0 <= self.max_unusable <= 1:
             raise ValueError(f"max_unusable must lie between 0 and 1, not {self.max_unusable}")
-        if self.shuffle_buffer < 1:
-            raise ValueError(f"shuffle_buffer must be at least 1, not {self.shuffle_buffer}")
         if self.data is None and (unknown := [name for name in self.domains if name not in generators.DOMAINS]):
             raise ValueError(f"domain {unknown[0]!r} is not embedded; there are {', '.join(generators.DOMAINS)}")
         if self.data is None and self.difficulty not in generators.DIFFICULTIES:
@@ -126,7 +158,7 @@ class ProblemSource:
 
     def _check_sources(self) -> None:
         several = isinstance(self.data, Mapping)
-        for name in self.fields:
+        for name in self.fields or ():
             domain, _, field = name.rpartition(".") if several else ("", "", name)
             if field not in COLUMNS:
                 raise ValueError(f"fields maps {name!r}, which is none of {', '.join(COLUMNS)}")
@@ -216,7 +248,7 @@ class ProblemSource:
 
     def _readers(self, domains: Sequence[str]) -> list[Reader]:
         assert self.data is not None
-        return readers(self.data, domains, self.fields, **self._reading)
+        return readers(self.data, domains, self.fields or {}, **self._reading)
 
     @property
     def _reading(self) -> dict[str, Any]:
@@ -229,7 +261,7 @@ class ProblemSource:
     @cached_property
     def _loaded(self) -> dict[Split, list[Problem]]:
         assert self.data is not None
-        return load_problems(self.data, self.domains, self.fields, held_out_only=self.streaming, **self._reading)
+        return load_problems(self.data, self.domains, self.fields or {}, held_out_only=self.streaming, **self._reading)
 
     @cached_property
     def _held_out_prompts(self) -> Collection[str]:
