@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from vibethinker.grpo import GRPOModule
     from vibethinker.sft import SFTModule
 
-__all__ = ["GRPOModule", "Problem", "SFTModule"]
+__version__ = "0.2.0"
+__all__ = ["GRPOModule", "Problem", "SFTModule", "__version__"]
 
 _LAZY = {"GRPOModule": "vibethinker.grpo", "SFTModule": "vibethinker.sft"}
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from jaxtyping import Bool, Float, Float32, Shaped
 from torch import Tensor
 
 Estimator = Literal["k1", "k2", "k3"]
@@ -27,7 +28,9 @@ STD_FLOOR = 1e-6
 LOG_RATIO_LIMIT = 20.0  # k3 grows like exp: beyond this a float32 sum of squares is no longer finite
 
 
-def max_entropy_weight(pass_rate: Tensor, sharpness: float, target: float = 0.5) -> Tensor:
+def max_entropy_weight(
+    pass_rate: Float[Tensor, "*shape"], sharpness: float, target: float = 0.5
+) -> Float32[Tensor, "*shape"]:
     r"""How much a prompt teaches: 1 at the target pass rate, falling towards always and never solved.
 
     $w(p) = \exp(-\lambda\,[\,p \ln\frac{p}{p_0} + (1-p) \ln\frac{1-p}{1-p_0}\,])$, with $0 \ln 0 = 0$.
@@ -50,12 +53,14 @@ def max_entropy_weight(pass_rate: Tensor, sharpness: float, target: float = 0.5)
     return torch.exp(-sharpness * divergence)
 
 
-def alive_groups(correct: Tensor) -> Tensor:
+def alive_groups(correct: Shaped[Tensor, "P G"]) -> Bool[Tensor, " P"]:
     """Which groups carry a signal: their outcomes differ. [P, G] → bool [P]."""
     return correct.amax(-1) != correct.amin(-1)
 
 
-def group_advantages(rewards: Tensor, correct: Tensor, sharpness: float = 0.0, target: float = 0.5) -> Tensor:
+def group_advantages(
+    rewards: Shaped[Tensor, "P G"], correct: Shaped[Tensor, "P G"], sharpness: float = 0.0, target: float = 0.5
+) -> Float32[Tensor, "P G"]:
     r"""Advantage of each rollout over its group, weighted by how undecided the policy is about the prompt.
 
     $A_i = w(\bar c)\,\frac{R_i - \mathrm{mean}_G R}{\mathrm{std}_G R + \epsilon}$, with the sample standard deviation.
@@ -81,7 +86,9 @@ def group_advantages(rewards: Tensor, correct: Tensor, sharpness: float = 0.0, t
     return torch.where(alive_groups(correct)[:, None], weighted, torch.zeros_like(weighted))
 
 
-def kl_penalty(logp: Tensor, ref_logp: Tensor, estimator: Estimator = "k1") -> Tensor:
+def kl_penalty(
+    logp: Float[Tensor, "*tokens"], ref_logp: Float[Tensor, "*tokens"], estimator: Estimator = "k1"
+) -> Float32[Tensor, "*tokens"]:
     r"""Per-token estimate of $\mathrm{KL}(\pi\,\|\,\pi_\mathrm{ref})$ from samples of π; any shape, float32.
 
     With $d = \ln\pi - \ln\pi_\mathrm{ref}$: `k1` is $d$ (unbiased, signed), `k2` is $d^2/2$, `k3` is
@@ -99,8 +106,12 @@ def kl_penalty(logp: Tensor, ref_logp: Tensor, estimator: Estimator = "k1") -> T
 
 
 def clipped_surrogate(
-    logp: Tensor, old_logp: Tensor, advantages: Tensor, epsilon_low: float = 0.2, epsilon_high: float = 0.2
-) -> Tensor:
+    logp: Float[Tensor, "*tokens"],
+    old_logp: Float[Tensor, "*tokens"],
+    advantages: Shaped[Tensor, "*#tokens"],
+    epsilon_low: float = 0.2,
+    epsilon_high: float = 0.2,
+) -> Float[Tensor, "*tokens"]:
     r"""Per-token policy loss to minimise, float32.
 
     $-\min(r A,\ \mathrm{clip}(r, 1-\epsilon_\mathrm{low}, 1+\epsilon_\mathrm{high}) A)$ with
@@ -118,7 +129,12 @@ def clipped_surrogate(
     return -torch.minimum(ratio * advantages, clipped * advantages)
 
 
-def truncated_surrogate(logp: Tensor, old_logp: Tensor, advantages: Tensor, cap: float = 2.0) -> Tensor:
+def truncated_surrogate(
+    logp: Float[Tensor, "*tokens"],
+    old_logp: Float[Tensor, "*tokens"],
+    advantages: Shaped[Tensor, "*#tokens"],
+    cap: float = 2.0,
+) -> Float[Tensor, "*tokens"]:
     r"""Policy gradient with a truncated importance correction: $-\mathrm{sg}(\min(r, C))\,A\,\ln\pi$, per token.
 
     Every token keeps its gradient, however far the policy has moved; the correction is bounded by `cap`.
@@ -128,8 +144,8 @@ def truncated_surrogate(logp: Tensor, old_logp: Tensor, advantages: Tensor, cap:
 
 
 def sequence_weights(
-    lengths: Tensor, aggregation: Aggregation, *, sequences: int, tokens: int, max_new_tokens: int
-) -> Tensor:
+    lengths: Shaped[Tensor, " N"], aggregation: Aggregation, *, sequences: int, tokens: int, max_new_tokens: int
+) -> Float32[Tensor, " N"]:
     """The weight of every token of a sequence, such that Σ weight · loss is the batch's loss.
 
     `sequence` is the mean over a rollout's tokens, then over rollouts: 1 / (sequences · length).
@@ -155,7 +171,12 @@ def sequence_weights(
     raise ValueError(f"aggregation must be sequence, token or constant, got {aggregation!r}")
 
 
-def long2short(rewards: Tensor, correct: Tensor, lengths: Tensor, coefficient: float = 0.2) -> Tensor:
+def long2short(
+    rewards: Shaped[Tensor, "*P G"],
+    correct: Shaped[Tensor, "*P G"],
+    lengths: Shaped[Tensor, "*P G"],
+    coefficient: float = 0.2,
+) -> Float32[Tensor, "*P G"]:
     r"""Moves reward from long to short among the correct rollouts of a group; the group's total stays as it is.
 
     With $s_i = 1/L_i$ over the correct rollouts: $R_i + \lambda\,(s_i - \bar s) / \max_j |s_j - \bar s|$.
@@ -177,7 +198,7 @@ def long2short(rewards: Tensor, correct: Tensor, lengths: Tensor, coefficient: f
     return rewards.float() + coefficient * unit.float()
 
 
-def overlong(lengths: Tensor, limit: int, buffer: int) -> Tensor:
+def overlong(lengths: Shaped[Tensor, "*shape"], limit: int, buffer: int) -> Float32[Tensor, "*shape"]:
     r"""Penalty of completions that come close to the limit: 0, then a straight line to -1 at the limit.
 
     $\mathrm{clip}(\frac{(L_\mathrm{max} - B) - L}{B}, -1, 0)$, the soft overlong punishment of DAPO.
