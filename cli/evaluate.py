@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,8 +23,8 @@ from vibethinker.evaluation.store import Said, SampleStore
 from vibethinker.evaluation.summary import ALL, FEW, Row, figures, listing, summarize, votes
 from vibethinker.metrics.functional import distinct_solutions
 from vibethinker.problems import Problem
-from vibethinker.rewards import DispatchReward, MathReward, Reward
-from vibethinker.rewards.base import check_callable, close
+from vibethinker.rewards import DispatchReward, MathReward, Reward, Verifier
+from vibethinker.rewards.base import as_verifier
 from vibethinker.utils.atomic import write_atomic
 from vibethinker.utils.meter import Meter
 
@@ -83,23 +83,17 @@ def again(options: argparse.Namespace) -> None:
     options.distinct = "distinct_solutions" in metrics
     _check_ks(options.k, first["samples"])
     named = options.reward or store.options["--reward"]
-    reward, bar = reward_of(named), Meter()
-    try:
+    bar = Meter()
+    with reward_of(named) as reward, closing(bar):
         regrade(store, reward, {"--reward": named}, lambda done, total: bar.show("regrade", done, total))
-    finally:
-        bar.close()
-        close(reward)
     _conclude(store, options, {name: first[name] for name in ("stage", "model", "split")}, left_out)
 
 
-def examine(exam: Examination, store: SampleStore, reward: Reward, slots: int, task: str) -> None:
+def examine(exam: Examination, store: SampleStore, reward: Verifier, slots: int, task: str) -> None:
     """Asks what the store does not know yet, under a bar."""
     bar = Meter()
-    try:
+    with reward, closing(bar):
         exam.run(store, reward, slots=slots, progress=lambda done, total: bar.show(task, done, total))
-    finally:
-        bar.close()
-        close(reward)
 
 
 # Options
@@ -115,7 +109,7 @@ def protocol(options: argparse.Namespace) -> Protocol:
     return replace(base, **said)
 
 
-def reward_of(text: str | None) -> Reward:
+def reward_of(text: str | None) -> Verifier:
     """The reward that an option names: a class with or without its options, a function, or the default.
 
     Raises:
@@ -127,9 +121,7 @@ def reward_of(text: str | None) -> Reward:
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--reward", type=Reward)
-    reward: Reward = parser.instantiate(parser.parse_args(["--reward", text])).reward
-    check_callable(reward, "--reward")
-    return reward
+    return as_verifier(parser.instantiate(parser.parse_args(["--reward", text])).reward, "--reward")
 
 
 def samples_beside(out: Path) -> Path:

@@ -1,17 +1,15 @@
-"""`vibethinker verify`: scores a file of completions with any reward, to find out what is wrong with either.
-
-Nothing is trained and nothing heavy imported.
-"""
+"""`vibethinker verify`: grades a file of completions with any reward, to debug either. Needs no torch."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from jsonargparse.typing import NonNegativeInt
@@ -23,18 +21,18 @@ from rich.table import Table as View
 
 from vibethinker.datamodules.reading.files import COLUMNS, SUFFIXES, Row, find_columns, read_table
 from vibethinker.problems import Problem
-from vibethinker.rewards import DispatchReward, MathReward, Outcome, Reward, examine
-from vibethinker.rewards.base import check_callable, close
+from vibethinker.rewards import DispatchReward, MathReward, Outcome, Reward, Verifier
+from vibethinker.rewards.base import as_verifier, outcomes
 from vibethinker.utils.atomic import atomic_file
 
 _COLUMNS: Final = {**COLUMNS, "completion": ("completion", "completions", "response", "responses")}
-_BATCH: Final = 16  # completions handed over together: enough for the workers of a reward, few enough for the bar
-_TROUBLE: Final = ("timeout", "crashed", "memory", "error", "rejected")
-_SHOWN: Final = 20  # rows in trouble; all of them are in --out
+_BATCH: Final = 16  # completions graded together: enough for the workers of a reward, few enough for the progress bar
+_FAILED: Final = ("timeout", "crashed", "memory", "error", "rejected")
+_SHOWN: Final = 20  # rows that failed; all of them are in --out
 _WIDTH: Final = 80  # characters of a detail
 
 DESCRIPTION: Final = """
-Scores a file of completions with a reward and tells what became of them, without training anything.
+Grades a file of completions with a reward, without training anything.
 
 Each row holds `completion` (or `response`: a text, or a list of them) and what the reward needs of a problem:
 `answer`, `tests`, `prompt`, `domain`, `id`.
@@ -52,17 +50,24 @@ example:
 
 @dataclass(frozen=True)
 class Sample:
-    """One completion and where it stands.
+    """One completion of the file.
 
     Attributes:
-        line: of the file, from 1.
-        place: among the completions of its line, from 0.
+        line: number of its line, from 1.
+        index: position among the completions of its line, from 0.
+        problem: what the line says of it.
+        completion: text to grade.
+        reward: grades it.
     """
 
     line: int
-    place: int
+    index: int
     problem: Problem
     completion: str
+    reward: Verifier
+
+
+Graded: TypeAlias = tuple[Sample, Outcome]
 
 
 class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -89,37 +94,33 @@ def parser() -> ArgumentParser:
         "--fields", type=dict[str, str], default={}, help="names of columns that are not found by their usual names"
     )
     made.add_argument("--slowest", type=NonNegativeInt, default=5, metavar="N", help="how many of the slowest to show")
-    made.add_argument("--out", type=Path | None, metavar="FILE.jsonl", help="where the outcome of each one is written")
+    made.add_argument("--out", type=Path | None, metavar="FILE.jsonl", help="file for the outcome of each completion")
     return made
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Parses the options, scores, writes, prints.
+    """Parses the options, grades, writes, prints.
 
     Raises:
         ValueError, OSError: naming the option, or file, line and field.
     """
     reads = parser()
     options = reads.parse_args(list(arguments))
-    reward: Reward = reads.instantiate(options).reward or DispatchReward()
-    check_callable(reward, "reward")
-    try:
+    with as_verifier(reads.instantiate(options).reward or DispatchReward(), "reward") as reward:
         samples = list(read_samples(options.file, options.fields, reward))
-        outcomes = _examine(reward, samples)
-    finally:
-        close(reward)
+        graded = list(zip(samples, _grade(samples), strict=True))
     if options.out is not None:
-        _write(options.out, samples, outcomes)
+        _write(options.out, graded)
     console = Console()
-    for view in _views(samples, outcomes, options.slowest):
+    for view in _views(graded, options.slowest):
         console.print(view)
 
 
-def read_samples(file: str, fields: Mapping[str, str], reward: Reward) -> Iterator[Sample]:
+def read_samples(file: str, fields: Mapping[str, str], reward: Verifier) -> Iterator[Sample]:
     """The completions of a file in their order.
 
     Raises:
-        ValueError: naming file, line and field of the first row that cannot be scored.
+        ValueError: naming file, line and field of the first row that cannot be graded.
     """
     if unknown := [field for field in fields if field not in _COLUMNS]:
         raise ValueError(f"fields maps {unknown[0]!r}, which is none of {', '.join(_COLUMNS)}")
@@ -134,11 +135,11 @@ def read_samples(file: str, fields: Mapping[str, str], reward: Reward) -> Iterat
     for number, raw in table.rows:
         row = Row(table, columns, number, raw)
         problem = row.partial_problem(row.text("domain") or "")
-        judge = reward.reward_of(problem) if isinstance(reward, DispatchReward) else reward
-        if isinstance(judge, MathReward) and problem.answer is None:
+        own = reward.reward_of(problem) if isinstance(reward, DispatchReward) else reward
+        if isinstance(own, MathReward) and problem.answer is None:
             raise row.error("answer", "missing; MathReward compares with it")
-        for place, completion in enumerate(_completions(row)):
-            yield Sample(number, place, problem, completion)
+        for index, completion in enumerate(_completions(row)):
+            yield Sample(number, index, problem, completion, own)
 
 
 def _completions(row: Row) -> list[str]:
@@ -149,48 +150,64 @@ def _completions(row: Row) -> list[str]:
     return texts
 
 
-def _examine(reward: Reward, samples: Sequence[Sample]) -> list[Outcome]:
-    outcomes: list[Outcome] = []
+def _grade(samples: Sequence[Sample]) -> list[Outcome]:
+    indices: defaultdict[Verifier, list[int]] = defaultdict(list)
+    for index, sample in enumerate(samples):
+        indices[sample.reward].append(index)
+    found: dict[int, Outcome] = {}
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("verify", total=len(samples))
-        for start in range(0, len(samples), _BATCH):
-            batch = samples[start : start + _BATCH]
-            outcomes += examine(reward, [s.problem for s in batch], [s.completion for s in batch])
-            bar.update(task, completed=len(outcomes))
-    return outcomes
+        for reward, own in indices.items():
+            size = _BATCH if reward.timed else 1
+            for batch in (own[start : start + size] for start in range(0, len(own), size)):
+                graded = _grade_batch(reward, [samples[index] for index in batch])
+                found.update(zip(batch, graded, strict=True))
+                bar.update(task, completed=len(found))
+    return [found[index] for index in range(len(samples))]
 
 
-def _write(path: Path, samples: Sequence[Sample], outcomes: Sequence[Outcome]) -> None:
+def _grade_batch(reward: Verifier, samples: Sequence[Sample]) -> list[Outcome]:
+    """Outcomes with times; an exception of an untimed reward is one of kind `error`, since verify looks for those."""
+    start = time.perf_counter()
+    try:
+        found = outcomes(reward, [s.problem for s in samples], [s.completion for s in samples], shaping=True)
+    except Exception as error:
+        if reward.timed:
+            raise
+        found = [Outcome(0.0, "error", f"{type(error).__name__}: {error}")]
+    return found if reward.timed else [replace(found[0], seconds=time.perf_counter() - start)]
+
+
+def _write(path: Path, graded: Sequence[Graded]) -> None:
     with atomic_file(path) as file:
-        for sample, outcome in zip(samples, outcomes, strict=True):
-            where = {"line": sample.line, "completion": sample.place}
-            record = {**where, "id": sample.problem.id, "domain": sample.problem.domain, **asdict(outcome)}
+        for sample, outcome in graded:
+            labels = {"line": sample.line, "completion": sample.index}
+            record = {**labels, "id": sample.problem.id, "domain": sample.problem.domain, **asdict(outcome)}
             file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
 
 
 # What is printed
 
 
-def _views(samples: Sequence[Sample], outcomes: Sequence[Outcome], slowest: int) -> Iterator[View | str]:
-    pairs = list(zip(samples, outcomes, strict=True))
-    yield _summary(pairs)
-    trouble = [pair for pair in pairs if pair[1].kind in _TROUBLE]
-    if trouble:
-        yield _listing("in trouble", trouble[:_SHOWN])
-        if len(trouble) > _SHOWN:
-            yield f"  and {len(trouble) - _SHOWN} more; --out has all of them"
+def _views(graded: Sequence[Graded], slowest: int) -> Iterator[View | str]:
+    yield _summary(graded)
+    failed = [pair for pair in graded if pair[1].kind in _FAILED]
+    if failed:
+        yield _listing("in trouble", failed[:_SHOWN])
+        if len(failed) > _SHOWN:
+            yield f"  and {len(failed) - _SHOWN} more; --out has all of them"
     if slowest:
-        yield _listing("slowest", sorted(pairs, key=lambda pair: -pair[1].seconds)[:slowest])
+        yield _listing("slowest", sorted(graded, key=lambda pair: -pair[1].seconds)[:slowest])
 
 
-def _summary(pairs: Sequence[tuple[Sample, Outcome]]) -> View:
+def _summary(graded: Sequence[Graded]) -> View:
     """Domains down, kinds of outcome across, the most frequent first."""
-    kinds = [kind for kind, _ in Counter(outcome.kind for _, outcome in pairs).most_common()]
-    domains = sorted({sample.problem.domain for sample, _ in pairs})
+    kinds = [kind for kind, _ in Counter(outcome.kind for _, outcome in graded).most_common()]
+    domains = sorted({sample.problem.domain for sample, _ in graded})
     table = View("domain", "completions", "mean score", *kinds, "seconds", box=SIMPLE_HEAD)
     for domain in [*domains, *([None] if len(domains) > 1 else [])]:
-        own = [outcome for sample, outcome in pairs if domain in (None, sample.problem.domain)]
+        own = [outcome for sample, outcome in graded if domain in (None, sample.problem.domain)]
         counts = Counter(outcome.kind for outcome in own)
         mean = sum(outcome.score for outcome in own) / len(own)
         seconds = sum(outcome.seconds for outcome in own)
@@ -199,11 +216,11 @@ def _summary(pairs: Sequence[tuple[Sample, Outcome]]) -> View:
     return table
 
 
-def _listing(title: str, pairs: Sequence[tuple[Sample, Outcome]]) -> View:
+def _listing(title: str, graded: Sequence[Graded]) -> View:
     table = View("line", "completion", "id", "kind", "score", "seconds", "detail", title=title, box=SIMPLE_HEAD)
-    for sample, outcome in pairs:
+    for sample, outcome in graded:
         detail = outcome.detail if len(outcome.detail) <= _WIDTH else f"{outcome.detail[:_WIDTH]}…"
-        figures = f"{outcome.score:.3g}", f"{outcome.seconds:.3f}"
-        place = str(sample.line), str(sample.place), escape(sample.problem.id)
-        table.add_row(*place, outcome.kind, *figures, escape(" ".join(detail.split())))
+        numbers = f"{outcome.score:.3g}", f"{outcome.seconds:.3f}"
+        labels = str(sample.line), str(sample.index), escape(sample.problem.id)
+        table.add_row(*labels, outcome.kind, *numbers, escape(" ".join(detail.split())))
     return table

@@ -26,7 +26,7 @@ from vibethinker.evaluation.grading import Examination, Protocol
 from vibethinker.evaluation.store import SampleStore
 from vibethinker.problems import Problem, Split, split_of
 from vibethinker.rewards import DispatchReward, Reward
-from vibethinker.rewards.base import close, name_of
+from vibethinker.rewards.base import as_verifier, name_of
 from vibethinker.rollout.scheduler import Progress
 from vibethinker.utils.atomic import write_atomic
 from vibethinker.utils.staging import staged_folder
@@ -127,15 +127,13 @@ def filter_by_difficulty(
     if not asked:
         raise ValueError(f"{train}: all of its problems are held out")
     exam = Examination(model, {"": asked}, protocol, skip_long=skip_long)
-    judge = reward or DispatchReward()
+    verifier = as_verifier(reward or DispatchReward(), "reward")
     folder = out.with_name(f"{out.name}.samples")
     if overwrite:
         shutil.rmtree(folder, ignore_errors=True)
-    store = SampleStore(folder, {**exam.options, "--reward": name_of(judge)})
-    try:
-        exam.run(store, judge, slots=slots, progress=progress)
-    finally:
-        close(judge)
+    store = SampleStore(folder, {**exam.options, "--reward": name_of(verifier)})
+    with verifier:
+        exam.run(store, verifier, slots=slots, progress=progress)
     solved = {problem: counts for (_, problem), counts in store.solved().items()}
     kept, counts = _choose(rows, {p.id for p in asked}, solved, criteria, exam.tokenizer)
     if all(row.pass_rate is None for row in kept):

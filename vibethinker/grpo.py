@@ -32,8 +32,8 @@ from vibethinker.packed.packing import Slice, pack
 from vibethinker.packed.partition import deal_groups
 from vibethinker.problems import Problem
 from vibethinker.rewards import Part
-from vibethinker.rewards.base import counted, scores
-from vibethinker.rewards.composite import check_parts
+from vibethinker.rewards.base import counted, outcomes
+from vibethinker.rewards.composite import weighted
 from vibethinker.training.policy_module import PolicyModule
 
 _TERMS = {"outcome", "overlong", "long2short", "kl"}
@@ -117,7 +117,7 @@ class GRPOModule(PolicyModule):
         self.surrogate, self.epsilon_low, self.epsilon_high = surrogate, epsilon_low, epsilon_high
         self.importance_cap, self.aggregation = importance_cap, aggregation
         self.long2short, self.log_completions_every_n_steps = long2short, every
-        self.shaping = dict(shaping or {})
+        self.shaping = weighted(shaping or {}, "shaping")
         self.overlong_buffer, self.overlong_penalty = overlong_buffer, overlong_penalty
         self._check_shaping()
         if reference == "auto":
@@ -127,7 +127,6 @@ class GRPOModule(PolicyModule):
             self.reference = FrozenCopy(self.policy) if reference == "copy" else AdapterOff(self.policy)
 
     def _check_shaping(self) -> None:
-        check_parts(self.shaping, "shaping")
         if taken := _TERMS & self.shaping.keys():
             raise ValueError(f"shaping: {min(taken)!r} is the name of a term that is there already")
         longest = self.sampling.max_new_tokens
@@ -156,9 +155,9 @@ class GRPOModule(PolicyModule):
         outcome = judged.outcomes
         terms = {"outcome": outcome}
         problems = [problem for problem in judged.problems for _ in range(self.group_size)]
-        for name, part in self.shaping.items():
-            values = scores(part.reward, problems, judged.completions, f"shaping.{name}")
-            terms[name] = part.weight * torch.tensor(values).view(outcome.shape)
+        for name, (reward, weight) in self.shaping.items():
+            found = outcomes(reward, problems, judged.completions, f"shaping.{name}", shaping=True)
+            terms[name] = weight * torch.tensor([o.score for o in found]).view(outcome.shape)
         if self.overlong_buffer:
             penalties = objectives.overlong(judged.lengths, self.sampling.max_new_tokens, self.overlong_buffer)
             terms["overlong"] = self.overlong_penalty * penalties
@@ -257,7 +256,7 @@ class GRPOModule(PolicyModule):
         self._figures |= {
             "train/reward": reduce(torch.add, terms.values()).mean().item(),
             **{f"train/reward/{name}": term.mean().item() for name, term in terms.items()},
-            **{f"train/reward/outcome/{name}": mean for name, mean in getattr(self.reward, "figures", {}).items()},
+            **{f"train/reward/outcome/{name}": mean for name, mean in getattr(self.reward, "part_means", {}).items()},
             "train/pass_rate": rates.mean().item(),
             "train/entropy_weight": weight.mean().item(),
             "rollout/length": judged.lengths.float().mean().item(),

@@ -41,7 +41,7 @@ def verified(problems: Sequence[Problem], options: Solutions, reward: MathReward
         reward: judges; one without fallbacks.
 
     Returns:
-        Problems in order, and counts of `right`, `answer appended`, and the kinds that `MathReward.fault` tells apart.
+        Problems in order, and counts of `right`, `answer appended`, and the other kinds of outcome.
     """
     pairs = [(problem, text) for problem in problems if not problem.tests for text in _texts(problem, options)]
     right: defaultdict[str, list[str]] = defaultdict(list)
@@ -49,8 +49,8 @@ def verified(problems: Sequence[Problem], options: Solutions, reward: MathReward
     with MathReward(timeout=TIMEOUT, fallbacks=True) as lenient:
         for start in tracked(range(0, len(pairs), _BATCH), "Verifying solutions"):
             batch = pairs[start : start + _BATCH]
-            for (problem, text), score in zip(batch, reward(*zip(*batch, strict=True)), strict=True):
-                fate = "right" if score == 1 else reward.fault(problem, text)[0]
+            for (problem, text), outcome in zip(batch, reward.grade(*zip(*batch, strict=True)), strict=True):
+                fate = "right" if outcome.kind == "passed" else outcome.kind
                 if options.append_answer and final_answer(text) is None and lenient([problem], [text]) == [1.0]:
                     fate, text = "answer appended", with_box(text, str(problem.answer))
                 counts[fate] += 1

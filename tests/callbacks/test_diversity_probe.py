@@ -99,7 +99,7 @@ def test_counts_are_those_of_the_checkpoint_on_disk(run: pl.Trainer) -> None:
         engine,
         module.tokenizer,
         problems,
-        quick.odd_length,
+        module.reward,
         n=4,
         sampling=Sampling(max_new_tokens=8),
         seeds=seeds,

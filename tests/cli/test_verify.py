@@ -1,4 +1,4 @@
-"""`verify`: completions from a file, judged and told apart."""
+"""`verify`: completions from a file, graded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import vibethinker.rewards.composite
 from vibethinker import Problem
 from vibethinker.cli.main import main
-from vibethinker.rewards import Outcome
+from vibethinker.rewards import Outcome, Verifier
 
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "answer": "4", "domain": "algebra", "completion": r"It is \boxed{4}."},
@@ -28,13 +28,12 @@ def no_vowels(problems: Sequence[Problem], completions: Sequence[str]) -> list[f
     return [1 / (not set(text) & set("aeiou")) for text in completions]
 
 
-class Runs:
+class Runs(Verifier):
     """Stands for a reward that runs programs."""
 
-    def __call__(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
-        raise AssertionError("it is examined, not called")
+    timed = True
 
-    def examine(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Outcome]:
+    def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Outcome]:
         return [Outcome(0.5, "memory", f"{len(p.tests or ())} tests", 9.0) for p in problems]
 
 
@@ -66,6 +65,8 @@ def test_every_completion_has_its_verdict(tmp_path: Path, capsys: pytest.Capture
         (3, 0, "a/3", 1.0, "passed"),
         (4, 0, "d", 0.0, "timeout"),
     ]
+    assert all(0 <= v["seconds"] < 1 for v in made[:-1])
+    assert made[-1]["seconds"] > 0.9  # its time-out
     assert list(made[0]) == ["line", "completion", "id", "domain", "score", "kind", "detail", "seconds"]
     said = capsys.readouterr().out.splitlines()
     cells = {line.split()[0]: line.split() for line in said if line.split()}

@@ -11,6 +11,7 @@ import torch
 from vibethinker import Problem
 from vibethinker.evaluation.grading import Judged, judge, stable_seed
 from vibethinker.models import loading as policy
+from vibethinker.rewards.base import as_verifier
 from vibethinker.rollout import RolloutEngine, Sampling
 
 PROBLEMS = [Problem(id=f"p{i}", domain=("algebra", "geometry")[i % 2], prompt="+" * i, answer="1") for i in range(4)]
@@ -29,7 +30,9 @@ def ask(engine: RolloutEngine, model: str, problems: list[Problem], **sampling: 
     settings = Sampling(**{"max_new_tokens": 8, **sampling})
     seeds = [stable_seed(0, p.id) for p in problems]
     tokenizer = policy.load_tokenizer(model)
-    return judge(engine, tokenizer, problems, length, n=3, sampling=settings, seeds=seeds, instruction="")
+    return judge(
+        engine, tokenizer, problems, as_verifier(length, "reward"), n=3, sampling=settings, seeds=seeds, instruction=""
+    )
 
 
 def test_a_problem_is_judged_alike_in_any_company(engine: RolloutEngine, tiny_model: str) -> None:

@@ -98,15 +98,15 @@ def test_nothing_to_run_starts_nothing() -> None:
     assert Double.made[0].calls == []
 
 
-def test_examine_says_why() -> None:
+def test_outcomes_have_reasons() -> None:
     problems, completions = [PROBLEM] * 3, [program("half"), "none", program("square")]
-    half, none, whole = CodeReward().examine(problems, completions)
+    half, none, whole = CodeReward().grade(problems, completions)
     assert half == Outcome(0.0, "wrong", "test 2: 1 instead of 0")
     assert (none.score, none.kind) == (0.0, "no answer")
     assert "no program" in none.detail
     assert whole == Outcome(1.0, "passed")
-    assert CodeReward(partial=True).examine(problems, completions)[0].score == 0.5
-    assert [made.calls[0]["stop_early"] for made in Double.made] == [False, False]
+    assert CodeReward(partial=True).grade(problems, completions)[0].score == 0.5
+    assert [made.calls[0]["stop_early"] for made in Double.made] == [True, False]
 
 
 def test_options_reach_the_sandbox_and_it_is_closed() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from vibethinker import Problem
-from vibethinker.rewards import FormatReward, examine
+from vibethinker.rewards import FormatReward
 
 PROBLEM = Problem(id="p", domain="algebra", prompt="?", answer="4")
 BOX, CODE = r"so \boxed{4}", "so\n```python\nprint(4)\n```\n"
@@ -84,9 +84,9 @@ def test_thinking_alone_and_what_is_not_asked_for() -> None:
 
 def test_the_fault_is_named() -> None:
     reward = FormatReward(think=True)
-    said = [examine(reward, [PROBLEM], [text])[0] for text in ("4", r"<think></think>\boxed{4", "<think></think>4")]
-    assert [(o.score, o.kind) for o in said] == [(0.0, "malformed")] * 3
-    assert [o.detail for o in said] == [
+    graded = reward.grade([PROBLEM] * 3, ["4", r"<think></think>\boxed{4", "<think></think>4"])
+    assert [(o.score, o.kind) for o in graded] == [(0.0, "malformed")] * 3
+    assert [o.detail for o in graded] == [
         "not one closed <think> at the beginning",
         "an unclosed box instead of one",
         "0 boxes instead of one",

@@ -21,8 +21,7 @@ from vibethinker.evaluation.store import Said, SampleStore, model_digest, proble
 from vibethinker.models import loading as policies
 from vibethinker.models.loading import prompt_ids
 from vibethinker.problems import Problem
-from vibethinker.rewards import Reward
-from vibethinker.rewards.base import grade
+from vibethinker.rewards.base import Verifier, outcomes
 from vibethinker.rewards.code_blocks import program_of
 from vibethinker.rewards.math.verifier import final_answer
 from vibethinker.rollout import RolloutEngine, Rollouts, Sampling
@@ -78,7 +77,7 @@ def judge(
     engine: RolloutEngine,
     tokenizer: PreTrainedTokenizerBase,
     problems: Iterable[Problem],
-    reward: Reward,
+    reward: Verifier,
     *,
     n: int,
     sampling: Sampling,
@@ -112,7 +111,7 @@ def judge(
     sampled = time.perf_counter()
     completions = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in rollouts.completion_ids]
     decoded = time.perf_counter()
-    graded = grade(reward, [p for p in problems for _ in range(n)], completions)
+    graded = outcomes(reward, [p for p in problems for _ in range(n)], completions)
     return Judged(
         problems,
         rollouts,
@@ -225,7 +224,7 @@ class Examination:
             **{f"problems of {file}" if file else "problems": problems_digest(own) for file, own in asked.items()},
         }
 
-    def run(self, store: SampleStore, reward: Reward, *, slots: int = 256, progress: Progress | None = None) -> None:
+    def run(self, store: SampleStore, reward: Verifier, *, slots: int = 256, progress: Progress | None = None) -> None:
         """Samples and judges what the store does not have yet, and adds it chunk by chunk.
 
         Args:
@@ -253,7 +252,7 @@ class Examination:
         return RolloutEngine(policy, max_length=self._longest + self.max_new_tokens, slots=slots)
 
     def _ask(
-        self, engine: RolloutEngine, questions: Sequence[Question], reward: Reward, progress: Progress | None
+        self, engine: RolloutEngine, questions: Sequence[Question], reward: Verifier, progress: Progress | None
     ) -> list[Said]:
         seeds = [stable_seed(self.protocol.seed, q.problem.id) for q in questions]
         judged = judge(
@@ -302,7 +301,7 @@ def _answers(problem: Problem, texts: Sequence[str]) -> tuple[list[str | None], 
     return given, [answer is None for answer in given]
 
 
-def regrade(store: SampleStore, reward: Reward, options: Mapping[str, Any], progress: Progress | None = None) -> None:
+def regrade(store: SampleStore, reward: Verifier, options: Mapping[str, Any], progress: Progress | None = None) -> None:
     """Judges the samples of a store anew; all of them change at once, or none.
 
     Args:
@@ -318,9 +317,9 @@ def regrade(store: SampleStore, reward: Reward, options: Mapping[str, Any], prog
                 progress(place + 1, len(store.parts))
 
 
-def _regraded(said: Sequence[Said], reward: Reward) -> Iterator[Said]:
+def _regraded(said: Sequence[Said], reward: Verifier) -> Iterator[Said]:
     problems = [one.problem for one in said for _ in one.completions]
-    found = iter(grade(reward, problems, [text for one in said for text in one.completions]))
+    found = iter(outcomes(reward, problems, [text for one in said for text in one.completions]))
     for one in said:
         own = [next(found) for _ in one.completions]
         given, unboxed = _answers(one.problem, one.completions)

@@ -1,6 +1,6 @@
-"""Verifiers: `reward(problems, completions)` gives outcomes in [0, 1]; and what shapes the reward beside them."""
+"""Rewards: `reward(problems, completions)` gives scores in [0, 1], `reward.grade` the outcomes behind them."""
 
-from vibethinker.rewards.base import Outcome, Reward, Verifier, examine
+from vibethinker.rewards.base import Outcome, Reward, Verifier
 from vibethinker.rewards.code import CodeReward
 from vibethinker.rewards.composite import CompositeReward, DispatchReward, Part
 from vibethinker.rewards.format import FormatReward
@@ -16,5 +16,4 @@ __all__ = [
     "Part",
     "Reward",
     "Verifier",
-    "examine",
 ]

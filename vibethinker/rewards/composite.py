@@ -3,157 +3,138 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import mul
 
 from vibethinker.problems import Problem
-from vibethinker.rewards.base import Outcome, Reward, Verifier, check_callable, close, counted, examine, grade, scores
+from vibethinker.rewards.base import Outcome, Reward, Verifier, as_verifier, counted, outcomes
 from vibethinker.rewards.code import CodeReward
 from vibethinker.rewards.math import MathReward
 
 
 @dataclass
 class Part:
-    """A reward under a name, and how much it counts.
+    """A reward under a name, and its weight.
 
     Args:
         reward: a class of rewards, or the path of a function `(problems, completions) -> list of numbers`.
-        weight: factor of its values.
+        weight: factor of its scores.
     """
 
     reward: Reward
     weight: float = 1.0
 
 
-def check_parts(parts: Mapping[str, Part], option: str) -> None:
-    """Refuses parts that cannot be called or weighed.
+def weighted(parts: Mapping[str, Part], option: str) -> dict[str, tuple[Verifier, float]]:
+    """The verifier and the weight of each part.
 
     Raises:
-        ValueError: naming `option` and the part.
+        ValueError: a part that cannot be called or weighed; names `option` and the part.
     """
     for name, part in parts.items():
         if not name or "/" in name:
             raise ValueError(f"{option}: a part's name is one word, got {name!r}")
         if not math.isfinite(part.weight):
             raise ValueError(f"{option}.{name}.weight must be finite, got {part.weight}")
-        check_callable(part.reward, f"{option}.{name}.reward")
+    return {name: (as_verifier(part.reward, f"{option}.{name}.reward"), part.weight) for name, part in parts.items()}
 
 
-class DispatchReward(Verifier):
-    """Judges each problem by what it brings: `tests` by running code, anything else by its answer.
+class _Compound(Verifier):
+    """Passes completions on to other verifiers, adds up their counters and closes them."""
 
-    So mixed data needs no configuration. What no problem asks for is not started.
+    def __init__(self, verifiers: Iterable[Verifier]) -> None:
+        self._verifiers = list({id(verifier): verifier for verifier in verifiers}.values())
+
+    @property
+    def timeouts(self) -> int:
+        """Completions that ran out of time so far."""
+        return sum(counted(verifier)["timeouts"] for verifier in self._verifiers)
+
+    @property
+    def crashes(self) -> int:
+        """Completions that brought a process down so far."""
+        return sum(counted(verifier)["crashes"] for verifier in self._verifiers)
+
+    def close(self) -> None:
+        for verifier in self._verifiers:
+            verifier.close()
+
+
+class DispatchReward(_Compound):
+    """Grades each problem by its kind: those with `tests` by running code, all others by their answer.
+
+    So mixed data needs no configuration. Processes that no problem needs are not started.
 
     Args:
-        math: judges problems without tests; `MathReward` by default.
-        code: judges problems with tests; `CodeReward` by default.
-        domains: rewards for domains of their own, by name, before the other two are asked.
+        math: grades problems without tests; `MathReward` by default.
+        code: grades problems with tests; `CodeReward` by default.
+        domains: rewards by the name of a domain, which take precedence over the other two.
     """
 
     def __init__(
         self, math: Reward | None = None, code: Reward | None = None, domains: dict[str, Reward] | None = None
     ) -> None:
-        self._math = math or MathReward()
-        self._code = code or CodeReward()
-        self._domains = dict(domains or {})
-
-    def __call__(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
-        result = [0.0] * len(completions)
-        for reward, places in self._routes(problems):
-            values = scores(reward, [problems[i] for i in places], [completions[i] for i in places], "reward")
-            for place, value in zip(places, values, strict=True):
-                result[place] = value
-        return result
+        self._math = as_verifier(math or MathReward(), "DispatchReward.math")
+        self._code = as_verifier(code or CodeReward(), "DispatchReward.code")
+        self._domains = {
+            name: as_verifier(reward, f"DispatchReward.domains.{name}") for name, reward in (domains or {}).items()
+        }
+        super().__init__([self._math, self._code, *self._domains.values()])
 
     def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Outcome]:
-        return self._each(grade, problems, completions)
-
-    def examine(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Outcome]:
-        return self._each(examine, problems, completions)
-
-    def _each(
-        self, judge: Callable[..., list[Outcome]], problems: Sequence[Problem], completions: Sequence[str]
-    ) -> list[Outcome]:
+        """Calls each reward once, with all of its completions, so that it can work on them in parallel."""
+        indices: dict[int, list[int]] = {}
+        rewards = [self.reward_of(problem) for problem in problems]
+        for index, reward in enumerate(rewards):
+            indices.setdefault(id(reward), []).append(index)
         result: dict[int, Outcome] = {}
-        for reward, places in self._routes(problems):
-            found = judge(reward, [problems[i] for i in places], [completions[i] for i in places])
-            result.update(zip(places, found, strict=True))
-        return [result[place] for place in range(len(completions))]
+        for own in indices.values():
+            found = outcomes(rewards[own[0]], [problems[i] for i in own], [completions[i] for i in own])
+            result.update(zip(own, found, strict=True))
+        return [result[index] for index in range(len(completions))]
 
-    @property
-    def timeouts(self) -> int:
-        return self._counted("timeouts")
-
-    @property
-    def crashes(self) -> int:
-        return self._counted("crashes")
-
-    def close(self) -> None:
-        for reward in self._all():
-            close(reward)
-
-    def reward_of(self, problem: Problem) -> Reward:
-        """The reward that judges a problem."""
-        if problem.domain in self._domains:
-            return self._domains[problem.domain]
-        return self._math if problem.tests is None else self._code
-
-    def _routes(self, problems: Sequence[Problem]) -> list[tuple[Reward, list[int]]]:
-        """Each reward with the places of its problems, so that it is called once and can work on them in parallel."""
-        routes: dict[int, tuple[Reward, list[int]]] = {}
-        for place, problem in enumerate(problems):
-            reward = self.reward_of(problem)
-            routes.setdefault(id(reward), (reward, []))[1].append(place)
-        return list(routes.values())
-
-    def _all(self) -> list[Reward]:
-        rewards = [self._math, self._code, *self._domains.values()]
-        return list({id(reward): reward for reward in rewards}.values())
-
-    def _counted(self, name: str) -> int:
-        return sum(counted(reward)[name] for reward in self._all())
+    def reward_of(self, problem: Problem) -> Verifier:
+        """The reward that grades a problem."""
+        return self._domains.get(problem.domain, self._math if problem.tests is None else self._code)
 
 
-class CompositeReward(Verifier):
+class CompositeReward(_Compound):
     """The weighted mean of several verifiers as one outcome, for tasks whose correctness has several sides.
 
-    What only shapes the reward, and is no part of being right, belongs in `GRPOModule`'s `shaping` instead: pass rates,
-    maximum-entropy weights and evaluation are made of outcomes.
+    Terms that only shape the reward, and are no part of correctness, belong in `GRPOModule`'s `shaping` instead: pass
+    rates, maximum-entropy weights and evaluation are made of outcomes.
 
     Args:
         parts: verifiers by name with their weights, which count relative to their sum.
 
     Attributes:
-        figures: mean score of each part in the last call.
+        part_means: mean score of each part in the last call.
     """
 
     def __init__(self, parts: dict[str, Part]) -> None:
-        check_parts(parts, "CompositeReward.parts")
+        self.parts = weighted(parts, "CompositeReward.parts")
         if not parts or min(part.weight for part in parts.values()) <= 0:
             raise ValueError("CompositeReward.parts: give one part or more, each with a positive weight")
-        self.parts = dict(parts)
-        self.figures: dict[str, float] = {}
+        self.part_means: dict[str, float] = {}
+        super().__init__(verifier for verifier, _ in self.parts.values())
 
-    def __call__(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
-        total = math.fsum(part.weight for part in self.parts.values())
-        each = {name: scores(part.reward, problems, completions, name) for name, part in self.parts.items()}
-        self.figures = {name: math.fsum(values) / max(len(values), 1) for name, values in each.items()}
-        weights = [part.weight for part in self.parts.values()]
-        return [math.fsum(map(mul, weights, row)) / total for row in zip(*each.values(), strict=True)]
+    def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Outcome]:
+        """Outcomes whose details name the kind and the detail of every part."""
+        each = [outcomes(v, problems, completions, name, shaping=True) for name, (v, _) in self.parts.items()]
+        count = max(len(completions), 1)
+        self.part_means = {
+            name: math.fsum(o.score for o in own) / count for name, own in zip(self.parts, each, strict=True)
+        }
+        return [self._mean(row) for row in zip(*each, strict=True)]
 
-    def fault(self, problem: Problem, completion: str) -> tuple[str, str]:
-        parts = {name: examine(part.reward, [problem], [completion])[0] for name, part in self.parts.items()}
-        return "wrong", "; ".join(f"{name}: {' '.join((o.kind, o.detail)).strip()}" for name, o in parts.items())
-
-    @property
-    def timeouts(self) -> int:
-        return sum(counted(part.reward)["timeouts"] for part in self.parts.values())
-
-    @property
-    def crashes(self) -> int:
-        return sum(counted(part.reward)["crashes"] for part in self.parts.values())
-
-    def close(self) -> None:
-        for part in self.parts.values():
-            close(part.reward)
+    def _mean(self, row: Sequence[Outcome]) -> Outcome:
+        weights = [weight for _, weight in self.parts.values()]
+        mean = Outcome.of(math.fsum(map(mul, weights, (o.score for o in row))) / math.fsum(weights))
+        if mean.kind == "passed":
+            return mean
+        lost = next((o.kind for o in row if o.kind in ("timeout", "crashed")), mean.kind)
+        detail = "; ".join(
+            f"{name}: {' '.join((o.kind, o.detail)).strip()}" for name, o in zip(self.parts, row, strict=True)
+        )
+        return Outcome(mean.score, lost, detail)

@@ -1,4 +1,4 @@
-r"""Does a completion look as it should, whatever it says?"""
+r"""The form of a completion, whatever its content."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from vibethinker.problems import Problem
-from vibethinker.rewards.base import Verifier
+from vibethinker.rewards.base import Outcome, Verifier
 from vibethinker.rewards.code_blocks import fenced_blocks
 from vibethinker.rewards.math.verifier import final_answer
 
@@ -18,13 +18,13 @@ _BOX: Final = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 
 
 class FormatReward(Verifier):
-    r"""1 for a completion of the required form, else 0. A part of `model.shaping`, not a judge of answers.
+    r"""1 for a completion of the required form, else 0. A part of `model.shaping`: it does not check answers.
 
     Args:
-        think: the completion begins with `<think>…</think>`, closed, once; what follows it is the answer. Without it
-            `<think>` is not looked at.
-        answer: what the answer holds: one closed `\boxed{…}` (`box`), one closed fenced code block (`code`), one of
-            the two and none of the other (`any`), or whatever it likes (`none`).
+        think: the completion begins with one closed `<think>…</think>`; the text after it is the answer. If false,
+            `<think>` is ignored.
+        answer: the required form of the answer: one closed `\boxed{…}` (`box`), one closed fenced code block (`code`),
+            one of the two and none of the other (`any`), or no particular form (`none`).
     """
 
     def __init__(self, think: bool = False, answer: Answer = "box") -> None:
@@ -34,14 +34,13 @@ class FormatReward(Verifier):
             raise ValueError("FormatReward: think=false with answer=none requires nothing")
         self.think, self.answer = think, answer
 
-    def __call__(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
-        return [float(not self._lacks(text)) for text in completions]
+    def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Outcome]:
+        """Passed or malformed, with the defect as detail."""
+        defects = map(self._defect, completions)
+        return [Outcome(0.0, "malformed", defect) if defect else Outcome(1.0, "passed") for defect in defects]
 
-    def fault(self, problem: Problem, completion: str) -> tuple[str, str]:
-        return "malformed", self._lacks(completion)
-
-    def _lacks(self, text: str) -> str:
-        """What is not as it should be; empty when all is."""
+    def _defect(self, text: str) -> str:
+        """The first deviation from the required form; empty where there is none."""
         if self.think:
             thought = _THINK.fullmatch(text)
             if thought is None or any(tag in part for part in thought.groups() for tag in ("<think>", "</think>")):

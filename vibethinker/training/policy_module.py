@@ -32,7 +32,7 @@ from vibethinker.packed.packing import PackedRow, Slice
 from vibethinker.packed.patching import compile_, fuse_
 from vibethinker.problems import Problem
 from vibethinker.rewards import DispatchReward, Reward
-from vibethinker.rewards.base import check_callable
+from vibethinker.rewards.base import as_verifier
 from vibethinker.rollout import RolloutEngine, Sampling
 from vibethinker.rollout.scheduler import Progress
 from vibethinker.training.distributed import gather, random_state, set_random_state
@@ -146,8 +146,7 @@ class PolicyModule(HeldOut):
         self.max_length, self.slots, self.cache_gib = max_length, slots, cache_gib
         self.instruction, self.seed = instruction, seed
         self.sampling = Sampling(max_new_tokens=max_new_tokens)
-        self.reward: Reward = reward or DispatchReward()
-        check_callable(self.reward, "reward")
+        self.reward = as_verifier(reward or DispatchReward(), "reward")
         self.tokenizer = policies.load_tokenizer(model, context_length)
         self.policy = policies.load_policy(
             model,

@@ -62,15 +62,12 @@ class MathReward(Verifier):
         """Answers that twice brought their process down so far."""
         return self._symbolic.crashes
 
-    def __call__(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
-        """Outcomes, 0.0 or 1.0, of `completions[i]` as an answer to `problems[i]`.
+    def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Outcome]:
+        """Outcomes 0.0 or 1.0 of `completions[i]` as an answer to `problems[i]`.
 
         Raises:
-            ValueError: the two differ in length, or a problem has no answer.
+            ValueError: problems and completions differ in number, or a problem has no answer.
         """
-        return [outcome.score for outcome in self.grade(problems, completions)]
-
-    def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Outcome]:
         if len(problems) != len(completions):
             raise ValueError(f"MathReward: {len(problems)} problems for {len(completions)} completions")
         golds: list[str] = []
@@ -79,18 +76,13 @@ class MathReward(Verifier):
                 raise ValueError(f"MathReward: problem {problem.id!r} ({problem.source}) has no answer to compare with")
             golds.append(problem.answer)
         answers = [_answers(text.rpartition("</think>")[2], self.fallbacks) for text in completions]
-        judged = [given if len(given) <= MAX_DIFFERENT_BOXES else [] for given in answers]
-        pairs = [(answer, gold) for given, gold in zip(judged, golds, strict=True) for answer in given]
+        compared = [given if len(given) <= MAX_DIFFERENT_BOXES else [] for given in answers]
+        pairs = [(answer, gold) for given, gold in zip(compared, golds, strict=True) for answer in given]
         verdicts = dict(zip(pairs, self._verdicts(pairs), strict=True))
         return [
-            _outcome(given, [verdicts[answer, gold] for answer in own])
-            for given, own, gold in zip(answers, judged, golds, strict=True)
+            _outcome(given, gold, [verdicts[answer, gold] for answer in own])
+            for given, own, gold in zip(answers, compared, golds, strict=True)
         ]
-
-    def fault(self, problem: Problem, completion: str) -> tuple[str, str]:
-        """Kind and detail of a completion that is not right."""
-        given = _answers(completion.rpartition("</think>")[2], self.fallbacks)
-        return _outcome(given, []).kind, f"{', '.join(given)} for {problem.answer}" if given else ""
 
     def compare(self, pairs: Sequence[Pair]) -> list[bool]:
         """Whether the two bare answers of each (prediction, gold) are equivalent, in order."""
@@ -110,12 +102,13 @@ class MathReward(Verifier):
         self._symbolic.close()
 
 
-def _outcome(given: Sequence[str], verdicts: Sequence[Verdict]) -> Outcome:
-    """Of the different answers that a completion gives, and what became of each."""
+def _outcome(given: Sequence[str], gold: str, verdicts: Sequence[Verdict]) -> Outcome:
+    """The outcome of a completion from its different answers and the verdict on each."""
     if verdicts and all(verdict is True for verdict in verdicts):
         return Outcome(1.0, "passed")
     lost = next((verdict for verdict in verdicts if isinstance(verdict, str)), None)
-    return Outcome(0.0, lost or ("no answer" if not given else "several answers" if len(given) > 1 else "wrong"))
+    kind = lost or ("no answer" if not given else "several answers" if len(given) > 1 else "wrong")
+    return Outcome(0.0, kind, f"{', '.join(given)} for {gold}" if given else "")
 
 
 def is_equivalent(prediction_text: str, gold: str | Sequence[str]) -> bool:
