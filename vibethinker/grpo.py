@@ -28,12 +28,13 @@ from torch import Tensor
 from vibethinker import objectives
 from vibethinker.evaluation.grading import Judged, stable_seed
 from vibethinker.models.loading import AdapterOff, FrozenCopy
-from vibethinker.packed.packing import Slice, pack
-from vibethinker.packed.partition import deal_groups
+from vibethinker.packed.packing import PackedRow, Slice, pack
+from vibethinker.packed.partition import partition_groups
 from vibethinker.problems import Problem
 from vibethinker.rewards import Part
 from vibethinker.rewards.base import counted, outcomes
 from vibethinker.rewards.composite import weighted
+from vibethinker.rollout import Rollouts
 from vibethinker.training.policy_module import PolicyModule
 
 _TERMS = {"outcome", "overlong", "long2short", "kl"}
@@ -191,12 +192,11 @@ class GRPOModule(PolicyModule):
             return None
         rollouts = judged.rollouts
         lengths = rollouts.lengths
-        dealt = deal_groups(rollouts.prompt_ids, rollouts.completion_ids, self.micro_batches, self.row_tokens)
-        rows = [row for rows in dealt for row in rows if row]
+        rows = [row for rows in self._partition(rollouts, list(range(len(lengths)))) for row in rows if row]
         found = []
         with torch.no_grad(), self.trainer.precision_plugin.forward_context(), self.reference() as model:
             for part in rows:
-                row = pack([rollouts.prompt_ids[i] for i in part], [rollouts.completion_ids[i] for i in part])
+                row = self._pack(rollouts, part)
                 found.append(self.logprobs(model, row.to(self.device))[0])
         order = torch.tensor([i for part in rows for i in part])
         sampled = torch.cat([rollouts.logprobs[i] for i in order.tolist()])
@@ -219,10 +219,9 @@ class GRPOModule(PolicyModule):
             tokens=int(totals[1]),
             max_new_tokens=self.sampling.max_new_tokens,
         )
-        prompts, completions = ([ids[i] for i in kept] for ids in (rollouts.prompt_ids, rollouts.completion_ids))
 
         def packed(chosen: list[int]) -> Slice:
-            row = pack([rollouts.prompt_ids[i] for i in chosen], [rollouts.completion_ids[i] for i in chosen])
+            row = self._pack(rollouts, chosen)
             per_token = {
                 "weight": weights[chosen][row.owner],
                 "advantage": advantages.flatten()[chosen][row.owner],
@@ -230,8 +229,18 @@ class GRPOModule(PolicyModule):
             }
             return Slice(row, per_token)
 
-        dealt = deal_groups(prompts, completions, self.micro_batches, self.row_tokens)
-        return [[packed([kept[i] for i in part]) for part in rows] for rows in dealt]
+        return [[packed(part) for part in rows] for rows in self._partition(rollouts, kept)]
+
+    def _partition(self, rollouts: Rollouts, chosen: list[int]) -> list[list[list[int]]]:
+        prompts, completions = ([len(ids[i]) for i in chosen] for ids in (rollouts.prompt_ids, rollouts.completion_ids))
+        group = [i // rollouts.n for i in chosen]
+        parts = partition_groups(prompts, completions, group, self.micro_batches, self.row_tokens)
+        return [[[chosen[i] for i in row] for row in rows] for rows in parts]
+
+    @staticmethod
+    def _pack(rollouts: Rollouts, chosen: list[int]) -> PackedRow:
+        prompts, completions = ([ids[i] for i in chosen] for ids in (rollouts.prompt_ids, rollouts.completion_ids))
+        return pack(prompts, completions, [i // rollouts.n for i in chosen])
 
     def token_loss(self, logp: Tensor, entropy: Tensor, per_token: dict[str, Tensor]) -> Tensor:
         old, advantage = per_token["old_logprob"], per_token["advantage"]

@@ -16,7 +16,7 @@ from torch import Tensor
 from vibethinker.evaluation.grading import stable_seed
 from vibethinker.models.loading import prompt_ids
 from vibethinker.packed.packing import Slice, pack
-from vibethinker.packed.partition import deal
+from vibethinker.packed.partition import partition
 from vibethinker.problems import Problem
 from vibethinker.training.policy_module import PolicyModule
 from vibethinker.training.token_cache import Demonstrations
@@ -59,7 +59,7 @@ class SFTModule(PolicyModule):
         tokens, *counts = self.all_reduce_sum(torch.tensor(sums, dtype=torch.float32)).cpu()
         if streaming:
             self._count_streamed(*map(float, counts))
-        rows = deal([len(p) + len(c) for p, c in fitting], self.micro_batches, self.row_tokens)
+        rows = partition([len(p) + len(c) for p, c in fitting], self.micro_batches, self.row_tokens)
         return [[self._slice([fitting[i] for i in part], tokens) for part in parts] for parts in rows]
 
     @staticmethod

@@ -133,7 +133,7 @@ def agreement(setting: Setting) -> None:
 def _differences(policy: Any, rollouts: Rollouts, first: int, setting: Setting) -> Tensor:
     """|Δ| of a group's tokens."""
     group = slice(first, first + rollouts.n)
-    row = pack(rollouts.prompt_ids[group], rollouts.completion_ids[group]).to(setting.device)
+    row = pack(rollouts.prompt_ids[group], rollouts.completion_ids[group], [0] * rollouts.n).to(setting.device)
     hidden = hidden_states(policy, row.input_ids, row.position_ids, PackedAttention(row))
     logp, _ = linear_logprobs(hidden[row.predictors], policy.get_output_embeddings().weight, row.targets)
     return (torch.cat(rollouts.logprobs[group]) - logp.cpu()).abs()

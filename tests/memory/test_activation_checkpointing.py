@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import Qwen2Config
@@ -16,7 +15,7 @@ from vibethinker.memory import activation_checkpointing as recomputation
 from vibethinker.memory.activation_checkpointing import longest_row, members, recomputes, workload
 from vibethinker.memory.estimate import Estimate, Workload, estimate
 from vibethinker.models.loading import Lora
-from vibethinker.packed.partition import deal, deal_groups
+from vibethinker.packed.partition import partition, partition_groups
 from vibethinker.rollout import Sampling
 
 MADE = Estimate(10, 10, {"policy": 40, "optimizer": 80}, {"gradients": 40, "activations": 60}, {"keys and values": 900})
@@ -59,9 +58,9 @@ def test_no_row_of_groups_costs_more(problems: int, group: int, bins: int, budge
     row = longest_row(sequences, 40, budget, 24, group)
     shared = members(len(row), group, len(row) == sequences)
     work = replace(WORK, row_lengths=row, prompt_length=24, members=shared).longest_row
-    prompts = [prompt for _ in range(problems) for prompt in [torch.zeros(24)] * group]
-    dealt = deal_groups(prompts, [torch.zeros(16)] * len(prompts), bins, budget)
-    computed = [sum({id(prompts[i]): 24 for i in row}.values()) + 16 * len(row) for rows in dealt for row in rows]
+    total = problems * group
+    parts = partition_groups([24] * total, [16] * total, [i // group for i in range(total)], bins, budget)
+    computed = [24 * len({i // group for i in row}) + 16 * len(row) for rows in parts for row in rows]
     assert max(computed) <= max(len(work.input_ids) + len(row), budget or 0)
 
 
@@ -72,7 +71,7 @@ def test_no_row_is_longer(lengths: list[int], bins: int, budget: int | None) -> 
     """Of sequences as long as they may be; shorter ones may gather in one micro-batch, which only a budget bounds."""
     lengths = [40] * len(lengths) if budget is None else lengths
     most = sum(longest_row(-(-len(lengths) // bins), 40, budget))
-    rows = [sum(lengths[i] for i in row) for rows in deal(lengths, bins, budget) for row in rows]
+    rows = [sum(lengths[i] for i in row) for rows in partition(lengths, bins, budget) for row in rows]
     assert max(rows) <= max(most, budget or 0)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.groups import GROUPS, Groups, groups, sequences
 from vibethinker.packed.attention import PackedAttention, rectangles
-from vibethinker.packed.packing import pack
-from vibethinker.packed.partition import balance, deal, split
+from vibethinker.packed.packing import PackedRow, Slice, pack
 
 lengths = st.lists(st.integers(1, 40), min_size=1, max_size=20)
 
@@ -36,47 +38,6 @@ def test_pack_refuses_an_empty_completion() -> None:
         pack([torch.tensor([1])], [torch.tensor([], dtype=torch.long)])
 
 
-@given(lengths, st.integers(1, 6))
-def test_balance_deals_every_sequence_once(sizes: list[int], bins: int) -> None:
-    dealt = balance(sizes, bins)
-    assert len(dealt) == bins
-    assert sorted(i for part in dealt for i in part) == list(range(len(sizes)))
-    loads = [sum(sizes[i] for i in part) for part in dealt]
-    assert max(loads) - min(loads) <= max(sizes)  # what the longest-first rule guarantees
-
-
-def test_balance_refuses_no_bins() -> None:
-    with pytest.raises(ValueError, match="bins"):
-        balance([1], 0)
-
-
-def test_split_by_hand() -> None:
-    assert split([3, 9, 4, 2, 5], None) == [[0, 1, 2, 3, 4]]
-    assert split([3, 9, 4, 2, 5], 23) == [[0, 1, 2, 3, 4]]
-    assert split([3, 9, 4, 2, 5], 8) == [[1], [3, 4], [0, 2]]  # 9 is above the budget; 7 and 7 are balanced
-    assert split([5, 5, 5], 8) == [[0], [1], [2]]
-    assert split([9, 9], 8) == [[0], [1]]
-    assert split([], 8) == [[]]
-
-
-@given(lengths, st.integers(1, 60))
-def test_split_keeps_every_row_within_the_budget(sizes: list[int], budget: int) -> None:
-    rows = split(sizes, budget)
-    assert sorted(i for row in rows for i in row) == list(range(len(sizes)))
-    loads = [sum(sizes[i] for i in row) for row in rows]
-    assert all(load <= budget or len(row) == 1 for row, load in zip(rows, loads, strict=True))
-    shared = [load for load in loads if load <= budget]
-    assert len(shared) <= 1 or sum(shared) > (len(shared) - 1) * budget / 2  # half full at the least, all but one
-    assert rows == split(sizes, budget)
-
-
-@given(lengths, st.integers(1, 5), st.integers(1, 60))
-def test_deal_splits_micro_batches(sizes: list[int], bins: int, budget: int) -> None:
-    dealt = deal(sizes, bins, budget)
-    assert [sorted(i for row in rows for i in row) for rows in dealt] == balance(sizes, bins)
-    assert [len(rows) for rows in deal(sizes, bins, None)] == [1] * bins
-
-
 @given(lengths)
 def test_rectangles_hold_every_token_once(sizes: list[int]) -> None:
     places = [index[real] for index, real in rectangles(tuple(sizes))]
@@ -101,3 +62,64 @@ def test_packed_attention_is_attention_one_by_one(sizes: list[int], seed: int) -
         expected = torch.einsum("hqk,khd->qhd", scores.softmax(-1), v)
         torch.testing.assert_close(result[start : start + n], expected, atol=1e-5, rtol=1e-5)
         start += n
+
+
+# Shared prompts
+
+
+def test_pack_groups_by_hand() -> None:
+    a, b = torch.tensor([1, 2, 3]), torch.tensor([4])
+    c = torch.tensor([9, 8])
+    row = pack(
+        [a, b, a, c, b, b, a],
+        [torch.tensor(x) for x in ([10, 11], [20, 21, 22], [12], [30, 31], [23, 24], [25], [13, 14, 15])],
+        group=[5, 3, 5, 8, 3, 3, 5],
+    )
+    assert row.input_ids.tolist() == [1, 2, 3, 4, 10, 13, 14, 20, 21, 23, 9, 8, 30]
+    assert row.position_ids.tolist() == [0, 1, 2, 0, 3, 3, 4, 1, 2, 1, 0, 1, 2]
+    assert row.lengths == (3, 1, 1, 2, 2, 1, 3)
+    assert row.cu_seqlens.tolist() == [0, 3, 4, 5, 7, 9, 10, 13]
+    assert row.members == (2, 2)
+    assert row.input_ids[row.prompts].tolist() == [1, 2, 3, 4]
+    assert row.input_ids[row.continuations].tolist() == [10, 13, 14, 20, 21, 23]
+    assert row.targets.tolist() == [10, 11, 20, 21, 22, 12, 30, 31, 23, 24, 25, 13, 14, 15]
+    assert row.owner.tolist() == [0, 0, 1, 1, 1, 2, 3, 3, 4, 4, 5, 6, 6, 6]
+    assert row.predictors.tolist() == [2, 4, 3, 7, 8, 2, 11, 12, 3, 9, 3, 2, 5, 6]
+
+
+def test_completions_of_one_token_leave_their_prompt_whole() -> None:
+    prompt = torch.tensor([1, 2])
+    row = pack([prompt] * 3, [torch.tensor([5]), torch.tensor([6, 7]), torch.tensor([8])], [0, 0, 0])
+    assert (row.lengths, row.members) == ((3,), ())
+    assert row.input_ids.tolist() == [1, 2, 6]
+    assert row.predictors.tolist() == [1, 1, 2, 1]
+
+
+def test_a_group_has_one_prompt() -> None:
+    same, other = torch.tensor([1, 2]), torch.tensor([1, 3])
+    completions = [torch.tensor([4, 5])] * 2
+    assert pack([same, same.clone()], completions, [0, 0]).members == (2,)
+    with pytest.raises(ValueError, match="same prompt"):
+        pack([same, other], completions, [0, 0])
+
+
+@given(groups)
+def test_a_row_that_shares_predicts_the_same(sizes: Groups) -> None:
+    prompts, completions, group = sequences(sizes)
+    row, plain = pack(prompts, completions, group), pack(prompts, completions)
+    assert plain.members == ()
+    assert torch.equal(row.targets, plain.targets)
+    assert torch.equal(row.owner, plain.owner)
+    assert torch.equal(row.input_ids[row.predictors], plain.input_ids[plain.predictors])
+    assert torch.equal(row.position_ids[row.predictors], plain.position_ids[plain.predictors])
+    assert len(row.input_ids) == sum(row.lengths) == sum(p + sum(n - 1 for n in lengths) for p, lengths in sizes)
+    assert all(count >= 2 for count in row.members)
+
+
+def test_a_slice_that_shares_survives_a_checkpoint(tmp_path: Any) -> None:
+    row = pack(*sequences(GROUPS))
+    torch.save(Slice(row, {"weight": torch.ones(len(row.targets))}).state(), tmp_path / "slice")
+    loaded = Slice.from_state(torch.load(tmp_path / "slice", weights_only=True)).to(torch.device("cpu")).row
+    assert (loaded.members, loaded.lengths) == (row.members, row.lengths)
+    before = {k: v for k, v in Slice(row, {}).state()["row"].items() if k != "members"}
+    assert PackedRow(**before).members == ()  # as a checkpoint from before there were any

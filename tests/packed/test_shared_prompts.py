@@ -14,89 +14,16 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
 from tests.support.fits import fit, plain_grpo, weights
-from vibethinker.evaluation.grading import Judged
+from tests.support.groups import GROUPS, WORDS, Groups, groups, sequences
+from vibethinker import grpo
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.packed import attention
 from vibethinker.packed.attention import NAME, PackedAttention, hidden_states
-from vibethinker.packed.packing import PackedRow, Slice, pack
-from vibethinker.packed.partition import deal_groups
+from vibethinker.packed.packing import PackedRow, pack
+from vibethinker.packed.partition import partition_groups
 from vibethinker.packed.shared_prompts import FLASH, Bounds, calls, merge_, shared_attention
 
-WORDS = 50
-GROUPS = [(5, [4, 2, 7]), (1, [3, 3]), (9, [6]), (3, [1, 1, 5]), (4, [1, 8, 1, 2]), (2, [1]), (6, [1, 1])]
-Groups = list[tuple[int, list[int]]]
-groups = st.lists(
-    st.tuples(st.integers(1, 30), st.lists(st.integers(1, 30), min_size=1, max_size=6)), min_size=1, max_size=6
-)
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-def sequences(sizes: Groups, seed: int = 0) -> tuple[list[Tensor], list[Tensor]]:
-    """Prompts, one tensor for the members of a group, and completions; tokens of prompt and completion by group."""
-    generator = torch.Generator().manual_seed(seed)
-    prompts, completions = [], []
-    for prompt_length, lengths in sizes:
-        prompt = torch.randint(WORDS, (prompt_length,), generator=generator)
-        prompts += [prompt] * len(lengths)
-        completions += [torch.randint(WORDS, (n,), generator=generator) for n in lengths]
-    return prompts, completions
-
-
-def copies(prompts: list[Tensor]) -> list[Tensor]:
-    """The same tokens, which nothing shares."""
-    return [prompt.clone() for prompt in prompts]
-
-
-# Packing
-
-
-def test_pack_by_hand() -> None:
-    a, b = torch.tensor([1, 2, 3]), torch.tensor([4])
-    c = torch.tensor([9, 8])
-    row = pack(
-        [a, b, a, c, b, b, a],
-        [torch.tensor(x) for x in ([10, 11], [20, 21, 22], [12], [30, 31], [23, 24], [25], [13, 14, 15])],
-    )
-    assert row.input_ids.tolist() == [1, 2, 3, 4, 10, 13, 14, 20, 21, 23, 9, 8, 30]
-    assert row.position_ids.tolist() == [0, 1, 2, 0, 3, 3, 4, 1, 2, 1, 0, 1, 2]
-    assert row.lengths == (3, 1, 1, 2, 2, 1, 3)
-    assert row.cu_seqlens.tolist() == [0, 3, 4, 5, 7, 9, 10, 13]
-    assert row.members == (2, 2)
-    assert row.input_ids[row.prompts].tolist() == [1, 2, 3, 4]
-    assert row.input_ids[row.continuations].tolist() == [10, 13, 14, 20, 21, 23]
-    assert row.targets.tolist() == [10, 11, 20, 21, 22, 12, 30, 31, 23, 24, 25, 13, 14, 15]
-    assert row.owner.tolist() == [0, 0, 1, 1, 1, 2, 3, 3, 4, 4, 5, 6, 6, 6]
-    assert row.predictors.tolist() == [2, 4, 3, 7, 8, 2, 11, 12, 3, 9, 3, 2, 5, 6]
-
-
-def test_completions_of_one_token_leave_their_prompt_whole() -> None:
-    prompt = torch.tensor([1, 2])
-    row = pack([prompt] * 3, [torch.tensor([5]), torch.tensor([6, 7]), torch.tensor([8])])
-    assert (row.lengths, row.members) == ((3,), ())
-    assert row.input_ids.tolist() == [1, 2, 6]
-    assert row.predictors.tolist() == [1, 1, 2, 1]
-
-
-@given(groups)
-def test_a_row_that_shares_predicts_the_same(sizes: Groups) -> None:
-    prompts, completions = sequences(sizes)
-    row, plain = pack(prompts, completions), pack(copies(prompts), completions)
-    assert plain.members == ()
-    assert torch.equal(row.targets, plain.targets)
-    assert torch.equal(row.owner, plain.owner)
-    assert torch.equal(row.input_ids[row.predictors], plain.input_ids[plain.predictors])
-    assert torch.equal(row.position_ids[row.predictors], plain.position_ids[plain.predictors])
-    assert len(row.input_ids) == sum(row.lengths) == sum(p + sum(n - 1 for n in lengths) for p, lengths in sizes)
-    assert all(count >= 2 for count in row.members)
-
-
-def test_a_slice_that_shares_survives_a_checkpoint(tmp_path: Any) -> None:
-    row = pack(*sequences(GROUPS))
-    torch.save(Slice(row, {"weight": torch.ones(len(row.targets))}).state(), tmp_path / "slice")
-    loaded = Slice.from_state(torch.load(tmp_path / "slice", weights_only=True)).to(torch.device("cpu")).row
-    assert (loaded.members, loaded.lengths) == (row.members, row.lengths)
-    before = {k: v for k, v in Slice(row, {}).state()["row"].items() if k != "members"}
-    assert PackedRow(**before).members == ()  # as a checkpoint from before there were any
 
 
 # Models
@@ -129,8 +56,8 @@ def test_the_same_update(kind: Any, recomputed: bool) -> None:
     model = model_of(kind)
     if recomputed:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    prompts, completions = sequences(GROUPS)
-    row, plain = pack(prompts, completions), pack(copies(prompts), completions)
+    prompts, completions, group = sequences(GROUPS)
+    row, plain = pack(prompts, completions, group), pack(prompts, completions)
     assert len(row.input_ids) < len(plain.input_ids)
     ours, expected = update(model, row), update(model, plain)
     for name, value in expected.items():
@@ -181,14 +108,10 @@ def test_a_fit_is_the_same(tiny_model: str, options: dict[str, Any], monkeypatch
         module = plain_grpo(tiny_model, learning_rate=0.3, **options)
         rows = computed(module)
         if copied:
-            rollout: Any = module.rollout
-
-            def with_copies(problems: Any, rollout: Any = rollout) -> Judged:
-                judged: Judged = rollout(problems)
-                judged.rollouts.prompt_ids[:] = copies(judged.rollouts.prompt_ids)
-                return judged
-
-            monkeypatch.setattr(module, "rollout", with_copies)
+            monkeypatch.setattr(grpo, "pack", lambda prompts, completions, group: pack(prompts, completions))
+            monkeypatch.setattr(
+                grpo, "partition_groups", lambda p, c, group, *x: partition_groups(p, c, range(len(group)), *x)
+            )
         made.append((fit(module, steps=3).steps, weights(module), sum(rows)))
     (shared, ours, few), (plain, expected, many) = made
     assert few < many
@@ -321,14 +244,14 @@ def test_two_calls_are_one_softmax(sizes: Groups, most: int) -> None:
 def test_two_calls_in_a_model(recomputed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on CUDA, with arithmetic that stands in for the kernel."""
     model = model_of(Qwen3Config)
-    prompts, completions = sequences(GROUPS)
-    expected = update(model, pack(copies(prompts), completions))
+    prompts, completions, group = sequences(GROUPS)
+    expected = update(model, pack(prompts, completions))
     if recomputed:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     monkeypatch.setattr(attention, "flash_serves", lambda query: True)
     monkeypatch.setattr(attention, "calls", partial(calls, most=4))
     monkeypatch.setattr(attention, "shared_attention", partial(shared_attention, kernel=Slow()))
-    ours = update(model, pack(prompts, completions))
+    ours = update(model, pack(prompts, completions, group))
     for name, value in expected.items():
         torch.testing.assert_close(ours[name], value, atol=1e-5 * max(1.0, value.abs().max().item()), rtol=1e-5)
 
@@ -358,55 +281,6 @@ def test_the_private_operators_take_these_arguments() -> None:
         assert (out.shape, lse.shape) == (query.shape, (6, len(query)))
         made = FLASH.backward(grad, query, key, value, out, lse, bounds, causal, 1.0)
         assert [x.shape for x in made] == [x.shape for x in (query, key, value)]
-
-
-# Dealing
-
-
-def cost(row: list[int], prompts: list[Tensor], completions: list[Tensor]) -> int:
-    return sum({id(prompts[i]): len(prompts[i]) for i in row}.values()) + sum(len(completions[i]) for i in row)
-
-
-def test_deal_groups_by_hand() -> None:
-    prompts, completions = sequences([(10, [5, 5, 5, 5]), (10, [5, 5, 5, 5])])
-    assert deal_groups(prompts, completions, 1, None) == [[[0, 1, 2, 3, 4, 5, 6, 7]]]
-    assert deal_groups(prompts, completions, 2, None) == [[[0, 1, 2, 3]], [[4, 5, 6, 7]]]
-    assert deal_groups(prompts, completions, 1, 60) == [[[0, 1, 2, 3, 4, 5, 6, 7]]]
-    assert deal_groups(prompts, completions, 1, 59) == [[[0, 1, 2, 3], [4, 5, 6, 7]]]
-    assert deal_groups(prompts, completions, 1, 29) == [[[0, 1], [2, 3], [4, 5], [6, 7]]]  # four rows, so evenly
-    assert deal_groups(prompts, completions, 1, 14) == [[[i] for i in range(8)]]  # each is above the budget
-    assert deal_groups([], [], 2, 10) == [[[]], [[]]]
-    three = sequences([(10, [5, 5, 5])] * 3)
-    assert deal_groups(*three, 1, 40) == [[[0, 1, 2], [3, 4, 5], [6, 7, 8]]]  # and not 40, 40 and 15 tokens
-    assert deal_groups(*three, 2, None) == [[[0, 1, 2, 3, 4]], [[5, 6, 7, 8]]]  # the second prompt in both
-    interleaved = [0, 4, 1, 5, 2, 6, 3, 7]
-    dealt = deal_groups([prompts[i] for i in interleaved], [completions[i] for i in interleaved], 2, None)
-    assert dealt == [[[0, 2, 4, 6]], [[1, 3, 5, 7]]]
-    with pytest.raises(ValueError, match="bins"):
-        deal_groups(prompts, completions, 0, None)
-
-
-@given(groups, st.integers(1, 5), st.one_of(st.none(), st.integers(1, 120)))
-def test_dealt_groups(sizes: Groups, bins: int, budget: int | None) -> None:
-    prompts, completions = sequences(sizes)
-    dealt = deal_groups(prompts, completions, bins, budget)
-    assert dealt == deal_groups(prompts, completions, bins, budget)
-    assert len(dealt) == bins
-    rows = [row for rows in dealt for row in rows]
-    assert all(rows for rows in dealt)
-    assert [i for row in rows for i in row] == list(range(len(prompts)))  # each once, and groups together
-    costs = [cost(row, prompts, completions) for row in rows]
-    assert all(budget is None or c <= budget or len(row) == 1 for c, row in zip(costs, rows, strict=True))
-    assert all(row for rows in dealt if len(rows) > 1 for row in rows)
-    assert [len(rows) for rows in deal_groups(prompts, completions, bins, None)] == [1] * bins
-    for row in rows:
-        assert len(pack([prompts[i] for i in row], [completions[i] for i in row]).input_ids) <= max(
-            cost(row, prompts, completions), 1
-        )
-    longest = max(len(p) + len(c) for p, c in zip(prompts, completions, strict=True))
-    whole = cost(list(range(len(prompts))), prompts, completions) + (bins - 1) * max(map(len, prompts))
-    parts = [cost([i for row in rows for i in row], prompts, completions) for rows in dealt]
-    assert max(parts) <= whole / bins + longest  # no part costs more than an even share and a sequence
 
 
 # On CUDA
@@ -443,8 +317,8 @@ def test_an_update_in_half_precision(kind: Any, recomputed: bool) -> None:
     model = model_of(kind, hidden_size=256, intermediate_size=512, head_dim=64, initializer_range=0.05).to("cuda")
     if recomputed:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    prompts, completions = sequences([(128, [256, 17, 300]), (1, [2, 2]), (200, [1, 64, 65, 2]), (7, [40])])
-    row, plain = (pack(p, completions).to("cuda") for p in (prompts, copies(prompts)))
+    prompts, completions, group = sequences([(128, [256, 17, 300]), (1, [2, 2]), (200, [1, 64, 65, 2]), (7, [40])])
+    row, plain = (pack(prompts, completions, shared).to("cuda") for shared in (group, None))
     exact = update(model, plain)
     shared, repeated = update(model, row, autocast=True), update(model, plain, autocast=True)
     for name, value in exact.items():

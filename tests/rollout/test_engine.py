@@ -91,7 +91,8 @@ def assert_same(a: Rollouts, b: Rollouts, tolerance: float = 1e-4) -> None:
 
 
 def training_logprobs(model: PreTrainedModel, rollouts: Rollouts, temperature: float = 1.0) -> Tensor:
-    row = pack(rollouts.prompt_ids, rollouts.completion_ids).to(model.device)
+    group = [i // rollouts.n for i in range(len(rollouts.prompt_ids))]
+    row = pack(rollouts.prompt_ids, rollouts.completion_ids, group).to(model.device)
     hidden = hidden_states(model, row.input_ids, row.position_ids, PackedAttention(row))
     head = model.get_output_embeddings()
     return linear_logprobs(hidden[row.predictors], head.weight, row.targets, temperature)[0].cpu()

@@ -76,13 +76,14 @@ class Workload:
     def longest_row(self) -> PackedRow:
         """With tokens that say nothing."""
         groups = self.members or (1,) * len(self.row_lengths)
-        lengths, prompts, completions = iter(self.row_lengths), [], []
-        for count in groups:
+        lengths, prompts, completions, group = iter(self.row_lengths), [], [], []
+        for number, count in enumerate(groups):
             of_group = [next(lengths) for _ in range(count)]
             prompt = torch.zeros(min(self.prompt_length, min(of_group) - 1), dtype=torch.long)
             prompts += [prompt] * count
             completions += [torch.zeros(n - len(prompt), dtype=torch.long) for n in of_group]
-        return pack(prompts, completions)
+            group += [number] * count
+        return pack(prompts, completions, group)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ A packed row is the concatenation of several sequences with no padding between t
 shape [T] and the boundaries `cu_seqlens` [S+1]. Attention sees the boundaries (`vibethinker.packed.attention`), every
 other layer sees a plain row. Only positions that predict a completion token ever reach the head.
 
-The completions of one prompt share it: it is in the row once, is computed once, and each of them sees it.
+Completions of a group share their prompt: it is in the row once, is computed once, and each of them attends to it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vibethinker.utils.async_copy import moved
 
 @dataclass(frozen=True, slots=True)
 class PackedRow:
-    """Several sequences in one row; `T` input tokens, `S` segments, `N` predicted completion tokens.
+    """Several sequences packed into one row of `T` input tokens, `S` segments and `N` predicted completion tokens.
 
     A segment is a whole sequence, unless its prompt is shared. The `P` shared prompts are the first segments, the
     completions that continue them come next, those of the first prompt first, then whole sequences. Attention is causal
@@ -31,11 +31,11 @@ class PackedRow:
         input_ids: [T] tokens; a sequence's last token is left out, since it predicts nothing.
         position_ids: [T] positions, from 0 in every sequence.
         cu_seqlens: [S+1] int32, where segments begin and end.
-        lengths: the same boundaries as Python integers, so that no kernel launch waits for the device.
-        predictors: [N] places in the row whose hidden state predicts a completion token.
-        targets: [N] the completion tokens themselves, sequence by sequence as they were given.
-        owner: [N] the sequence, by its number as given, each target belongs to.
-        members: how many segments continue each shared prompt, two at the least; empty where no prompt is shared.
+        lengths: tokens of each segment as Python integers, so that no kernel launch waits for the device.
+        predictors: [N] indices into the row whose hidden state predicts a completion token.
+        targets: [N] the completion tokens, sequence by sequence in the order given to `pack`.
+        owner: [N] index of the sequence that each target belongs to, in the same order.
+        members: how many segments continue each shared prompt, at least two; empty where no prompt is shared.
     """
 
     input_ids: Tensor
@@ -49,16 +49,17 @@ class PackedRow:
 
     @property
     def prompts(self) -> slice:
-        """The shared prompts' part of the row."""
+        """Indices of the tokens of shared prompts."""
         return slice(0, sum(self.lengths[: len(self.members)]))
 
     @property
     def continuations(self) -> slice:
-        """The part that continues them."""
+        """Indices of the tokens that continue a shared prompt."""
         shared = len(self.members)
         return slice(self.prompts.stop, sum(self.lengths[: shared + sum(self.members)]))
 
     def to(self, device: torch.device | str) -> PackedRow:
+        """The row with its tensors on a device."""
         named = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors: dict[str, Any] = {n: moved(x, torch.device(device)) for n, x in named.items() if isinstance(x, Tensor)}
         return replace(self, **tensors)
@@ -66,7 +67,7 @@ class PackedRow:
 
 @dataclass(frozen=True)
 class Slice:
-    """One packed row and what the loss needs to know of each of its `N` targets.
+    """One packed row and what the loss needs for each of its `N` targets.
 
     Attributes:
         row: the packed sequences.
@@ -77,25 +78,37 @@ class Slice:
     per_token: dict[str, Tensor]
 
     def to(self, device: torch.device) -> Slice:
+        """The same with its tensors on a device."""
         return Slice(self.row.to(device), {name: moved(values, device) for name, values in self.per_token.items()})
 
     def state(self) -> dict[str, Any]:
+        """Plain containers and tensors, for a checkpoint."""
         return {"row": {f.name: getattr(self.row, f.name) for f in fields(self.row)}, "per_token": self.per_token}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Slice:
+        """The inverse of `state`."""
         return cls(PackedRow(**state["row"]), state["per_token"])
 
 
-def pack(prompts: Sequence[Tensor], completions: Sequence[Tensor]) -> PackedRow:
+def pack(prompts: Sequence[Tensor], completions: Sequence[Tensor], group: Sequence[int] | None = None) -> PackedRow:
     """Concatenates prompt and completion pairs into one row; without any it has one token and predicts nothing.
 
-    Sequences share a prompt if theirs is the same tensor object, as it is in a group of rollouts: equal tokens alone
-    are not looked for. A row of whole sequences keeps the order in which they are given.
+    A row of whole sequences keeps the order in which they are given.
+
+    >>> row = pack([torch.tensor([1, 2])] * 2, [torch.tensor([3, 4, 5]), torch.tensor([6, 7])], group=[0, 0])
+    >>> row.input_ids.tolist(), row.position_ids.tolist(), row.lengths
+    ([1, 2, 3, 4, 6], [0, 1, 2, 3, 2], (2, 2, 1))
+    >>> row.targets.tolist(), row.predictors.tolist()
+    ([3, 4, 5, 6, 7], [1, 2, 3, 1, 4])
 
     Args:
         prompts: `S` one-dimensional token tensors, none empty.
         completions: `S` one-dimensional token tensors, none empty.
+        group: a number for each sequence; those with the same number share their prompt. `None`: none is shared.
+
+    Raises:
+        ValueError: an empty prompt or completion, or different prompts in one group.
     """
     if not prompts:  # a rank without work still takes part in the gradient exchange
         bounds, none = torch.tensor([0, 1], dtype=torch.int32), torch.empty(0, dtype=torch.long)
@@ -103,7 +116,7 @@ def pack(prompts: Sequence[Tensor], completions: Sequence[Tensor]) -> PackedRow:
     completion_lengths = torch.tensor([len(c) for c in completions])
     if min(map(len, prompts)) == 0 or int(completion_lengths.min()) == 0:
         raise ValueError("packing: every prompt and every completion needs at least one token")
-    segments, members = _segments(prompts, completions)
+    segments, members = _segments(prompts, completions, range(len(prompts)) if group is None else group)
     lengths = torch.tensor([sum(map(len, segment.parts)) for segment in segments])
     ends = lengths.cumsum(0)
     after_prompt, first_input = torch.zeros(2, len(prompts), dtype=torch.long)
@@ -127,33 +140,39 @@ def pack(prompts: Sequence[Tensor], completions: Sequence[Tensor]) -> PackedRow:
 
 
 class _Segment(NamedTuple):
-    """Tokens that stand together, the sequences they are of, and the position of the first."""
+    """Consecutive tokens of a row, the sequences they belong to, and the position of the first."""
 
     sequences: list[int]
     parts: list[Tensor]
     begin: int
 
 
-def _segments(prompts: Sequence[Tensor], completions: Sequence[Tensor]) -> tuple[list[_Segment], tuple[int, ...]]:
+def _segments(
+    prompts: Sequence[Tensor], completions: Sequence[Tensor], group: Sequence[int]
+) -> tuple[list[_Segment], tuple[int, ...]]:
     """The segments of a row in its order, and how many continue each shared prompt."""
     # A completion of one token has no inputs: nothing of its sequence is in the row but the prompt
-    continued = [(group, [i for i in group if len(completions[i]) > 1]) for group in grouped(prompts)]
-    shared = [(group, inputs) for group, inputs in continued if len(inputs) > 1]
-    whole = [(group, inputs) for group, inputs in continued if len(inputs) <= 1]
+    shared, whole = [], []
+    for members in group_members(group):
+        prompt = prompts[members[0]]
+        if any(prompts[i] is not prompt and not torch.equal(prompts[i], prompt) for i in members):
+            raise ValueError("packing: the sequences of a group must have the same prompt")
+        continued = [i for i in members if len(completions[i]) > 1]
+        (shared if len(continued) > 1 else whole).append((members, prompt, continued))
     segments = [
-        *(_Segment(group, [prompts[group[0]]], 0) for group, _ in shared),
-        *(_Segment([i], [completions[i][:-1]], len(prompts[i])) for _, inputs in shared for i in inputs),
-        *(_Segment(g, [prompts[g[0]], *(completions[i][:-1] for i in inputs)], 0) for g, inputs in whole),
+        *(_Segment(members, [prompt], 0) for members, prompt, _ in shared),
+        *(_Segment([i], [completions[i][:-1]], len(prompt)) for _, prompt, continued in shared for i in continued),
+        *(_Segment(members, [prompt, *(completions[i][:-1] for i in rest)], 0) for members, prompt, rest in whole),
     ]
-    return segments, tuple(len(inputs) for _, inputs in shared)
+    return segments, tuple(len(continued) for *_, continued in shared)
 
 
-def grouped(prompts: Sequence[Tensor]) -> list[list[int]]:
-    """The sequences of each prompt object, prompts in the order in which they first come."""
-    groups: dict[int, list[int]] = {}
-    for index, prompt in enumerate(prompts):
-        groups.setdefault(id(prompt), []).append(index)
-    return list(groups.values())
+def group_members(group: Sequence[int]) -> list[list[int]]:
+    """The sequences of each group, in the order in which groups first occur: [7, 3, 7] → [[0, 2], [1]]."""
+    members: dict[int, list[int]] = {}
+    for index, number in enumerate(group):
+        members.setdefault(number, []).append(index)
+    return list(members.values())
 
 
 def _count_up(lengths: Tensor) -> Tensor:

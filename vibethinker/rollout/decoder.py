@@ -84,9 +84,8 @@ class Decoder:
         """Computes prompts into these places of the cache, some at a time; gives the logits that follow them [P, V]."""
         logits = []
         for part in _parts([len(p) for p in prompts], PREFILL_TOKENS):
-            views = [prompt[:] for prompt in prompts[part]]  # `pack` would share one that is there twice
-            row = pack(views, [torch.zeros(1, dtype=torch.long)] * len(views))
-            row = row.to(self.stops.device)
+            nothing = [torch.zeros(1, dtype=torch.long)] * len(prompts[part])
+            row = pack(prompts[part], nothing).to(self.stops.device)
             hidden = self.body(row.input_ids, row.position_ids, PrefillAttention(row, self.cache, places[part]))
             logits.append(self.head(hidden[row.predictors]))
         return torch.cat(logits)
