@@ -10,11 +10,12 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from vibethinker.callbacks.checkpoint_export import HuggingFaceExport, folder_of, share_folder
+from vibethinker.callbacks.checkpoint_export import HuggingFaceExport
 from vibethinker.callbacks.diversity_probe import MEAN
 from vibethinker.fusion import fuse
 from vibethinker.fusion.average import RECORD
-from vibethinker.utils.atomic import held, write_atomic
+from vibethinker.training.checkpoint import link_folder, model_checkpoints, model_folder
+from vibethinker.utils.atomic import locked, write_atomic
 
 CHOICE = "choice.json"
 _MONITOR = re.compile(r"probe/(?P<domain>.+)/[^/]+")
@@ -85,7 +86,7 @@ class ExpertFusion(Callback):
         if self.experts is None:
             self._fuse(folders)
             return
-        with held(self.experts):  # of two fits that end together one sees the complete set
+        with locked(self.experts):  # of two fits that end together one sees the complete set
             for domain, folder in folders.items():
                 self._leave(domain, folder, self.experts / domain)
             there = {d: self.experts / d for d in self.domains if (self.experts / d).is_dir()}
@@ -93,7 +94,7 @@ class ExpertFusion(Callback):
                 self._fuse(there)
 
     def _expert(self, domain: str) -> Path:
-        folder = folder_of(self._chosen[domain].best_model_path)
+        folder = model_folder(self._chosen[domain].best_model_path)
         if not self._chosen[domain].best_model_path or not folder.is_dir():
             raise ValueError(f"ExpertFusion: no checkpoint of {domain} was saved")
         return folder
@@ -101,7 +102,7 @@ class ExpertFusion(Callback):
     def _leave(self, domain: str, folder: Path, place: Path) -> None:
         chooser = self._chosen[domain]
         assert chooser.best_model_score is not None
-        share_folder(folder, place)
+        link_folder(folder, place)
         choice = {"checkpoint": chooser.best_model_path, chooser.monitor: chooser.best_model_score.item()}
         write_atomic(place / CHOICE, json.dumps(choice))
 
@@ -113,10 +114,9 @@ class ExpertFusion(Callback):
 def _choosers(trainer: pl.Trainer) -> dict[str, ModelCheckpoint]:
     """The `ModelCheckpoint` of each domain."""
     chosen: dict[str, ModelCheckpoint] = {}
-    for checkpoint in trainer.checkpoint_callbacks:
-        monitor = getattr(checkpoint, "monitor", None) or ""
-        match = _MONITOR.fullmatch(monitor)
-        if match is None or match["domain"] == MEAN or not isinstance(checkpoint, ModelCheckpoint):
+    for checkpoint in model_checkpoints(trainer):
+        match = _MONITOR.fullmatch(checkpoint.monitor or "")
+        if match is None or match["domain"] == MEAN:
             continue
         if match["domain"] in chosen:
             raise ValueError(f"ExpertFusion: two ModelCheckpoints choose the expert of {match['domain']}")

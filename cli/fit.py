@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
-import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
@@ -30,16 +28,28 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 import vibethinker.grpo
 import vibethinker.sft  # noqa: F401  # short class names are those of imported classes
 from vibethinker.callbacks import HuggingFaceExport, Progress
-from vibethinker.callbacks.checkpoint_export import checkpoints_of, folder_of
 from vibethinker.cli.noise import hush
-from vibethinker.cli.resume import CONFIG, ResumePoint, check_same_run, last_checkpoint
 from vibethinker.datamodules import DomainDataModule
 from vibethinker.models.loading import weightless
+from vibethinker.training.checkpoint import (
+    LastCheckpoint,
+    last_checkpoint,
+    leave_last_checkpoint,
+    model_folder,
+    record_chosen,
+)
 from vibethinker.training.policy_module import PolicyModule
-from vibethinker.utils.atomic import held, write_atomic
+from vibethinker.utils.atomic import locked, write_atomic
+from vibethinker.utils.provenance import Provenance, leaves
 
 DEFAULT_ROOT: Final = "runs/default"
-CHOSEN: Final = "chosen.json"
+CONFIG: Final = "config.yaml"
+# What decides the weights a run ends with; anything else may change between two attempts.
+_DECISIVE: Final = (
+    *("model", "data", "seed_everything", "trainer.max_steps", "trainer.max_epochs", "trainer.precision"),
+    *("trainer.gradient_clip_val", "trainer.gradient_clip_algorithm"),
+)
+_HARMLESS: Final = ("slots", "cache_gib", "row_tokens", "gradient_checkpointing", "fused_kernels", "compile")
 
 
 class SaveConfig(SaveConfigCallback):
@@ -58,7 +68,7 @@ class VibeThinkerCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Progress, "progress")
-        parser.add_lightning_class_args(ResumePoint, "resume")
+        parser.add_lightning_class_args(LastCheckpoint, "resume")
         parser.add_argument(
             "--dry_run",
             type=float | None,
@@ -108,15 +118,12 @@ class VibeThinkerCLI(LightningCLI):
             part.trainer = self.trainer
             part.setup("fit")
         transformers.utils.logging.disable_progress_bar()  # its bars for saving would tear ours
-        for checkpoint in checkpoints_of(self.trainer):
-            # A step taken again after a kill saves the same weights under the same name, not as a second version.
-            checkpoint._enable_version_counter = False
-            checkpoint.save_last = False  # ResumePoint does, when all are done
+        leave_last_checkpoint(self.trainer)
 
     def fit(self, ckpt_path: str | None, weights_only: bool | None, **options: Any) -> None:
         """Goes on from the run folder's last checkpoint unless another one is named."""
         root = Path(self.trainer.default_root_dir)
-        alone = held(root, f"{root}: another fit is at work there") if self.trainer.is_global_zero else nullcontext()
+        alone = locked(root, f"{root}: another fit is at work there") if self.trainer.is_global_zero else nullcontext()
         with alone:
             if ckpt_path in (None, "last"):
                 ckpt_path = str(last_checkpoint(root)) if last_checkpoint(root).is_file() else None
@@ -125,17 +132,14 @@ class VibeThinkerCLI(LightningCLI):
             self.trainer.fit(ckpt_path=ckpt_path, weights_only=weights_only is not False, **options)
 
     def after_fit(self) -> None:
-        """Records which model folder every `ModelCheckpoint` has chosen, by what it monitors, and tells."""
+        """Records the best model of every `ModelCheckpoint`, and prints where the models are."""
         if not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        root = Path(self.trainer.default_root_dir)
-        best = {c.monitor: c.best_model_path for c in checkpoints_of(self.trainer)}
-        chosen = {monitor: os.path.relpath(folder_of(path), root) for monitor, path in best.items() if monitor and path}
-        write_atomic(root / CHOSEN, json.dumps(chosen, indent=1))
-        if (last := folder_of(last_checkpoint(root))).is_dir():
+        chosen = record_chosen(self.trainer)
+        if (last := model_folder(last_checkpoint(self.trainer.default_root_dir))).is_dir():
             print(f"model of step {self.trainer.global_step}: {last}")
         for monitor, folder in chosen.items():
-            print(f"best {monitor}: {root / folder}", flush=True)
+            print(f"best {monitor}: {folder}", flush=True)
 
     def before_validate(self) -> None:
         if not self.trainer.limit_val_batches:
@@ -151,6 +155,34 @@ class VibeThinkerCLI(LightningCLI):
 
 def _dump(parser: LightningArgumentParser, config: Namespace) -> str:
     return str(parser.dump(config, skip_unset=False, format="yaml"))
+
+
+def check_same_run(root: str | Path, config: Mapping[str, Any]) -> None:
+    """Refuses to go on with other options than a run began with.
+
+    Raises:
+        ValueError: one line that names the first option that differs.
+    """
+    saved = Path(root) / CONFIG
+    if not saved.is_file() or not last_checkpoint(root).exists():
+        return
+    before, now = (Provenance(_decisive(c)) for c in (yaml.safe_load(saved.read_text("utf-8")), config))
+    if difference := now.difference(before):
+        raise ValueError(
+            f"{root} holds a run with {difference}: go on with the old value, or choose another "
+            "trainer.default_root_dir"
+        )
+
+
+def _decisive(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that decide the weights, named as on the command line."""
+    options = {option.replace(".init_args", ""): value for option, value in leaves(config)}
+    return {
+        option: value
+        for option, value in options.items()
+        if any(option == key or option.startswith(f"{key}.") for key in _DECISIVE)
+        and not (option.startswith("model.") and option.rpartition(".")[2] in _HARMLESS)
+    }
 
 
 def parse(arguments: Sequence[str]) -> dict[str, Any]:

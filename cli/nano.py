@@ -20,7 +20,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from vibethinker.datamodules.generators import DOMAINS, generate
-from vibethinker.utils.staging import staged_folder
+from vibethinker.utils.atomic import staged_folder
 
 VOCABULARY = 1024
 CONTEXT = 512

@@ -28,8 +28,7 @@ from vibethinker.problems import Problem, Split, split_of
 from vibethinker.rewards import DispatchReward, Reward
 from vibethinker.rewards.base import as_verifier, name_of
 from vibethinker.rollout.scheduler import Progress
-from vibethinker.utils.atomic import write_atomic
-from vibethinker.utils.staging import staged_folder
+from vibethinker.utils.atomic import staged_folder, write_atomic
 
 MANIFEST: Final = "manifest.json"
 RATE: Final = "pass_rate"  # the column that is added

@@ -17,7 +17,7 @@ from vibethinker.cli.recipe.definition import Recipe, load_recipe, read_yaml
 from vibethinker.cli.recipe.processes import Scheduler, spawn, stop
 from vibethinker.cli.recipe.tasks import EVALUATION, Task, tasks_of
 from vibethinker.cli.report.result_table import results_table
-from vibethinker.utils.atomic import held, write_atomic
+from vibethinker.utils.atomic import locked, write_atomic
 
 RECIPE: Final = "recipe.yaml"
 RESULTS: Final = "results.json"
@@ -42,7 +42,7 @@ def run(path: Path, output: Path | None, jobs: int, redo: Sequence[str], dry_run
         _check_fits(tasks)
         return 0
     start = time.monotonic()
-    with held(recipe.output, f"{recipe.output}: another run is at work there"):
+    with locked(recipe.output, f"{recipe.output}: another run is at work there"):
         done = {task.name for task in tasks if task not in again and task.is_done()}
         for task in again:
             task.forget()

@@ -19,7 +19,7 @@ from vibethinker.datamodules.prepare.candidates import Removed
 from vibethinker.datamodules.prepare.pipeline import Prepared
 from vibethinker.datamodules.prepare.settings import Settings
 from vibethinker.problems import Problem
-from vibethinker.utils.staging import staged_folder
+from vibethinker.utils.atomic import staged_folder
 
 REPORT: Final = "report.json"
 REMOVED: Final = "removed.jsonl"

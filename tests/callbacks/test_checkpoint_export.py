@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.support import quick
 from vibethinker.callbacks import HuggingFaceExport
-from vibethinker.callbacks.checkpoint_export import FolderCheckpointIO, folder_of
+from vibethinker.training.checkpoint import FolderCheckpointIO, model_folder
 
 
 @pytest.fixture
@@ -40,12 +40,12 @@ def test_a_folder_beside_each_checkpoint_with_the_same_weights(tmp_path: Path, t
     folder = tmp_path / "algebra"
     assert names(folder) == ["last", "last.ckpt", "step=2", "step=2.ckpt", "step=4", "step=4.ckpt"]
     for checkpoint in folder.glob("*.ckpt"):
-        model = AutoModelForCausalLM.from_pretrained(folder_of(checkpoint))
+        model = AutoModelForCausalLM.from_pretrained(model_folder(checkpoint))
         saved = torch.load(checkpoint, weights_only=False)["state_dict"]
         assert saved
         for name, weight in saved.items():
             assert torch.equal(model.state_dict()[name.removeprefix("policy.")], weight)
-        assert AutoTokenizer.from_pretrained(folder_of(checkpoint)).chat_template
+        assert AutoTokenizer.from_pretrained(model_folder(checkpoint)).chat_template
     # the last one and the best one of a step are one export
     assert (folder / "last" / "model.safetensors").samefile(folder / "step=4" / "model.safetensors")
 
@@ -62,10 +62,10 @@ def test_dropped_only_when_no_checkpoint_names_it_any_more(tmp_path: Path, write
     writer.remove_checkpoint(best)
     writer.save_checkpoint(state(4), tmp_path / "last.ckpt")
     assert best.is_file()
-    assert folder_of(best).is_dir()
-    writer.remove_dropped()
+    assert model_folder(best).is_dir()
+    writer.remove_pending()
     assert names(tmp_path) == ["last", "last.ckpt"]
-    writer.remove_dropped()
+    writer.remove_pending()
 
 
 def test_saved_again_is_not_dropped(tmp_path: Path, writer: FolderCheckpointIO) -> None:
@@ -73,7 +73,7 @@ def test_saved_again_is_not_dropped(tmp_path: Path, writer: FolderCheckpointIO) 
     writer.save_checkpoint(state(2), path)
     writer.remove_checkpoint(path)
     writer.save_checkpoint(state(4), path)
-    writer.remove_dropped()
+    writer.remove_pending()
     assert writer.load_checkpoint(path, weights_only=True)["global_step"] == 4
 
 
@@ -115,7 +115,7 @@ def test_killed_while_saving_there_is_a_whole_checkpoint(tmp_path: Path, writer:
         checkpoint = writer.load_checkpoint(path, weights_only=True)
         assert (checkpoint["weight"] == checkpoint["global_step"]).all()
         assert checkpoint["global_step"] > step
-        assert AutoModelForCausalLM.from_pretrained(folder_of(path))
+        assert AutoModelForCausalLM.from_pretrained(model_folder(path))
         step = checkpoint["global_step"]
     writer.save_checkpoint(state(step + 1), path)
     assert names(tmp_path) == ["last", "last.ckpt"]

@@ -24,8 +24,7 @@ from transformers.utils.hub import cached_file
 from vibethinker.models import loading as policies
 from vibethinker.models.source import base_of
 from vibethinker.problems import Problem
-from vibethinker.utils.atomic import atomic_file, held, write_atomic
-from vibethinker.utils.staging import staged_folder
+from vibethinker.utils.atomic import atomic_file, locked, staged_folder, write_atomic
 
 OPTIONS: Final = "options.json"
 SCHEMA: Final = pa.schema(
@@ -141,7 +140,7 @@ class SampleStore:
         Raises:
             FileExistsError: another process is writing there.
         """
-        with held(self.folder, f"{self.folder}: another process is writing samples there"):
+        with locked(self.folder, f"{self.folder}: another process is writing samples there"):
             write_atomic(self.folder / OPTIONS, json.dumps(self.options, indent=1))
             yield
 

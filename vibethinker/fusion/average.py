@@ -38,9 +38,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from torch import Tensor
 
 from vibethinker.models.adapters import FLOATS, Expert, check_compatible, open_expert
-from vibethinker.utils.atomic import sync_folder
+from vibethinker.utils.atomic import staged_folder, sync_folder
 from vibethinker.utils.safetensors_io import Files, Spec, TensorRef, lay_out
-from vibethinker.utils.staging import staged_folder
 
 Method = Literal["linear", "task_arithmetic"]
 Dtype = Literal["keep", "float32", "bfloat16", "float16"]

@@ -17,7 +17,7 @@ from vibethinker.models.adapters import ADAPTER, ADAPTER_BASE, is_adapter
 from vibethinker.models.merging import copy_weights, empty_model, plain_name
 from vibethinker.models.quantization import describe
 from vibethinker.models.source import load_config
-from vibethinker.utils.staging import staged_folder
+from vibethinker.utils.atomic import staged_folder
 
 _SHARD = "5GB"
 _OVERRIDES = ("max_position_embeddings", "rope_parameters")  # what load_policy may have changed

@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vibethinker.problems import Problem
-from vibethinker.utils.atomic import atomic_file, held
+from vibethinker.utils.atomic import atomic_file, locked
 
 FOLDER: Final = "VIBETHINKER_CACHE"  # environment variable that names the folder
 _log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Demonstrations:
         whole.update(b"".join(keys))
         path = cache_folder() / "tokens" / f"{whole.hexdigest()}.arrow"
         if not path.exists():
-            with held(path.parent):  # others wait, and find what was made
+            with locked(path.parent):  # others wait, and find what was made
                 if not path.exists():
                     _write(path, tokenizer, problems, instruction)
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
