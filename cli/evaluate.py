@@ -39,13 +39,14 @@ _PAPER: Final = Protocol(
 PRESETS: Final = {"vibethinker": _PAPER, "vibethinker-0.6": replace(_PAPER, temperature=0.6)}
 
 
-def evaluate(options: argparse.Namespace) -> None:
+def evaluate(**given: Any) -> None:
     """Samples, judges, prints tables, writes results and samples; goes on where it was stopped.
 
     Raises:
         ValueError, OSError: before sampling, naming the option, model or problem at fault.
     """
     hush()
+    options = argparse.Namespace(**given)
     wanted = protocol(options)
     _check_ks(options.k, wanted.samples)
     reward = reward_of(options.reward)
@@ -65,13 +66,14 @@ def evaluate(options: argparse.Namespace) -> None:
         _conclude(store, options, labels, exam.left_out)
 
 
-def again(options: argparse.Namespace) -> None:
+def again(**given: Any) -> None:
     """Judges the samples of an evaluation anew and rewrites its results.
 
     Raises:
         ValueError, OSError: naming the file at fault.
     """
     hush()
+    options = argparse.Namespace(**given)
     try:
         content = json.loads(options.out.read_text("utf-8"))
         first, left_out = content["rows"][0], content["left_out"]

@@ -16,13 +16,14 @@ from vibethinker.datamodules.difficulty import Criteria, filter_by_difficulty
 from vibethinker.utils.meter import Meter
 
 
-def run(options: argparse.Namespace) -> None:
+def run(**given: Any) -> None:
     """Samples, filters, writes a data folder, prints what became of the problems.
 
     Raises:
         ValueError, OSError: before sampling, naming the option, file or row at fault.
     """
     hush()
+    options = argparse.Namespace(**given)
     criteria = Criteria(options.min_error_rate, options.max_error_rate, options.min_solution_tokens)
     wanted, reward = protocol(options), reward_of(options.reward)
     bar = Meter()

@@ -1,7 +1,4 @@
-"""The console script: finds the command, and turns what a user can mend into one line on stderr.
-
-Nothing heavy is imported here: `vibethinker --help` answers at once.
-"""
+"""The console script: calls the command, and turns errors that a user can correct into one line on stderr."""
 
 from __future__ import annotations
 
@@ -10,11 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 
 from vibethinker.cli import commands
 from vibethinker.cli.errors import BUGS, one_line
-
-LIGHTNING = ("fit", "validate", "test", "predict")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,24 +36,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(arguments: Sequence[str]) -> int:
     if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # for rewards and other classes of one's own in the current folder
-    if arguments and arguments[0] in LIGHTNING:
-        from vibethinker.cli import fit
-
-        fit.run(arguments)
-        return 0
-    if arguments and arguments[0] == "verify":
-        from vibethinker.cli import verify
-
-        verify.run(arguments[1:])
+        sys.path.append(here)  # for the user's own rewards and other classes in the current folder
+    if arguments and arguments[0] in commands.CLASS_OPTIONS:
+        resolve_name(commands.CLASS_OPTIONS[arguments[0]])(arguments)
         return 0
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if isinstance(getattr(options, "files", None), list) and not any(part.startswith("-") for part in rest):
-        options.files = [*options.files, *rest]  # argparse knows no list of files after options
+        options.files = [*options.files, *rest]  # argparse accepts no list of files after options
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    return options.command(options) or 0
+    return commands.call(options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,9 +56,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="--debug, or VIBETHINKER_DEBUG=1, shows where an error comes from.",
     )
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for name, does in zip(LIGHTNING, ("train", "validate", "test", "predict"), strict=True):
-        subparsers.add_parser(name, help=f"{does} with LightningCLI; see vibethinker {name} --help", add_help=False)
-    subparsers.add_parser("verify", help="score a file of completions with a reward", add_help=False)
+    for name, verb in commands.LIGHTNING.items():
+        subparsers.add_parser(name, help=f"{verb} with LightningCLI; see vibethinker {name} --help", add_help=False)
+    subparsers.add_parser("verify", help="grade a file of completions with a reward", add_help=False)
     commands.add_to(subparsers)
     return parser
 

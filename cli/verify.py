@@ -99,13 +99,13 @@ def parser() -> ArgumentParser:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Parses the options, grades, writes, prints.
+    """Parses the options after the command's name, grades, writes, prints.
 
     Raises:
         ValueError, OSError: naming the option, or file, line and field.
     """
     reads = parser()
-    options = reads.parse_args(list(arguments))
+    options = reads.parse_args(arguments[1:])
     with as_verifier(reads.instantiate(options).reward or DispatchReward(), "reward") as reward:
         samples = list(read_samples(options.file, options.fields, reward))
         graded = list(zip(samples, _grade(samples), strict=True))

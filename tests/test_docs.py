@@ -13,7 +13,7 @@ import pytest
 
 from vibethinker.cli import commands, verify
 from vibethinker.cli.fit import parse
-from vibethinker.cli.main import LIGHTNING, main
+from vibethinker.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -49,7 +49,7 @@ def test_a_command_of_the_readme_parses(command: str, tmp_path: Path, monkeypatc
     monkeypatch.chdir(ROOT)
     program, *arguments = shlex.split(command, comments=True)
     assert program == "vibethinker"
-    if arguments[0] in LIGHTNING:
+    if arguments[0] in commands.LIGHTNING:
         assert parse(arguments)["model"]["class_path"]
     elif arguments[0] == "verify":
         assert verify.parser().parse_args(arguments[1:]).file
