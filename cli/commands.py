@@ -90,7 +90,7 @@ def fuse(**options: Any) -> Path:
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml", help="stages, from base model to evaluation")
+    parser.add_argument("path", type=Path, metavar="RECIPE.yaml", help="stages, from base model to evaluation")
     parser.add_argument("--output", type=Path, metavar="DIR", help="output folder (default: the recipe's own)")
     parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="processes at a time (default: 1)")
     parser.add_argument(

@@ -1,7 +1,7 @@
-"""The recipe file: a list of stages, each taking its model from an earlier one.
+"""The recipe file: a list of stages, each of which starts from the model of an earlier one.
 
     output: runs/nano                 # overridden by --output
-    model: nano                       # where every stage starts that does not say `from`
+    model: nano                       # starting point of every stage without `from`
     evaluation: {problems: 256}       # options of `vibethinker evaluate`
     stages:
       - name: specialist
@@ -13,14 +13,14 @@
       - {name: fused, fuse: specialist, evaluate: [algebra, geometry]}
       - {name: signal, fit: mgpo.yaml, from: fused, evaluate: [algebra, geometry]}
 
-A stage fits, or fuses, or only evaluates. `choose` may be a list: a fit on several domains chooses one for each. What
-is evaluated are domains, or files of problems.
+A stage fits, or fuses, or only evaluates. `choose` may be a list: a fit on several domains chooses one checkpoint for
+each. Stages evaluate on domains or on files of problems.
 
-Two further kinds of stages make data, which any option names as `{stage}`:
+Two further kinds of stages write data, which any option refers to as `{stage}`:
 
       - {name: problems, prepare: ../data/math.yaml}
       - {name: specialist, each: [algebra], fit: sft.yaml, with: {data.data: "{problems}", data.domain: "{each}"}}
-      - {name: pool, filter: "{problems}", from: specialist}    # what this model solves now and then
+      - {name: pool, filter: "{problems}", from: specialist}    # problems that this model solves only sometimes
       - {name: signal, fit: mgpo.yaml, from: specialist, with: {data.data: "{pool}"}}
 """
 
@@ -30,16 +30,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import yaml
 
 from vibethinker.utils.provenance import leaves
 
+Kind = Literal["prepare", "filter", "fit", "fuse", "evaluate"]
+
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _RECIPE_KEYS: Final = ("output", "model", "evaluation", "stages")
-_KINDS: Final = ("prepare", "filter", "fit", "fuse")
-_STAGE_KEYS: Final = ("name", "each", *_KINDS, "from", "with", "choose", "evaluate")
+_KINDS: Final[tuple[Kind, ...]] = ("prepare", "filter", "fit", "fuse", "evaluate")
+_STAGE_KEYS: Final = ("name", "each", *_KINDS, "from", "with", "choose")
 _REFERENCE: Final = re.compile(r"\{([A-Za-z0-9_.-]+)\}")
 _FILES: Final = (".jsonl", ".parquet")
 
@@ -50,45 +52,61 @@ class Stage:
 
     Attributes:
         name: names its folder.
-        each: what `{each}` stands for in turn; empty for a stage that happens once.
-        prepare: configuration file of data.
-        filter: data, as a path or a reference.
-        fit: configuration file.
-        fuse: the stage whose models are averaged.
+        kind: its command.
+        target: the value of the key of that name: a configuration file, data, or the stage whose models are averaged;
+            empty for a stage that only evaluates.
         source: the stage whose model it starts from; the recipe's model when `None`.
+        each: values of `{each}`; empty for a stage that runs once.
         options: of the command, by their names there.
-        choose: what is monitored by the checkpoints that later stages take; the last checkpoint when empty.
+        choose: metrics monitored by the checkpoints that later stages take; the last checkpoint when empty.
         evaluate: domains, or files.
+
+    Raises:
+        ValueError, FileNotFoundError: naming the key, for entries that contradict one another, or a missing file.
     """
 
     name: str
-    each: tuple[str, ...] = ()
-    prepare: Path | None = None
-    filter: str | None = None
-    fit: Path | None = None
-    fuse: str | None = None
+    kind: Kind
+    target: str = ""
     source: str | None = None
+    each: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     choose: tuple[str, ...] = ()
     evaluate: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.kind in ("fit", "prepare") and not Path(self.target).is_file():
+            raise FileNotFoundError(f"{self.kind}: there is no file {self.target}")
+        for key, value in (("choose", self.choose), ("each", self.each)):
+            if value and self.kind != "fit":
+                raise ValueError(f"{key} needs fit")
+        if bad := [value for value in self.each if not _NAME.fullmatch(value)]:
+            raise ValueError(f"each: {bad[0]!r} cannot name a folder")
+        if self.source and self.kind in ("fuse", "prepare"):
+            raise ValueError("from belongs to fit, filter and evaluate; fuse names its stage itself")
+        if self.evaluate and self.makes_data:
+            raise ValueError("evaluate: it makes data, not a model")
+        if self.evaluate and len(self.choose) > 1:
+            raise ValueError(f"evaluate: it chooses {len(self.choose)} models; evaluate what is made of them")
+        if self.evaluates_files and not all(name.endswith(_FILES) for name in self.evaluate):
+            raise ValueError("evaluate: domains or files, not both; a second stage may have the others")
+        if not self.each and "{each}" in f"{self.options}{self.choose}{self.evaluate}":
+            raise ValueError("{each} stands for nothing: each is missing")
+
     @property
     def models(self) -> int:
-        """How many models it leaves for later stages."""
-        return max(len(self.each), 1) * max(len(self.choose), 1) if self.fit or self.fuse else 0
+        """Number of models that it leaves for later stages."""
+        return max(len(self.each), 1) * max(len(self.choose), 1) if self.kind in ("fit", "fuse") else 0
 
     @property
     def makes_data(self) -> bool:
-        return bool(self.prepare or self.filter)
+        """True for a stage whose result is a data folder."""
+        return self.kind in ("prepare", "filter")
 
     @property
     def evaluates_files(self) -> bool:
+        """True for benchmark files, false for domains."""
         return any(name.endswith(_FILES) for name in self.evaluate)
-
-    def references(self) -> list[str]:
-        """What may be stages whose data it names."""
-        text = f"{dict(self.options)}{self.filter}"
-        return [name for name in dict.fromkeys(_REFERENCE.findall(text)) if name != "each"]
 
 
 @dataclass(frozen=True)
@@ -97,9 +115,9 @@ class Recipe:
 
     Attributes:
         path: the file.
-        output: folder of everything that is made.
+        output: folder of all results.
         model: folder, hub name, or `nano`.
-        stages: in an order in which each comes after what it needs.
+        stages: each after the ones it needs.
         evaluation: options of `vibethinker evaluate`.
     """
 
@@ -117,22 +135,29 @@ def load_recipe(path: Path, output: Path | None = None) -> Recipe:
         FileNotFoundError, ValueError: one line that names the file, the stage and the key.
     """
     content = read_yaml(path)
-    _refuse_unknown(content, _RECIPE_KEYS, str(path))
-    where = output or content.get("output")
-    if where is None:
+    _check_keys(content, _RECIPE_KEYS, str(path))
+    output = output or content.get("output")
+    if output is None:
         raise ValueError(f"{path}: output is missing; name a folder there, or with --output")
     entries = content.get("stages")
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{path}: stages must be a list of one stage or more")
     stages: dict[str, Stage] = {}
     for number, entry in enumerate(entries, 1):
-        stage = _stage(path, number, entry, stages)
-        stages[stage.name] = stage
+        entry = _mapping(entry, f"{path}: stage {number}")
+        name = str(entry.get("name", ""))
+        if not _NAME.fullmatch(name) or name in stages:
+            raise ValueError(f"{path}: stage {number} needs a unique name of letters, digits, '-', '_', not {name!r}")
+        _check_keys(entry, _STAGE_KEYS, f"{path}: stage {name!r}")
+        try:
+            stages[name] = _stage(path, name, entry, stages)
+        except (ValueError, FileNotFoundError) as error:
+            raise type(error)(f"{path}: stage {name!r}: {error}") from None
     evaluation = _mapping(content.get("evaluation"), f"{path}: evaluation")
-    for name in _REFERENCE.findall(str(evaluation)):
+    for name in references(evaluation):
         if name not in stages or not stages[name].makes_data:
             raise ValueError(f"{path}: evaluation: {{{name}}}: no stage {name!r} makes data")
-    return Recipe(path, Path(where), str(content.get("model", "nano")), tuple(stages.values()), evaluation)
+    return Recipe(path, Path(output), str(content.get("model", "nano")), tuple(stages.values()), evaluation)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -146,71 +171,45 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return _mapping(content, str(path))
 
 
-def _stage(path: Path, number: int, entry: Any, before: Mapping[str, Stage]) -> Stage:
-    entry = _mapping(entry, f"{path}: stage {number}")
-    name = str(entry.get("name", ""))
-    if not _NAME.fullmatch(name) or name in before:
-        raise ValueError(f"{path}: stage {number} needs a name of its own of letters, digits, '-', '_', not {name!r}")
-    where = f"{path}: stage {name!r}"
-    _refuse_unknown(entry, _STAGE_KEYS, where)
+def references(value: Any) -> list[str]:
+    """The names that stand in braces anywhere in a value, but `{each}`."""
+    return [name for name in dict.fromkeys(_REFERENCE.findall(str(value))) if name != "each"]
+
+
+def _stage(path: Path, name: str, entry: Mapping[str, Any], before: Mapping[str, Stage]) -> Stage:
+    kinds = [kind for kind in _KINDS if entry.get(kind)]
+    if len(kinds) > 1 and kinds[1] != "evaluate":
+        raise ValueError(f"either {' or '.join(kind for kind in kinds if kind != 'evaluate')}")
+    if not kinds:
+        raise ValueError(f"nothing to do; it needs {', '.join(_KINDS[:-1])} or evaluate")
+    kind = kinds[0]
+    target = "" if kind == "evaluate" else str(entry[kind])
     stage = Stage(
         name=name,
-        each=_texts(entry.get("each"), f"{where}: each"),
-        prepare=path.parent / str(entry["prepare"]) if "prepare" in entry else None,
-        filter=None if entry.get("filter") is None else str(entry["filter"]),
-        fit=path.parent / str(entry["fit"]) if "fit" in entry else None,
-        fuse=entry.get("fuse"),
+        kind=kind,
+        target=str(path.parent / target) if kind in ("fit", "prepare") else target,
         source=entry.get("from"),
-        options=_mapping(entry.get("with"), f"{where}: with"),
-        choose=_texts(entry.get("choose"), f"{where}: choose"),
-        evaluate=_texts(entry.get("evaluate"), f"{where}: evaluate"),
+        each=_texts(entry.get("each"), "each"),
+        options=_mapping(entry.get("with"), "with"),
+        choose=_texts(entry.get("choose"), "choose"),
+        evaluate=_texts(entry.get("evaluate"), "evaluate"),
     )
-    _check(stage, where, before)
+    _check_references(stage, before)
     return stage
 
 
-def _check(stage: Stage, where: str, before: Mapping[str, Stage]) -> None:
-    kinds = [kind for kind in _KINDS if getattr(stage, kind)]
-    if len(kinds) > 1:
-        raise ValueError(f"{where}: either {' or '.join(kinds)}")
-    if not (kinds or stage.evaluate):
-        raise ValueError(f"{where}: nothing to do; it needs {', '.join(_KINDS)} or evaluate")
-    for key, file in (("fit", stage.fit), ("prepare", stage.prepare)):
-        if file and not file.is_file():
-            raise FileNotFoundError(f"{where}: {key}: there is no file {file}")
-    for key, value in (("choose", stage.choose), ("each", stage.each)):
-        if value and not stage.fit:
-            raise ValueError(f"{where}: {key} needs fit")
-    if bad := [value for value in stage.each if not _NAME.fullmatch(value)]:
-        raise ValueError(f"{where}: each: {bad[0]!r} cannot name a folder")
-    _check_sources(stage, where, before)
-    _check_evaluation(stage, where)
-    if not stage.each and "{each}" in f"{stage.options}{stage.choose}{stage.evaluate}":
-        raise ValueError(f"{where}: {{each}} stands for nothing: each is missing")
-
-
-def _check_sources(stage: Stage, where: str, before: Mapping[str, Stage]) -> None:
-    if stage.source and (stage.fuse or stage.prepare):
-        raise ValueError(f"{where}: from belongs to fit, filter and evaluate; fuse names its stage itself")
-    for key, source in (("from", stage.source), ("fuse", stage.fuse)):
+def _check_references(stage: Stage, before: Mapping[str, Stage]) -> None:
+    """Checks that the stages it refers to come earlier and make what it takes."""
+    for key, source in (("from", stage.source), ("fuse", stage.target if stage.kind == "fuse" else None)):
         if source is not None and (source not in before or not before[source].models):
-            raise ValueError(f"{where}: {key}: no earlier stage {source!r} makes a model")
+            raise ValueError(f"{key}: no earlier stage {source!r} makes a model")
     if stage.source and before[stage.source].models > 1:
-        raise ValueError(f"{where}: from: stage {stage.source!r} makes {before[stage.source].models} models; fuse them")
-    for option, value in [*leaves(stage.options), ("data", stage.filter)]:
-        for name in _REFERENCE.findall(str(value)):
-            data = option.rpartition(".")[2] == "data"  # elsewhere braces may be something else, as in a file name
-            if name != "each" and (data or name in before) and not (name in before and before[name].makes_data):
-                raise ValueError(f"{where}: {{{name}}}: no earlier stage {name!r} makes data")
-
-
-def _check_evaluation(stage: Stage, where: str) -> None:
-    if stage.evaluate and stage.makes_data:
-        raise ValueError(f"{where}: evaluate: it makes data, not a model")
-    if stage.evaluate and len(stage.choose) > 1:
-        raise ValueError(f"{where}: evaluate: it chooses {len(stage.choose)} models; evaluate what is made of them")
-    if stage.evaluates_files and not all(name.endswith(_FILES) for name in stage.evaluate):
-        raise ValueError(f"{where}: evaluate: domains or files, not both; a second stage may have the others")
+        raise ValueError(f"from: stage {stage.source!r} makes {before[stage.source].models} models; fuse them")
+    for option, value in [*leaves(stage.options), ("data", stage.target if stage.kind == "filter" else "")]:
+        for name in references(value):
+            is_data = option.rpartition(".")[2] == "data"  # in other options, such as a file name, braces are no stage
+            if (is_data or name in before) and not (name in before and before[name].makes_data):
+                raise ValueError(f"{{{name}}}: no earlier stage {name!r} makes data")
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
@@ -228,6 +227,6 @@ def _texts(value: Any, where: str) -> tuple[str, ...]:
     return tuple(items)
 
 
-def _refuse_unknown(entry: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+def _check_keys(entry: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
     if unknown := [key for key in entry if key not in known]:
         raise ValueError(f"{where}: unknown key {unknown[0]!r}; there are {', '.join(known)}")

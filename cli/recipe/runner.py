@@ -95,7 +95,7 @@ def _describe(tasks: Sequence[Task], again: Sequence[Task], console: Console) ->
         if task not in again and task.is_done():
             done.add(task.name)
         known = all(need.name in done for need in task.needs)
-        models = task.inputs() if known else [f"<{need.name}>" for need in task.needs]
+        models = task.models() if known else [f"<{need.name}>" for need in task.needs]
         state = "done" if task.name in done else "to do"
         line = f"{state:5}  {task.name}  {shlex.join(task.command(models))}"
         console.print(line, markup=False)
@@ -110,7 +110,7 @@ def _check_fits(tasks: Sequence[Task]) -> None:
         monitors = [callback.get("init_args", {}).get("monitor") for callback in callbacks]
         if missing := [monitor for monitor in task.choose if monitor not in monitors]:
             raise ValueError(
-                f"{task.config}: no ModelCheckpoint monitors {missing[0]!r}, which stage {task.stage} chooses by"
+                f"{task.inputs[0]}: no ModelCheckpoint monitors {missing[0]!r}, which stage {task.stage} chooses by"
             )
 
 

@@ -1,16 +1,16 @@
-"""What a recipe comes down to: commands, the order they need, and the record each leaves when it is done."""
+"""Tasks: the commands of a recipe, the order they need, and the record that each leaves when it is done."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import vibethinker
-from vibethinker.cli.recipe.definition import Recipe, Stage, read_yaml
+from vibethinker.cli.recipe.definition import Kind, Recipe, Stage, read_yaml, references
 from vibethinker.utils.atomic import write_atomic
 from vibethinker.utils.provenance import Provenance, digest, file_digest, leaves
 
@@ -18,8 +18,9 @@ RECORD: Final = "stage.json"
 LOG: Final = "log.txt"
 EVALUATION: Final = "evaluation.json"
 DATA: Final = "data"
+_OUT: Final = {"prepare": DATA, "filter": DATA, "fuse": "model", "evaluate": EVALUATION}
 _OF_SPLITS: Final = ("data", "split", "problems", "difficulty")  # options of an evaluation on domains
-_INSIDE: Final = Path(vibethinker.__file__).parent
+_PACKAGE: Final = Path(vibethinker.__file__).parent
 
 
 @dataclass(frozen=True)
@@ -28,32 +29,31 @@ class Task:
 
     Attributes:
         name: of its folder below the output, such as `specialist/algebra/evaluation`.
-        stage: it belongs to.
+        stage: name of its stage.
         kind: the command.
-        output: of the recipe.
-        options: of the command, without its models and places.
+        output: output folder of the recipe.
+        options: of the command, without models, inputs and output.
+        inputs: the configuration of a fit or a preparation, the data to filter, or the files to evaluate on.
         needs: the tasks whose models it takes.
         data: the tasks whose data its options name.
         base: the model it takes when it needs none.
-        config: of a fit, or of a preparation.
-        choose: of a fit.
-        places: what it filters, or the files it evaluates on.
+        choose: metrics that choose the models of a fit.
     """
 
     name: str
     stage: str
-    kind: Literal["prepare", "filter", "fit", "fuse", "evaluate"]
+    kind: Kind
     output: Path
     options: Mapping[str, Any] = field(default_factory=dict)
+    inputs: tuple[str, ...] = ()
     needs: tuple[Task, ...] = ()
     data: tuple[Task, ...] = ()
     base: str = ""
-    config: Path | None = None
     choose: tuple[str, ...] = ()
-    places: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
+        """Folder of its results."""
         return self.output / self.name
 
     @property
@@ -64,27 +64,27 @@ class Task:
     # The command
 
     def command(self, models: Sequence[str]) -> list[str]:
-        """As the user would type it."""
+        """The command line, as a user would type it."""
         if self.kind == "fit":
-            places = ["--config", str(self.config), "--trainer.default_root_dir", str(self.folder)]
-            options = [part for name, value in self.options.items() for part in (f"--{name}", _text(value))]
-            return ["vibethinker", "fit", *places, "--model.model", models[0], *options]
-        if self.kind == "fuse":
-            return ["vibethinker", "fuse", *models, "--out", str(self.folder / "model"), *_flags(self.options)]
-        if self.kind in ("prepare", "filter"):
-            sources = [str(self.config)] if self.kind == "prepare" else [models[0], str(self.places[0])]
-            return ["vibethinker", self.kind, *sources, "--out", str(self.folder / DATA), *_flags(self.options)]
-        labels = ["--stage", self.stage, "--out", str(self.folder / EVALUATION)]
-        return ["vibethinker", "evaluate", models[0], *self.places, *_flags(self.options), *labels]
+            paths = {"config": self.inputs[0], "trainer.default_root_dir": str(self.folder), "model.model": models[0]}
+            options = {**paths, **self.options}.items()
+            return ["vibethinker", "fit", *(part for name, value in options for part in (f"--{name}", _text(value)))]
+        options = {"out": str(self.folder / _OUT[self.kind]), **self.options}.items()
+        return ["vibethinker", self.kind, *models, *self.inputs, *(part for item in options for part in _flag(*item))]
 
-    def inputs(self) -> list[str]:
+    def models(self) -> list[str]:
         """The models it takes, as they are called on the command line."""
-        return [str(self.output / model) for task in self.needs for model in task.made()] or [self.base]
+        made = [str(self.output / model) for task in self.needs for model in task.made()]
+        return made or [self.base] * bool(self.base)
 
     # The record
 
     def record(self) -> dict[str, Any] | None:
-        """What the finished task has written about itself; `None` before."""
+        """The record that the finished task has written; `None` before.
+
+        Raises:
+            ValueError: it is damaged, or of an earlier version of this library.
+        """
         file = self.folder / RECORD
         if not file.is_file():
             return None
@@ -93,11 +93,11 @@ class Task:
             return {"model": record["model"], "provenance": record["provenance"], **record}
         except (ValueError, KeyError, TypeError):
             raise ValueError(
-                f"{file}: damaged, or of another version of vibethinker: --redo {self.stage} makes it anew"
+                f"{file}: damaged, or of another version of vibethinker; --redo {self.stage} makes it anew"
             ) from None
 
     def made(self) -> list[str]:
-        """The model folders it leaves to later tasks, from the output folder."""
+        """The model folders it leaves to later tasks, relative to the output folder."""
         record = self.record()
         if record is None:
             raise RuntimeError(f"{self.name} is not done yet")
@@ -105,20 +105,22 @@ class Task:
         return model if isinstance(model, list) else [model]
 
     def provenance(self) -> Provenance:
-        """Everything that decides what it makes."""
-        config = read_yaml(self.config) if self.config else {}
-        named = {"model": self.base, **dict(leaves(config)), **self.options}
-        named |= {f"{number}.data": path for number, path in enumerate(self.places)}
+        """Everything that decides its result."""
+        configured = self.kind in ("fit", "prepare")  # the options in their input count, not its comments or its path
+        config = read_yaml(Path(self.inputs[0])) if configured else {}
+        inputs = () if configured else self.inputs
+        paths = {"model": self.base, **dict(leaves(config)), **self.options}
+        paths |= {f"{number}.data": path for number, path in enumerate(inputs)}
         options = {
             "kind": self.kind,
             "model": [model for task in self.needs for model in task.made()] or self.base,
             "options": {f"--{name}": value for name, value in self.options.items()},
             "config": config,
             "choose": self.choose,
-            "places": self.places,
+            "inputs": inputs,
         }
-        inputs = {f"stage {task.name}": digest(json.dumps((task.record() or {})["provenance"])) for task in self.before}
-        return Provenance(options, dict(_contents(named)) | inputs)
+        stages = {f"stage {task.name}": digest(json.dumps((task.record() or {})["provenance"])) for task in self.before}
+        return Provenance(options, dict(_contents(paths)) | stages)
 
     def is_done(self) -> bool:
         """True if it has finished, with these very options.
@@ -144,11 +146,14 @@ class Task:
         Args:
             provenance: from before it began: files may have changed since.
             metrics: further entries.
+
+        Raises:
+            FileNotFoundError, ValueError: the command has not left what it should have.
         """
         models = self._results()
         record = {
             "stage": self.stage,
-            "command": self.command(self.inputs()),
+            "command": self.command(self.models()),
             "model": models[0] if len(models) == 1 else models,
             **metrics,
             "provenance": asdict(provenance),
@@ -156,20 +161,18 @@ class Task:
         write_atomic(self.folder / RECORD, json.dumps(record, indent=1))
 
     def _results(self) -> list[str]:
-        if self.kind == "evaluate":
-            return []
-        if self.kind in ("prepare", "filter"):
-            if not (self.folder / DATA).is_dir():
-                raise FileNotFoundError(f"{self.folder / DATA}: the stage has left no data")
-            return []
         if self.kind == "fuse":
             return [f"{self.name}/model"]
+        if self.kind != "fit":
+            if self.kind != "evaluate" and not (self.folder / DATA).is_dir():
+                raise FileNotFoundError(f"{self.folder / DATA}: the stage has left no data")
+            return []
         folders = ["checkpoints/last"]
         if self.choose:
             chosen = json.loads((self.folder / "chosen.json").read_text("utf-8"))
             if missing := [monitor for monitor in self.choose if monitor not in chosen]:
                 there = ", ".join(chosen) or "nothing"
-                raise ValueError(f"{self.config}: no ModelCheckpoint monitors {missing[0]!r}, only {there}")
+                raise ValueError(f"{self.inputs[0]}: no ModelCheckpoint monitors {missing[0]!r}, only {there}")
             folders = [chosen[monitor] for monitor in self.choose]
         for folder in folders:
             if not (self.folder / folder / "config.json").is_file():
@@ -177,7 +180,7 @@ class Task:
         return [f"{self.name}/{folder}" for folder in folders]
 
     def forget(self) -> None:
-        """Removes it and what it made; the record first, so that half of it never counts as done."""
+        """Removes it and its results; the record first, so that half of it never counts as done."""
         (self.folder / RECORD).unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -187,63 +190,60 @@ def tasks_of(recipe: Recipe) -> list[Task]:
     made: dict[str, list[Task]] = {}
     tasks: list[Task] = []
     for stage in recipe.stages:
-        makers = list(_makers(recipe, stage, made))
+        makers = list(_makers(recipe, stage, made)) if stage.kind != "evaluate" else []
         made[stage.name] = makers
         tasks += makers
         if stage.evaluate:
-            judged = makers or made.get(stage.source or "", [])
-            tasks += _evaluations(recipe, stage, judged, bool(makers), made)
+            tasks += _evaluations(recipe, stage, makers or made.get(stage.source or "", []), made)
     return tasks
 
 
 def _makers(recipe: Recipe, stage: Stage, made: Mapping[str, list[Task]]) -> Iterator[Task]:
+    named = [*references(dict(stage.options)), *references(stage.target)]
+    sources = made.get(stage.target if stage.kind == "fuse" else stage.source or "", [])
     for value in stage.each or ("",):
-        task = Task(
+        yield Task(
             name=f"{stage.name}/{value}" if value else stage.name,
             stage=stage.name,
-            kind="fit",
+            kind=stage.kind,
             output=recipe.output,
-            options=_fill(dict(stage.options), value, made),
-            needs=tuple(made[stage.source]) if stage.source else (),
-            data=tuple(task for name in stage.references() for task in made.get(name, ())),
-            base="" if stage.source else recipe.model,
+            options=_fill(stage.options, value, made),
+            inputs=() if stage.kind == "fuse" else (_fill(stage.target, value, made),),
+            needs=tuple(sources),
+            data=tuple(task for name in dict.fromkeys(named) for task in made.get(name, ())),
+            base="" if sources or stage.kind == "prepare" else recipe.model,
+            choose=tuple(_fill(list(stage.choose), value, made)),
         )
-        if stage.prepare:
-            yield replace(task, kind="prepare", config=stage.prepare, base="")
-        elif stage.filter:
-            yield replace(task, kind="filter", places=(_fill(stage.filter, value, made),))
-        elif stage.fuse:
-            yield replace(task, kind="fuse", needs=tuple(made[stage.fuse]), base="")
-        elif stage.fit:
-            yield replace(task, config=stage.fit, choose=tuple(_fill(list(stage.choose), value, made)))
 
 
 def _evaluations(
-    recipe: Recipe, stage: Stage, makers: Sequence[Task], below: bool, made: Mapping[str, list[Task]]
+    recipe: Recipe, stage: Stage, evaluated: Sequence[Task], made: Mapping[str, list[Task]]
 ) -> Iterator[Task]:
-    """One for each model; of a stage that makes none, in the stage's own folder."""
-    named = [name for name, tasks in made.items() if tasks and f"{{{name}}}" in str(recipe.evaluation)]
-    for index, maker in enumerate(makers or [None]):
+    """One for each model; that of a stage that makes none is in the stage's own folder."""
+    for index, maker in enumerate(evaluated or [None]):
         value = stage.each[index] if stage.each else ""
-        options = _fill(dict(recipe.evaluation), value, made)
-        asked = _fill(list(stage.evaluate), value, made)
+        options = _fill(recipe.evaluation, value, made)
+        targets = _fill(list(stage.evaluate), value, made)
         if stage.evaluates_files:
             options = {name: option for name, option in options.items() if name not in _OF_SPLITS}
+        else:
+            options = {"domains": targets, **options}
+        data = () if stage.evaluates_files else references(recipe.evaluation)
         yield Task(
-            name=f"{maker.name}/evaluation" if maker and below else stage.name,
+            name=stage.name if maker is None or stage.kind == "evaluate" else f"{maker.name}/evaluation",
             stage=stage.name,
             kind="evaluate",
             output=recipe.output,
-            options=options if stage.evaluates_files else {"domains": asked, **options},
+            options={**options, "stage": stage.name},
+            inputs=tuple(targets) if stage.evaluates_files else (),
             needs=(maker,) if maker else (),
-            data=() if stage.evaluates_files else tuple(task for name in named for task in made[name]),
+            data=tuple(task for name in data for task in made.get(name, ())),
             base="" if maker else recipe.model,
-            places=tuple(asked) if stage.evaluates_files else (),
         )
 
 
 def _fill(value: Any, each: str, made: Mapping[str, list[Task]]) -> Any:
-    """`{each}` and the `{stage}` of data, wherever they stand."""
+    """Replaces `{each}`, and the `{stage}` of data by its folder, wherever they stand."""
     if isinstance(value, list):
         return [_fill(item, each, made) for item in value]
     if isinstance(value, Mapping):
@@ -260,27 +260,24 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _flags(options: Mapping[str, Any]) -> Iterator[str]:
-    """argparse's way: `--k 1 8`, `--distinct`, `--no-distinct`."""
-    for name, value in options.items():
-        name = name.replace("_", "-")
-        if isinstance(value, bool):
-            yield f"--{name}" if value else f"--no-{name}"
-        else:
-            yield f"--{name}"
-            yield from (map(_text, value) if isinstance(value, list) else [_text(value)])
+def _flag(name: str, value: Any) -> list[str]:
+    """One option in argparse's form: `--k 1 8`, `--distinct`, `--no-distinct`."""
+    name = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    return [f"--{name}", *map(_text, value if isinstance(value, list) else [value])]
 
 
 def _contents(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The model, every folder of data and every file that is named, with a hash of what is in it.
+    """Digest of each file of the model and of data folders, and of every other file that an option names.
 
-    Of models only the base counts: a configuration's own gives way to the command line's.
+    Of models only the base counts: the command line's replaces a configuration's own.
     """
     for option, value in options.items():
         if not isinstance(value, str) or not value or "\n" in value or option.endswith(".model"):
             continue
-        path = _INSIDE / "nano" if value == "nano" and not Path(value).exists() else Path(value)
-        holds = path.is_dir() and option.rpartition(".")[2] in ("model", "data")
-        for file in sorted(path.iterdir()) if holds else [path]:
+        path = _PACKAGE / "nano" if value == "nano" and not Path(value).exists() else Path(value)
+        is_folder = path.is_dir() and option.rpartition(".")[2] in ("model", "data")
+        for file in sorted(path.iterdir()) if is_folder else [path]:
             if file.is_file():
-                yield f"{value}/{file.name}" if holds else value, file_digest(file)
+                yield f"{value}/{file.name}" if is_folder else value, file_digest(file)

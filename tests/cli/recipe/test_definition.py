@@ -37,24 +37,24 @@ def test_tasks_and_their_commands(folder: Path) -> None:
     assert list(tasks) == [
         *("base", "specialist/algebra", "specialist/geometry", "fused", "signal", "signal/evaluation"),
     ]
-    assert shlex.join(tasks["base"].command(tasks["base"].inputs())) == (
-        "vibethinker evaluate base --domains algebra geometry --problems 4 --samples 2 --k 1 2 --max-new-tokens 8 "
-        "--difficulty 1 --stage base --out out/base/evaluation.json"
+    assert shlex.join(tasks["base"].command(tasks["base"].models())) == (
+        "vibethinker evaluate base --out out/base/evaluation.json --domains algebra geometry --problems 4 --samples 2 "
+        "--k 1 2 --max-new-tokens 8 --difficulty 1 --stage base"
     )
     algebra = tasks["specialist/algebra"]
-    assert shlex.join(algebra.command(algebra.inputs())) == (
+    assert shlex.join(algebra.command(algebra.models())) == (
         "vibethinker fit --config sft.yaml --trainer.default_root_dir out/specialist/algebra --model.model base "
         "--data.domain algebra --trainer.callbacks.monitor probe/algebra/pass@2"
     )
     for name, step in (("algebra", 2), ("geometry", 6)):
         finish(tasks[f"specialist/{name}"], **{f"probe/{name}/pass@2": f"checkpoints/step={step}"})
     fused = tasks["fused"]
-    assert shlex.join(fused.command(fused.inputs())) == (
+    assert shlex.join(fused.command(fused.models())) == (
         "vibethinker fuse out/specialist/algebra/checkpoints/step=2 out/specialist/geometry/checkpoints/step=6 "
         "--out out/fused/model"
     )
     finish(fused)
-    assert tasks["signal"].inputs() == ["out/fused/model"]
+    assert tasks["signal"].models() == ["out/fused/model"]
 
 
 def test_one_fit_may_choose_several_experts(folder: Path) -> None:
@@ -64,7 +64,7 @@ def test_one_fit_may_choose_several_experts(folder: Path) -> None:
     miniature.write(folder, recipe={**content, "stages": [mixed, {"name": "fused", "fuse": "mixed"}]})
     fit, fused = tasks_of(load_recipe(Path("recipe.yaml")))
     finish(fit, **{monitors[0]: "checkpoints/step=2", monitors[1]: "checkpoints/step=4"})
-    assert fused.inputs() == [f"out/mixed/checkpoints/step={step}" for step in (2, 4)]
+    assert fused.models() == [f"out/mixed/checkpoints/step={step}" for step in (2, 4)]
 
 
 def test_stages_that_make_data(folder: Path) -> None:
@@ -90,16 +90,18 @@ def test_stages_that_make_data(folder: Path) -> None:
         "signal/evaluation": ["signal", "problems"],
         "contest": ["signal"],
     }
-    commands = {name: shlex.join(task.command(["M"])) for name, task in tasks.items()}
+    commands = {
+        name: shlex.join(task.command(["M"] if task.needs or task.base else [])) for name, task in tasks.items()
+    }
     assert commands["problems"] == "vibethinker prepare math.yaml --out out/problems/data"
     assert commands["pool"] == "vibethinker filter M out/problems/data --out out/pool/data --samples 8"
     assert commands["specialist/algebra"].endswith("--data.data out/problems/data --data.domain algebra")
     assert commands["signal/evaluation"] == (
-        "vibethinker evaluate M --domains x --data out/problems/data --problems 9 --samples 4 --stage signal "
-        "--out out/signal/evaluation/evaluation.json"
+        "vibethinker evaluate M --out out/signal/evaluation/evaluation.json --domains x --data out/problems/data "
+        "--problems 9 --samples 4 --stage signal"
     )
     assert commands["contest"] == (
-        "vibethinker evaluate M aime.jsonl hmmt.parquet --samples 4 --stage contest --out out/contest/evaluation.json"
+        "vibethinker evaluate M aime.jsonl hmmt.parquet --out out/contest/evaluation.json --samples 4 --stage contest"
     )
     with pytest.raises(FileNotFoundError, match="out/problems/data: the stage has left no data"):
         tasks["problems"].sign(Provenance(), seconds=1.0)
@@ -140,9 +142,9 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no output": ({"output": None}, "output is missing"),
     "no stages": ({"stages": []}, "stages must be a list"),
     "not a mapping": ({"stages": ["a"]}, "stage 1: must be a mapping"),
-    "no name": ({"stages": [{"fit": "sft.yaml"}]}, "stage 1 needs a name"),
-    "name twice": (stage(name="a", fit="sft.yaml"), "stage 2 needs a name of its own"),
-    "a path as a name": (stage(name="../a", fit="sft.yaml"), "stage 2 needs a name"),
+    "no name": ({"stages": [{"fit": "sft.yaml"}]}, "stage 1 needs a unique name"),
+    "name twice": (stage(name="a", fit="sft.yaml"), "stage 2 needs a unique name"),
+    "a path as a name": (stage(name="../a", fit="sft.yaml"), "stage 2 needs a unique name"),
     "unknown key of a stage": (stage(fitt="sft.yaml"), "stage 'b': unknown key 'fitt'"),
     "nothing to do": (stage(), "nothing to do"),
     "no such preparation": (stage(prepare="nosuch.yaml"), "prepare: there is no file nosuch.yaml"),

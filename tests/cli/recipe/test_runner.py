@@ -192,5 +192,5 @@ def test_a_failing_stage_shows_its_log(tmp_path: Path, tiny_model: str, capsys: 
     assert main(run(tmp_path)) == 1
     said = capsys.readouterr()
     assert "unrecognized arguments: --nosuch 1" in said.out
-    assert "stage base ended with exit code 2; its log is" in said.err
+    assert "stage base failed with exit code 2; its log is" in said.err
     assert not (tmp_path / "out/base/stage.json").exists()
