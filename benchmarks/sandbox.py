@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from vibethinker.datamodules.reading.files import load_problems
+from vibethinker.datamodules.reading.problem_files import load_problems, readers
 from vibethinker.rewards.code_blocks import program_of
 from vibethinker.sandbox import Sandbox
 
@@ -70,7 +70,8 @@ def ordinary(split: bool) -> list[Job]:
 
 def read(path: Path) -> list[Job]:
     """The first solution of each problem, with all of its tests."""
-    problems = [p for split in load_problems(str(path), ["code"], {}, tests_needed=True).values() for p in split]
+    splits = load_problems(readers(str(path), ["code"], {}, tests_needed=True))
+    problems = [p for split in splits.values() for p in split]
     return [
         (program, [dict(test) for test in problem.tests])
         for problem in problems

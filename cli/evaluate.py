@@ -16,7 +16,7 @@ from rich.console import Console
 
 from vibethinker.cli.noise import hush
 from vibethinker.cli.report.result_table import figures_table, hardest_table
-from vibethinker.datamodules.reading.whole_files import read_rows
+from vibethinker.datamodules.reading.problem_files import read_problems
 from vibethinker.datamodules.splits import ProblemSource
 from vibethinker.evaluation.grading import Examination, Protocol, regrade
 from vibethinker.evaluation.store import Said, SampleStore
@@ -144,7 +144,7 @@ def _benchmarks(options: argparse.Namespace) -> dict[str, list[Problem]]:
     for path in map(Path, options.files):
         if path.stem in found:
             raise ValueError(f"{path}: results go by the name of their file, and another one is called {path.stem!r}")
-        found[path.stem] = [problem for _, problem in read_rows(path, options.fields)]
+        found[path.stem] = [problem for _, problem in read_problems(path, options.fields)]
     return found
 
 

@@ -16,8 +16,8 @@ from rich.table import Table as View
 from vibethinker.cli.errors import one_line
 from vibethinker.cli.recipe.definition import read_yaml
 from vibethinker.datamodules.prepare import Prepared, Settings, output, prepare
-from vibethinker.datamodules.prepare.candidates import check_file
 from vibethinker.datamodules.prepare.solutions import RIGHT
+from vibethinker.datamodules.reading.tables import check_file
 from vibethinker.problems import SPLITS
 from vibethinker.utils.provenance import Provenance
 
@@ -36,7 +36,7 @@ def run(config: Path, out: Path | None, overwrite: bool) -> None:
         raise ValueError(f"{config}: out is missing; name a folder there, or with --out")
     out = out or Path(str(settings.out))
     for file in [*settings.sources, *settings.benchmarks]:
-        check_file(file.data)
+        check_file(Path(file.data))
         if out.resolve() in Path(file.data).resolve().parents:
             raise ValueError(f"{file.data}: lies in {out}, which would be replaced; name another folder")
     made_from = output.identity(settings)

@@ -19,7 +19,8 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table as View
 
-from vibethinker.datamodules.reading.files import COLUMNS, SUFFIXES, Row, find_columns, read_table
+from vibethinker.datamodules.reading.fields import COLUMNS, Row, read_rows
+from vibethinker.datamodules.reading.tables import read_table
 from vibethinker.problems import Problem
 from vibethinker.rewards import DispatchReward, MathReward, Outcome, Reward, Verifier
 from vibethinker.rewards.base import as_verifier, outcomes
@@ -122,24 +123,13 @@ def read_samples(file: str, fields: Mapping[str, str], reward: Verifier) -> Iter
     Raises:
         ValueError: naming file, line and field of the first row that cannot be graded.
     """
-    if unknown := [field for field in fields if field not in _COLUMNS]:
-        raise ValueError(f"fields maps {unknown[0]!r}, which is none of {', '.join(_COLUMNS)}")
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"there is no file {file}")
-    if Path(file).suffix not in SUFFIXES:
-        raise ValueError(f"{file}: is not one of the kinds that can be read: {', '.join(SUFFIXES)}")
-    table = read_table(Path(file))
-    if not table.rows:
-        raise ValueError(f"{file}: is empty")
-    columns = find_columns(table, fields, _COLUMNS, required="completion")
-    for number, raw in table.rows:
-        row = Row(table, columns, number, raw)
+    for row in read_rows(read_table(Path(file)), fields, _COLUMNS, required="completion"):
         problem = row.partial_problem(row.text("domain") or "")
         own = reward.reward_of(problem) if isinstance(reward, DispatchReward) else reward
         if isinstance(own, MathReward) and problem.answer is None:
             raise row.error("answer", "missing; MathReward compares with it")
         for index, completion in enumerate(_completions(row)):
-            yield Sample(number, index, problem, completion, own)
+            yield Sample(row.number, index, problem, completion, own)
 
 
 def _completions(row: Row) -> list[str]:

@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
-from vibethinker.datamodules.reading.files import Row
+from vibethinker.datamodules.reading.fields import Row
+from vibethinker.datamodules.reading.problem_files import read_problems
 from vibethinker.datamodules.reading.tables import files_by_split
-from vibethinker.datamodules.reading.whole_files import read_rows
 from vibethinker.evaluation.grading import Examination, Protocol
 from vibethinker.evaluation.store import SampleStore
 from vibethinker.problems import Problem, Split, split_of
@@ -121,7 +121,7 @@ def filter_by_difficulty(
     train, held_out = _files(Path(data))
     if out.exists() and not (out / MANIFEST).is_file():
         raise ValueError(f"{out}: is there already, and not a folder of filtered data")
-    rows = read_rows(train, fields or {})
+    rows = read_problems(train, fields or {})
     asked = [p for _, p in rows if (home := split_of(p.prompt)) == "train" or home in held_out]
     if not asked:
         raise ValueError(f"{train}: all of its problems are held out")
@@ -149,7 +149,7 @@ def filter_by_difficulty(
 def _files(data: Path) -> tuple[Path, dict[Split, list[Path]]]:
     """The training file, and the held-out files beside it by split."""
     if not data.is_dir():
-        return data, {}  # `read_rows` says what is wrong with it
+        return data, {}  # `read_problems` says what is wrong with it
     found = files_by_split(str(data))
     train = found.pop("train", [])
     if len(train) != 1:

@@ -1,9 +1,9 @@
 """Which problems a rank sees at which turn, and how that place is saved and found again.
 
 A feed is an endless stream of training problems: passes through a set (`Passes`), a file read as it goes
-(`vibethinker.datamodules.reading.stream.Stream`), or several feeds in given proportions (`Mixture`). The loaders cut it
-into batches. They are plain sized iterables rather than `torch.utils.data.DataLoader`s: Lightning then injects no
-distributed sampler of its own, creating an iterator consumes no random numbers, and nothing is fetched ahead.
+(`vibethinker.datamodules.reading.problem_stream.ProblemStream`), or several feeds in given proportions (`Mixture`). The
+loaders cut it into batches. They are plain sized iterables rather than `torch.utils.data.DataLoader`s: Lightning then
+injects no distributed sampler of its own, creating an iterator consumes no random numbers, and nothing is prefetched.
 """
 
 from __future__ import annotations

@@ -15,9 +15,11 @@ from typing import Any, ClassVar, overload
 
 from vibethinker.datamodules import generators
 from vibethinker.datamodules.loaders import ENDLESS, Feed, Mixture, Passes
-from vibethinker.datamodules.reading.files import COLUMNS, MAX_UNUSABLE, Reader, load_problems, readers, source_kind
-from vibethinker.datamodules.reading.stream import Stream
-from vibethinker.datamodules.reading.tables import stream
+from vibethinker.datamodules.reading.fields import COLUMNS
+from vibethinker.datamodules.reading.problem_files import Reader, load_problems, readers
+from vibethinker.datamodules.reading.problem_stream import ProblemStream
+from vibethinker.datamodules.reading.tables import open_set, source_kind
+from vibethinker.datamodules.reading.unusable import MAX_UNUSABLE
 from vibethinker.problems import SPLITS, Problem, Split, normalized_prompt
 
 _HELD_OUT_SEED = 0  # the same for every run: results of different seeds are compared on the same problems
@@ -237,31 +239,22 @@ class ProblemSource:
             train = self._required("train", [problem for problem in train if problem.domain in domains], domains)
         return Passes(train, seed=self.seed, shuffle=shuffle and len(train) < ENDLESS)
 
-    def _stream(self, domains: Sequence[str], shuffle: bool) -> Stream:
+    def _stream(self, domains: Sequence[str], shuffle: bool) -> ProblemStream:
         (reader,) = self._readers(domains)
-        shards = stream(reader.data).get("train")
+        shards = open_set(reader.data, streaming=True).get("train")
         if not shards:
             raise ValueError(f"{reader.data}: no train file or split to stream")
-        return Stream(
-            shards, reader, self._held_out_prompts, seed=self.seed, shuffle=shuffle, block=self.shuffle_buffer
-        )
+        options: dict[str, Any] = {"seed": self.seed, "shuffle": shuffle, "block": self.shuffle_buffer}
+        return ProblemStream(shards, reader, self._held_out_prompts, **options)
 
     def _readers(self, domains: Sequence[str]) -> list[Reader]:
         assert self.data is not None
-        return readers(self.data, domains, self.fields or {}, **self._reading)
-
-    @property
-    def _reading(self) -> dict[str, Any]:
-        return {
-            "tests_needed": self.tests_needed,
-            "max_unusable": self.max_unusable,
-            "check_answers": self.check_answers,
-        }
+        names = ("tests_needed", "max_unusable", "check_answers")
+        return readers(self.data, domains, self.fields or {}, **{name: getattr(self, name) for name in names})
 
     @cached_property
     def _loaded(self) -> dict[Split, list[Problem]]:
-        assert self.data is not None
-        return load_problems(self.data, self.domains, self.fields or {}, held_out_only=self.streaming, **self._reading)
+        return load_problems(self._readers(self.domains), held_out_only=self.streaming)
 
     @cached_property
     def _held_out_prompts(self) -> Collection[str]:

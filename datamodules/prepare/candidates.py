@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from vibethinker.datamodules.prepare.decontamination import BenchmarkIndex
 from vibethinker.datamodules.prepare.settings import Benchmark, Settings, Source
-from vibethinker.datamodules.reading.files import SUFFIXES, Row, Table, find_columns, read_table
+from vibethinker.datamodules.reading.fields import Row, read_rows
+from vibethinker.datamodules.reading.tables import read_table
 from vibethinker.problems import Problem, normalized_prompt
 from vibethinker.utils.meter import tracked
 
@@ -63,14 +64,13 @@ def read_sources(settings: Settings) -> tuple[list[Candidate], list[Removed], di
     sizes: dict[str, int] = {}
     values: Counter[str] = Counter()
     for source in tracked(settings.sources, "Reading sources"):
-        table, columns = open_table(source)
-        if source.domain is None and "domain" not in columns:
+        rows = read_file(source)
+        if source.domain is None and "domain" not in rows[0].columns:
             raise ValueError(
-                f"{table.name}: no column for field 'domain'; name it in fields, or give the domain of all rows"
+                f"{source.data}: no column for field 'domain'; name it in fields, or give the domain of all rows"
             )
-        sizes[source.data] = len(table.rows)
-        for number, raw in table.rows:
-            row = Row(table, columns, number, raw)
+        sizes[source.data] = len(rows)
+        for row in rows:
             own = [] if source.domain is not None else _values(row)
             values.update(own)
             named = own if not domain_of else [domain_of[value] for value in own if value in domain_of]
@@ -93,32 +93,23 @@ def read_benchmarks(settings: Settings) -> tuple[BenchmarkIndex, dict[str, int]]
     index = BenchmarkIndex(settings.decontamination.ngram, settings.decontamination.min_shared)
     sizes: dict[str, int] = {}
     for benchmark in tracked(settings.benchmarks, "Reading benchmarks"):
-        table, columns = open_table(benchmark)
-        sizes[benchmark.data] = len(table.rows)
-        for number, raw in table.rows:
-            row = Row(table, columns, number, raw)
+        rows = read_file(benchmark)
+        sizes[benchmark.data] = len(rows)
+        for row in rows:
             prompt = row.text("prompt")
             if prompt is None:
                 raise row.error("prompt", "missing")
-            index.add(benchmark.data, row.text("id") or _place(table, number), prompt)
+            index.add(benchmark.data, row.text("id") or row.position, prompt)
     return index, sizes
 
 
-def open_table(file: Benchmark) -> tuple[Table, dict[str, str]]:
-    """The rows of a file, and its columns."""
-    check_file(file.data)
-    table = read_table(Path(file.data))
-    if not table.rows:
-        raise ValueError(f"{file.data}: is empty")
-    return table, find_columns(table, file.fields)
+def read_file(file: Benchmark) -> list[Row]:
+    """The rows of a file.
 
-
-def check_file(data: str) -> None:
-    """Refuses what cannot be read, before anything is."""
-    if not Path(data).is_file():
-        raise FileNotFoundError(f"there is no file {data}")
-    if Path(data).suffix not in SUFFIXES:
-        raise ValueError(f"{data}: is not one of the kinds that can be read: {', '.join(SUFFIXES)}")
+    Raises:
+        FileNotFoundError, ValueError: naming the file.
+    """
+    return list(read_rows(read_table(Path(file.data)), file.fields))
 
 
 def _values(row: Row) -> list[str]:
@@ -129,7 +120,7 @@ def _values(row: Row) -> list[str]:
 
 
 def _read(row: Row, source: Source, domain: str | None, values: Sequence[str]) -> Candidate | Removed:
-    where = str(row.value("id") or _place(row.table, row.number)), row.table.name, row.number
+    where = str(row.value("id") or row.position), row.table.name, row.number
     if domain is None:
         return Removed(*where, None, "no domain", {"value": ", ".join(values)})
     if isinstance(answer := row.value("answer"), str) and not answer.strip():
@@ -146,10 +137,6 @@ def _read(row: Row, source: Source, domain: str | None, values: Sequence[str]) -
     if problem.answer is None and problem.tests is None:
         return candidate.removed("no answer", detail="missing, and no solution holds a \\boxed{…} to take it from")
     return candidate
-
-
-def _place(table: Table, number: int) -> str:
-    return f"{Path(table.name).stem}/{number}"
 
 
 def _check_ids(candidates: Iterable[Candidate]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from vibethinker.datamodules.reading.files import COLUMNS
+from vibethinker.datamodules.reading.fields import COLUMNS
 
 
 @dataclass(frozen=True)

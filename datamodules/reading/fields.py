@@ -1,10 +1,10 @@
-"""One raw row as a problem: which columns its fields are in, what they must be, and what is wrong when they are not."""
+"""One raw row as a problem: finds the columns of its fields, checks their values, and names the field of an error."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,8 +17,8 @@ from vibethinker.rewards.math.normalize import normalize
 from vibethinker.rewards.math.verifier import final_answer
 from vibethinker.sandbox import cases
 
-# Where a field is looked for when the field map does not say; the first column that exists is taken. A dot leads into
-# a column of objects. Chats are read from whichever column of a prompt or a solution they are in.
+# Usual columns of each field; the first one that exists is used. A dot leads into a column of objects. A prompt or a
+# solution may be a chat in any of its columns.
 COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "prompt": ("prompt", "problem", "question", "question_content", "messages", "conversations"),
     "answer": ("answer", "expected_answer", "final_answer", "reward_model.ground_truth"),
@@ -26,7 +26,7 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
         *("solutions", "generations", "solution", "generated_solution", "canonical_solution"),
         *("messages", "conversations"),
     ),
-    "correct": ("correctness_math_verify",),  # of each of the solutions: whether it is
+    "correct": ("correctness_math_verify",),  # a list of booleans, one for each solution
     "tests": ("tests", "test_list", "input_output", "public_test_cases", "test"),
     "hidden_tests": ("private_test_cases",),
     "setup": ("setup", "test_setup_code"),
@@ -47,7 +47,7 @@ class RowError(ValueError):
     """A row that cannot be used.
 
     Attributes:
-        reason: what is wrong with it, in words that other rows with the same fault share.
+        reason: what is wrong with it, without values of this row, so that equal faults can be counted.
     """
 
     def __init__(self, message: str, reason: str) -> None:
@@ -58,70 +58,110 @@ class RowError(ValueError):
 def find_columns(
     table: Table, fields: Mapping[str, str], usual: Mapping[str, tuple[str, ...]] = COLUMNS, required: str = "prompt"
 ) -> dict[str, str]:
-    """The column of each field that has one: the one that `fields` names, else the first of its usual names.
+    """The column of each field that has one: the column that `fields` names, else the first of its usual names.
+
+    Args:
+        table: a table that has been opened.
+        fields: column by field.
+        usual: usual names of the columns of each field.
+        required: the field that must have a column.
 
     Raises:
-        ValueError: a column in `fields` that there is not, or none for the required field.
+        ValueError: the table is empty, `fields` names an unknown field or column, or the required field has no column.
     """
-    present = table.columns or list(dict.fromkeys(column for _, row in table.rows for column in row))
+    if not table.size:
+        raise ValueError(f"{table.name}: is empty")
+    if unknown := [field for field in fields if field not in usual]:
+        raise ValueError(f"fields maps {unknown[0]!r}, which is none of {', '.join(usual)}")
+    present = ", ".join(table.columns)
 
     def exists(column: str) -> bool:
-        if column in present:
+        if column in table.columns:
             return True
-        return column.partition(".")[0] in present and any(_leads(row, column) for _, row in table.rows)
+        *_, last = path = column.split(".")
+        return path[0] in table.columns and any(last in (_inside(row, path[:-1]) or ()) for _, row in table.rows(0))
 
     for field, column in fields.items():
         if not exists(column):
             raise ValueError(
-                f"{table.name}: fields maps {field!r} to {column!r}, which is none of its columns: {', '.join(present)}"
+                f"{table.name}: fields maps {field!r} to {column!r}, which is none of its columns: {present}"
             )
     found = {field: next(filter(exists, names), None) for field, names in usual.items() if field not in fields}
     columns = {field: column for field, column in found.items() if column is not None} | dict(fields)
     if required not in columns:
         raise ValueError(
             f"{table.name}: no column for field {required!r} (looked for {', '.join(usual[required])}); "
-            f"name it in fields; its columns are {', '.join(present)}"
+            f"name it in fields; its columns are {present}"
         )
     return columns
 
 
-def _leads(row: Mapping[str, Any], column: str) -> bool:
-    *way, last = column.split(".")
+def _inside(row: Mapping[str, Any], path: Sequence[str]) -> Any:
+    """The value at a path of nested objects, `None` where there is none."""
     value: Any = row
-    for name in way:
+    for name in path:
         value = value.get(name) if isinstance(value, Mapping) else None
-    return isinstance(value, Mapping) and last in value
+    return value
+
+
+def read_rows(
+    table: Table, fields: Mapping[str, str], usual: Mapping[str, tuple[str, ...]] = COLUMNS, required: str = "prompt"
+) -> Iterator[Row]:
+    """The rows of a table; arguments and errors are those of `find_columns`."""
+    columns = find_columns(table, fields, usual, required)
+    return (Row(table, columns, number, raw) for number, raw in table.rows(0))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row and where it stands: its fields with their types, or an error that names file, line and field."""
+    """One row and its position: its fields with their types, or an error that names file, line and field.
+
+    Attributes:
+        table: the table that it is in.
+        columns: column of each field.
+        number: line of a text file or row of a table, from 1.
+        raw: values by column.
+    """
 
     table: Table
     columns: Mapping[str, str]
     number: int
     raw: Mapping[str, Any]
 
+    @property
+    def position(self) -> str:
+        """Its id if it has no other: name of the file and number of the row."""
+        return f"{Path(self.table.name).stem}/{self.number}"
+
     def error(self, field: str, what: str, reason: str = "") -> RowError:
-        """What is wrong with a field; `reason` in words without anything that is this row's own, if `what` has it."""
+        """An error that names file, row and field.
+
+        Args:
+            field: the field.
+            what: what is wrong with it.
+            reason: the same without values of this row, so that equal faults can be counted; `what` by default.
+        """
         column = self.columns.get(field, field)
         label = f"field {field!r}" + (f" (column {column!r})" if column != field else "")
         message = f"{self.table.name}, {self.table.unit} {self.number}, {label}: {what}"
         return RowError(message, f"{field} {reason or what}")
 
     def value(self, field: str) -> Any:
+        """The raw value of a field, `None` without a column."""
         column = self.columns.get(field)
         if column is None or column in self.raw:
             return None if column is None else self.raw[column]
-        value: Any = self.raw
-        for name in column.split("."):
-            value = value.get(name) if isinstance(value, Mapping) else None
-        return value
+        return _inside(self.raw, column.split("."))
 
     def text(self, field: str) -> str | None:
+        """The text of a field, `None` if the row has none.
+
+        Raises:
+            RowError: an empty text, or something other than text.
+        """
         value = self.value(field)
         if field == "prompt" and _is_chat(value):
-            value = next(_turns(value, _ASKS), None)
+            value = next(_messages(value, _ASKS), None)
         if isinstance(value, int | float) and not isinstance(value, bool) and field in ("answer", "id"):
             return str(value)
         if value is None or (isinstance(value, str) and value.strip()):
@@ -129,7 +169,16 @@ class Row:
         raise self.error(field, "empty" if isinstance(value, str) else f"expected text, found {type(value).__name__}")
 
     def problem(self, domain: str, tests_needed: bool, check_answer: bool = True) -> Problem:
-        """The problem, complete: with a prompt, and with something to judge an answer by."""
+        """The complete problem: with a prompt, and with an answer or tests.
+
+        Args:
+            domain: of the problem.
+            tests_needed: a row without tests is an error even if it has an answer.
+            check_answer: an answer that cannot be read as mathematics is an error.
+
+        Raises:
+            RowError: naming the field.
+        """
         problem = self.partial_problem(domain)
         if not problem.prompt:
             raise self.error("prompt", "missing")
@@ -142,7 +191,11 @@ class Row:
         return problem
 
     def partial_problem(self, domain: str) -> Problem:
-        """What there is of a problem; its fields are checked, and none is required."""
+        """The problem as far as the row has its fields, each of which is checked.
+
+        Raises:
+            RowError: naming the field.
+        """
         prompt, answer = self.text("prompt") or "", self.text("answer")
         tests, solutions = self._tests(), self._solutions()
         if tests:
@@ -150,7 +203,7 @@ class Row:
         elif answer is None:
             answer = next((boxed for boxed in map(final_answer, solutions) if boxed), None)
         return Problem(
-            id=self.text("id") or f"{Path(self.table.name).stem}/{self.number}",
+            id=self.text("id") or self.position,
             domain=domain,
             prompt=prompt,
             answer=None if answer is None else answer.strip(),
@@ -179,7 +232,7 @@ class Row:
         if isinstance(value, str) and "tests" in self.columns and value.lstrip().startswith('["'):
             value = _list_in_json(value)
         if _is_chat(value):
-            value = list(_turns(value, _ANSWERS))[-1:]
+            value = list(_messages(value, _ANSWERS))[-1:]
         solutions = [value] if isinstance(value, str) else [] if value is None else value
         if not isinstance(solutions, list) or not all(isinstance(solution, str) for solution in solutions):
             raise self.error("solutions", "expected text or a list of texts")
@@ -189,7 +242,7 @@ class Row:
         return tuple(solution for solution in solutions if solution.strip())
 
     def _fenced(self, solution: str, prompt: str) -> str:
-        """A bare program as a completion would give it; HumanEval's go on where the prompt ends."""
+        """A bare program in a code block, as in a completion; HumanEval's programs continue the prompt."""
         name = self.text("entry_point")
         if name and f"def {name}(" in prompt and f"def {name}(" not in solution:
             solution = f"{prompt.rstrip()}\n{solution}"
@@ -198,9 +251,10 @@ class Row:
 
 
 def unreadable(answer: str) -> str:
-    """Why no completion could be told to give this answer, by what it looks like; empty when nothing speaks against it.
+    """The reason why no completion could match this answer, by its form alone; empty if there is none.
 
-    What `vibethinker.rewards.math.normalize` makes nothing of, braces that do not match, a placeholder, or a sentence.
+    Reasons: nothing is left by `vibethinker.rewards.math.normalize`, braces that do not match, a placeholder, or a
+    sentence.
     """
     bare = final_answer(answer) or answer
     depth = 0
@@ -219,16 +273,16 @@ def unreadable(answer: str) -> str:
 
 
 def _is_chat(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(turn, Mapping) for turn in value)
+    return isinstance(value, list) and bool(value) and all(isinstance(message, Mapping) for message in value)
 
 
-def _turns(chat: Sequence[Mapping[str, Any]], roles: Sequence[str]) -> Any:
-    """What was said by one side, `{role, content}` or `{from, value}` each."""
-    return (turn.get("content", turn.get("value")) for turn in chat if turn.get("role", turn.get("from")) in roles)
+def _messages(chat: Sequence[Mapping[str, Any]], roles: Sequence[str]) -> Any:
+    """Messages of one side; each message is `{role, content}` or `{from, value}`."""
+    return (m.get("content", m.get("value")) for m in chat if m.get("role", m.get("from")) in roles)
 
 
 def _list_in_json(text: str) -> Any:
-    """APPS and TACO keep their solutions in a text."""
+    """The list in a JSON text, as APPS and TACO write their solutions; the text itself if it is none."""
     try:
         return json.loads(text)
     except ValueError:

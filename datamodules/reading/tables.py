@@ -1,6 +1,6 @@
 """Raw rows, from where they are: JSONL and Parquet files, folders and patterns of them, data sets of the hub.
 
-A set is read whole (`read`), or in shards that are opened at any row (`stream`).
+Every table can be read from any row on.
 """
 
 from __future__ import annotations
@@ -8,61 +8,51 @@ from __future__ import annotations
 import glob
 import json
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, Literal, overload
+from typing import Any, Final, Literal
+
+import pyarrow.parquet as pq
 
 from vibethinker.problems import SPLITS, Split
 from vibethinker.utils.hub import ask_the_hub
 
 SUFFIXES: Final = (".jsonl", ".parquet")
+_BATCH: Final = 1000  # rows of a Parquet file that are decoded together
 _SPLIT_NAMES: Final[dict[str, Split]] = {**{name: name for name in SPLITS}, "validation": "val"}
 _STEM: Final = re.compile(r"([a-z]+)(-\d+(?:-of-(\d+))?)?")  # train, train-00000-of-00003
 _HUB_NAME: Final = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?")
 
 Numbered = tuple[int, Mapping[str, Any]]
-Unit = Literal["line", "row"]
 
 
 @dataclass(frozen=True)
 class Table:
-    """The raw rows of one file or hub split.
+    """The raw rows of one file, or of one part or shard of a hub data set.
 
     Attributes:
-        name: what an error calls it.
-        unit: what its numbers count: lines of a text file, rows of a table; both from 1.
-        rows: number and content of each.
-        columns: their names; the keys of the rows when left out.
+        name: its name in error messages.
+        unit: what row numbers count, from 1: lines of a text file or rows of a table.
+        rows: given a number of rows to skip, iterates over number and content of the others.
+        columns: names of the columns; none before the table has been opened.
+        size: number of rows; `None` before the table has been opened.
     """
 
     name: str
-    unit: Unit
-    rows: Sequence[Numbered]
-    columns: Sequence[str] | None = None
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One file, or one part of a hub split, that is read from any row on without what stands before it.
-
-    Attributes:
-        name: what an error calls it.
-        unit: as in `Table`.
-        rows: given how many rows to pass over, number and content of the others.
-    """
-
-    name: str
-    unit: Unit
+    unit: Literal["line", "row"]
     rows: Callable[[int], Iterator[Numbered]]
+    columns: Sequence[str] = ()
+    size: int | None = None
 
-    def table(self, count: int | None = None) -> Table:
-        """Its first `count` rows, all by default."""
-        return Table(self.name, self.unit, list(islice(self.rows(0), count)))
+    def head(self, count: int | None = None) -> Table:
+        """The first `count` rows, all by default, read into memory."""
+        rows = list(islice(self.rows(0), count))
+        columns = list(dict.fromkeys(column for _, row in rows for column in row))
+        return Table(self.name, self.unit, lambda skip: islice(rows, skip, None), columns, len(rows))
 
 
 def source_kind(data: str) -> Literal["file", "folder", "pattern", "hub"]:
@@ -86,32 +76,21 @@ def source_kind(data: str) -> Literal["file", "folder", "pattern", "hub"]:
     return "hub"
 
 
-def read(data: str) -> dict[Split, list[Table]]:
-    """Every table of a set, by split.
+def open_set(data: str, *, streaming: bool = False) -> dict[Split, list[Table]]:
+    """Every table of a data set, by split.
+
+    Args:
+        data: a file, a folder, a pattern of file names, or a hub data set.
+        streaming: open nothing before its rows are read, and shards of a hub set one by one.
 
     Raises:
         FileNotFoundError: if there is nothing under that name.
         ValueError: if a file cannot be read.
     """
-    if source_kind(data) != "hub":
-        return {split: [read_table(path) for path in paths] for split, paths in files_by_split(data).items()}
-    return {
-        split: [Table(name, "row", _Rows(part), part.column_names)]
-        for split, (name, part) in _hub_parts(data, streaming=False).items()
-    }
-
-
-def stream(data: str) -> dict[Split, list[Shard]]:
-    """Every shard of a set, by split; none is read yet. The errors are those of `read`."""
-    if source_kind(data) != "hub":
-        return {split: [_file_shard(path) for path in paths] for split, paths in files_by_split(data).items()}
-    return {
-        split: [
-            Shard(f"{name} shard {i}", "row", partial(_rows_after, part.shard(part.num_shards, i)))
-            for i in range(part.num_shards)
-        ]
-        for split, (name, part) in _hub_parts(data, streaming=True).items()
-    }
+    if source_kind(data) == "hub":
+        return _hub_tables(data, streaming)
+    open_table = _table if streaming else read_table
+    return {split: [open_table(path) for path in paths] for split, paths in files_by_split(data).items()}
 
 
 # Files
@@ -158,55 +137,61 @@ def _named_after_splits(data: str, paths: Iterable[Path], otherwise: Split | Non
     return found
 
 
-def _file_shard(path: Path) -> Shard:
-    if path.suffix == ".jsonl":
-        return Shard(str(path), "line", partial(_lines, path))
-    return Shard(str(path), "row", partial(_parquet_rows, path))
+def check_file(path: Path) -> None:
+    """Checks that a file is there and of a kind that can be read.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path}: is not one of the kinds that can be read: {', '.join(SUFFIXES)}")
 
 
 def read_table(path: Path) -> Table:
-    """The rows of a `.jsonl` or `.parquet` file."""
+    """Opens a `.jsonl` or `.parquet` file; only the first kind is read into memory.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file, and the line that is not valid JSON.
+    """
+    check_file(path)
     if path.suffix == ".jsonl":
-        return Table(str(path), "line", list(_lines(path)))
-    from datasets import load_dataset  # takes seconds to import
-
-    with _broken_parquet(path), tempfile.TemporaryDirectory() as cache:  # nothing is left behind, here or elsewhere
-        rows = load_dataset("parquet", data_files=_literal(path), split="train", cache_dir=cache, keep_in_memory=True)
-        return Table(str(path), "row", _Rows(rows), rows.column_names)
+        return _table(path).head()
+    with _open_parquet(path) as file:
+        return replace(_table(path), columns=file.schema_arrow.names, size=file.metadata.num_rows)
 
 
-def _parquet_rows(path: Path, skip: int) -> Iterator[Numbered]:
-    with _broken_parquet(path):
-        yield from _rows_after(_parquet_stream(path), skip)
-
-
-@lru_cache(maxsize=256)  # opening one takes a tenth of a second
-def _parquet_stream(path: Path) -> Any:
-    from datasets import load_dataset
-
-    return load_dataset("parquet", data_files=_literal(path), split="train", streaming=True)
-
-
-def _literal(path: Path) -> str:
-    return glob.escape(str(path))
+def _table(path: Path) -> Table:
+    if path.suffix == ".jsonl":
+        return Table(str(path), "line", partial(_lines, path))
+    return Table(str(path), "row", partial(_parquet_rows, path))
 
 
 @contextmanager
-def _broken_parquet(path: Path) -> Iterator[None]:
-    from datasets.exceptions import DatasetGenerationError
-
+def _open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     try:
-        yield
-    except (DatasetGenerationError, OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a Parquet file that can be read ({error.__cause__ or error})") from error
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a Parquet file that can be read ({error})") from error
 
 
-def _rows_after(rows: Any, skip: int) -> Iterator[Numbered]:
-    """Rows of an `IterableDataset`; whole groups of those before are passed over."""
-    return enumerate(rows.skip(skip) if skip else rows, start=skip + 1)
+def _parquet_rows(path: Path, skip: int) -> Iterator[Numbered]:
+    with _open_parquet(path) as file:
+        number = 0
+        for group in range(file.num_row_groups):
+            size = file.metadata.row_group(group).num_rows
+            if number + size <= skip:
+                number += size
+                continue
+            for batch in file.iter_batches(_BATCH, row_groups=[group]):
+                first = max(skip - number, 0)
+                yield from enumerate(batch.slice(first).to_pylist(), start=number + first + 1)
+                number += len(batch)
 
 
-def _lines(path: Path, skip: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+def _lines(path: Path, skip: int) -> Iterator[Numbered]:
     # Parsed here because `datasets` does not say which line is broken.
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -224,35 +209,12 @@ def _lines(path: Path, skip: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, row
 
 
-class _Rows(Sequence[Numbered]):
-    """Numbered rows of a `datasets.Dataset`, made as they are read: the set stays on the disk it is mapped from."""
-
-    def __init__(self, rows: Any) -> None:
-        self._set = rows
-
-    def __len__(self) -> int:
-        return len(self._set)
-
-    def __iter__(self) -> Iterator[Numbered]:
-        return enumerate(self._set, start=1)
-
-    @overload
-    def __getitem__(self, index: int) -> Numbered: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Numbered]: ...
-    def __getitem__(self, index: int | slice) -> Numbered | list[Numbered]:
-        picked = range(len(self))[index]
-        if isinstance(picked, int):
-            return picked + 1, self._set[picked]
-        return [(i + 1, self._set[i]) for i in picked]
-
-
 # The hub
 
 
-def _hub_parts(data: str, streaming: bool) -> dict[Split, tuple[str, Any]]:
-    """Name and content of each part that is named after a split."""
-    from datasets import load_dataset
+def _hub_tables(data: str, streaming: bool) -> dict[Split, list[Table]]:
+    """The parts of a hub data set that are named after a split, each as one table, or as its shards if streaming."""
+    from datasets import load_dataset  # takes seconds to import
 
     name, _, configuration = data.partition(":")
     try:
@@ -261,7 +223,21 @@ def _hub_parts(data: str, streaming: bool) -> dict[Split, tuple[str, Any]]:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise FileNotFoundError(f"data: {data} is no file or folder, and as a hub data set: {reason}") from error
-    named = {_SPLIT_NAMES[part]: (f"{data} {part}", parts[part]) for part in parts if part in _SPLIT_NAMES}
+    named = {part: split for part, split in _SPLIT_NAMES.items() if part in parts}
     if not named:
         raise ValueError(f"{data}: none of its parts ({', '.join(parts)}) is named {', '.join(_SPLIT_NAMES)}")
-    return named
+    tables: dict[Split, list[Table]] = {}
+    for part, split in named.items():
+        title, rows = f"{data} {part}", parts[part]
+        if streaming:
+            shards = [rows.shard(rows.num_shards, i) for i in range(rows.num_shards)]
+            tables[split] = [
+                Table(f"{title} shard {i}", "row", partial(_hub_rows, shard)) for i, shard in enumerate(shards)
+            ]
+        else:
+            tables[split] = [Table(title, "row", partial(_hub_rows, rows), rows.column_names, len(rows))]
+    return tables
+
+
+def _hub_rows(rows: Any, skip: int) -> Iterator[Numbered]:
+    return enumerate(rows.skip(skip) if skip else rows, start=skip + 1)

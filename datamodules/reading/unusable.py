@@ -1,4 +1,4 @@
-"""Rows that cannot be used are left out, counted and told; more than a stated share of them is an error."""
+"""Unusable rows are left out, counted and reported; more than a stated fraction of them is an error."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import Final
 
 from vibethinker.problems import Problem
 
+MAX_UNUSABLE: Final = 0.01  # default limit
 _EXAMPLES: Final = 3
 
 
 @dataclass
 class Unusable:
-    """Counts of one set.
+    """Counts the unusable rows of one data set.
 
     Attributes:
-        limit: the share that is borne.
-        seen: how many were looked at.
-        reasons: how many of them cannot be used, by reason.
-        examples: the first few, each told in full.
+        limit: the largest fraction that is allowed.
+        seen: number of rows, usable or not.
+        reasons: number of unusable rows by reason.
+        examples: full error messages of the first few.
     """
 
     limit: float
@@ -29,20 +30,25 @@ class Unusable:
     examples: list[str] = field(default_factory=list)
 
     def add(self, reason: str, example: str) -> None:
-        """Counts one among those seen."""
+        """Counts one of the rows seen as unusable."""
         self.reasons[reason] += 1
         if len(self.examples) < _EXAMPLES:
             self.examples.append(example)
 
     @property
     def too_many(self) -> bool:
+        """True if more are unusable than the limit allows."""
         return self.reasons.total() > self.limit * self.seen
 
     def check(self, name: str, things: str = "rows") -> None:
-        """Warns of what is left out, on the first rank.
+        """Warns on rank 0 about what is left out.
+
+        Args:
+            name: of the data set.
+            things: what is counted.
 
         Raises:
-            ValueError: when it is too much.
+            ValueError: more are unusable than the limit allows.
         """
         if not self.reasons:
             return
@@ -51,22 +57,22 @@ class Unusable:
         examples = "; ".join(self.examples) or name  # a resumed stream has counts alone
         if self.too_many:
             raise ValueError(f"{examples}: {what}, more than max_unusable={self.limit:g} allows")
-        from lightning.pytorch.utilities import rank_zero_warn  # seconds that a reader of one table should not pay
+        from lightning.pytorch.utilities import rank_zero_warn  # takes seconds to import
 
         rank_zero_warn(f"{name}: {what} and are left out: {examples}")
 
 
 def learnable(problems: Sequence[Problem], refusals: Sequence[Sequence[str]], limit: float, name: str) -> list[Problem]:
-    """The problems with those of their solutions that can be learned from; none without any.
+    """The problems with the solutions that can be used for fine-tuning; problems without any are left out.
 
     Args:
-        problems: of one set.
-        refusals: for each solution of each why it cannot be learned from, empty where it can.
-        limit: share of the solutions that may be unusable; a problem without one counts as one.
-        name: what a warning calls the set.
+        problems: of one data set.
+        refusals: for each solution of each problem the reason why it cannot be used, empty where it can.
+        limit: largest fraction of the solutions that may be unusable; a problem without solutions counts as one.
+        name: name of the data set in warnings.
 
     Raises:
-        ValueError: when it is too much.
+        ValueError: more are unusable than the limit allows.
     """
     unusable = Unusable(limit)
     kept = []
@@ -83,7 +89,17 @@ def learnable(problems: Sequence[Problem], refusals: Sequence[Sequence[str]], li
 
 
 def askable(problems: Sequence[Problem], reasons: Sequence[str], limit: float, name: str) -> list[Problem]:
-    """The problems without those that have a reason why they cannot be asked; an error when there are too many."""
+    """The problems that can be asked.
+
+    Args:
+        problems: of one data set.
+        reasons: for each problem the reason why it cannot be asked, empty where it can.
+        limit: largest fraction that may be unusable.
+        name: name of the data set in warnings.
+
+    Raises:
+        ValueError: more are unusable than the limit allows.
+    """
     unusable = Unusable(limit, seen=len(problems))
     for problem, reason in zip(problems, reasons, strict=True):
         if reason:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -21,10 +21,17 @@ from rich.progress import (
 T = TypeVar("T")
 
 
-def tracked(items: Sequence[T], title: str, *, disable: bool = False) -> Iterable[T]:
-    """Iterates over the items with a temporary progress bar on stderr; without one where stderr is no terminal."""
+def tracked(items: Iterable[T], title: str, *, total: int | None = None, disable: bool = False) -> Iterable[T]:
+    """Iterates over the items with a temporary progress bar on stderr; without one where stderr is no terminal.
+
+    Args:
+        items: what to iterate over.
+        title: text beside the bar.
+        total: number of items, if they have no length.
+        disable: show no bar.
+    """
     console = Console(stderr=True)
-    return track(items, title, console=console, transient=True, disable=disable or not console.is_terminal)
+    return track(items, title, total=total, console=console, transient=True, disable=disable or not console.is_terminal)
 
 
 class Meter:

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from tests.datamodules.reading.test_files import row, write, write_parquet
+from tests.datamodules.reading.test_problem_files import row, write, write_parquet
 from tests.support.recorder import Recorder, trainer
 from vibethinker.datamodules import DomainDataModule
 from vibethinker.datamodules.loaders import TrainLoader
-from vibethinker.datamodules.reading.files import Reader
-from vibethinker.datamodules.reading.stream import Stream
-from vibethinker.datamodules.reading.tables import Shard, stream
+from vibethinker.datamodules.reading.problem_files import Reader
+from vibethinker.datamodules.reading.problem_stream import ProblemStream
+from vibethinker.datamodules.reading.tables import Table, open_set
 
 SIZES = (50, 7, 30)
 
@@ -40,9 +40,18 @@ def folder(tmp_path: Path) -> str:
     return shards(tmp_path)
 
 
+def stream(data: str, domain: str, **options: Any) -> ProblemStream:
+    return ProblemStream(open_set(data, streaming=True)["train"], Reader(data, [domain], {}), **options)
+
+
 def make(folder: str, *, world: tuple[int, int] = (0, 1), turns: int = 1, **options: Any) -> TrainLoader:
     reader = Reader(folder, ["algebra"], {}, max_unusable=0.2)
-    feed = Stream(stream(folder)["train"], reader, {"question 1", "question 2"}, **{"block": 8, "seed": 3, **options})
+    feed = ProblemStream(
+        open_set(folder, streaming=True)["train"],
+        reader,
+        {"question 1", "question 2"},
+        **{"block": 8, "seed": 3, **options},
+    )
     return TrainLoader(feed, 6, turns=turns, rank=world[0], world_size=world[1])
 
 
@@ -106,7 +115,7 @@ def test_no_more_is_read_than_a_block() -> None:
             read += 1
             yield i + 1, row(i)
 
-    feed = Stream([Shard("endless", "row", rows)], Reader("endless", ["algebra"], {}), block=500)
+    feed = ProblemStream([Table("endless", "row", rows)], Reader("endless", ["algebra"], {}), block=500)
     loader = TrainLoader(feed, 100)
     list(islice(loader, 12))
     assert read <= 3 * 500 + 1000  # three blocks, and the rows that the columns are looked for in
@@ -125,22 +134,25 @@ def test_what_cannot_be_used_is_told_at_the_end_of_a_pass(folder: str) -> None:
 
 def test_too_much_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
     data = write(tmp_path / "set.jsonl", [row(i, answer="" if i > 1500 else "1") for i in range(5000)])
-    loader = TrainLoader(Stream(stream(data)["train"], Reader(data, ["algebra"], {}), shuffle=False, block=100), 50)
+    loader = TrainLoader(
+        stream(data, "algebra", shuffle=False, block=100),
+        50,
+    )
     with pytest.raises(ValueError, match=r"line 1502, field 'answer': empty; .* 16 of 1517 rows .* max_unusable=0.01"):
         list(islice(loader, 100))
     short = write(tmp_path / "short.jsonl", [row(i, answer="" if i == 7 else "1") for i in range(50)])
-    loader = TrainLoader(Stream(stream(short)["train"], Reader(short, ["algebra"], {})), 10)
+    loader = TrainLoader(stream(short, "algebra"), 10)
     with pytest.raises(ValueError, match=r"line 8, field 'answer': empty: 1 of 50 rows"):
         list(islice(loader, 6))
 
 
 def test_a_broken_line_and_a_foreign_domain_are_errors(tmp_path: Path) -> None:
     data = write(tmp_path / "set.jsonl", [*[row(i) for i in range(1200)], "{"])
-    loader = TrainLoader(Stream(stream(data)["train"], Reader(data, ["algebra"], {})), 10)
+    loader = TrainLoader(stream(data, "algebra"), 10)
     with pytest.raises(ValueError, match=r"set\.jsonl, line 1201: not valid JSON"):
         list(loader)
     data = write(tmp_path / "other.jsonl", [row(i) for i in range(10)])
-    loader = TrainLoader(Stream(stream(data)["train"], Reader(data, ["geometry"], {})), 10)
+    loader = TrainLoader(stream(data, "geometry"), 10)
     with pytest.raises(ValueError, match=r"other\.jsonl: no problem of geometry to train on"):
         list(loader)
 

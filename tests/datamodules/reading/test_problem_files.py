@@ -13,7 +13,8 @@ import huggingface_hub
 import pytest
 
 from vibethinker.datamodules.reading.fields import unreadable
-from vibethinker.datamodules.reading.files import load_problems, source_kind
+from vibethinker.datamodules.reading.problem_files import load_problems, readers
+from vibethinker.datamodules.reading.tables import source_kind
 from vibethinker.problems import SPLITS, Problem, Split, split_of
 from vibethinker.rewards.math.verifier import final_answer
 
@@ -39,7 +40,7 @@ def row(number: int = 0, **changes: Any) -> dict[str, Any]:
 
 
 def load(data: str, *domains: str, **fields: str) -> dict[Split, list[Problem]]:
-    return load_problems(data, domains or ["algebra"], fields)
+    return load_problems(readers(data, domains or ["algebra"], fields))
 
 
 def flat(splits: dict[Split, list[Problem]]) -> list[Problem]:
@@ -366,9 +367,9 @@ def test_few_bad_rows_are_told_and_left_out(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=rf"{told} and are left out: .*line 8, field .*line 9, .*line 201, .*missing$"):
         assert len(flat(load(data))) == 396
     with pytest.raises(ValueError, match=r"line 8.* 4 of 400 rows .*, more than max_unusable=0.009 allows$"):
-        load_problems(data, ["algebra"], {}, max_unusable=0.009)
+        load_problems(readers(data, ["algebra"], {}, max_unusable=0.009))
     with pytest.raises(ValueError, match="max_unusable=0 allows"):
-        load_problems(data, ["algebra"], {}, max_unusable=0)
+        load_problems(readers(data, ["algebra"], {}, max_unusable=0))
 
 
 def test_rows_of_other_domains_do_not_count(tmp_path: Path) -> None:
@@ -402,7 +403,7 @@ def test_answers_that_nothing_could_equal(tmp_path: Path, answer: str, fault: st
         return
     with pytest.raises(ValueError, match=rf"line 1, field 'answer': .*{fault}"):
         load(data)
-    assert flat(load_problems(data, ["algebra"], {}, check_answers=False))
+    assert flat(load_problems(readers(data, ["algebra"], {}, check_answers=False)))
 
 
 # A source for each domain
@@ -412,7 +413,7 @@ def test_each_domain_may_have_its_own_source(tmp_path: Path) -> None:
     sums = write(tmp_path / "sums.jsonl", [{"question": f"sum {i}", "answer": "1", "why": "x"} for i in range(100)])
     code = write(tmp_path / "code.jsonl", [{"question": f"f {i}", "tests": [{"assert": "f()"}]} for i in range(50)])
     fields = {"math.solutions": "why", "prompt": "question"}
-    splits = load_problems({"code": code, "math": sums}, ["math", "code"], fields)
+    splits = load_problems(readers({"code": code, "math": sums}, ["math", "code"], fields))
     by_domain = {name: [p for p in flat(splits) if p.domain == name] for name in ("math", "code")}
     assert {name: len(problems) for name, problems in by_domain.items()} == {"math": 100, "code": 50}
     assert all(p.solutions == ("x",) for p in by_domain["math"])
@@ -420,7 +421,7 @@ def test_each_domain_may_have_its_own_source(tmp_path: Path) -> None:
     write(tmp_path / "held/train.jsonl", [{"question": f"g {i}", "answer": "1"} for i in range(10)])
     write(tmp_path / "held/test.jsonl", [{"question": f"sum {i}", "answer": "1"} for i in range(10)])
     with pytest.warns(UserWarning, match="problems are left out because their prompt is also in a later split"):
-        splits = load_problems({"a": sums, "b": str(tmp_path / "held")}, ["a", "b"], {})
+        splits = load_problems(readers({"a": sums, "b": str(tmp_path / "held")}, ["a", "b"], {}))
     assert not {f"sum {i}" for i in range(10)} & {p.prompt for p in splits["train"]}
 
 
@@ -433,7 +434,7 @@ def test_real_data_loads_as_it_is() -> None:
     boxed = [final_answer(p.solutions[0]) == p.answer for p in splits["train"]]
     assert sum(boxed) / len(boxed) > 0.99
     with pytest.raises(ValueError, match=r"math_train\.jsonl, line 5530, field 'answer': missing.* 2 of 869 rows"):
-        load_problems(data, ["number_theory"], {}, max_unusable=0)  # two of its rows end in an empty box
+        load_problems(readers(data, ["number_theory"], {}, max_unusable=0))  # two of its rows end in an empty box
     with pytest.warns(
         UserWarning, match="2 of 869 rows cannot be used .answer missing.*: 2. and are left out: .* 5530"
     ):
