@@ -1,7 +1,7 @@
-"""Run-time guards: what of an object a program may read and write, and how it may make classes.
+"""Run-time guards: the attributes of an object that a program may read and write.
 
-`OWN` holds the classes that programs made. Their instances, they themselves and the functions that programs define
-are open to the program, apart from names of the interpreter; everything else only shows its public attributes.
+`OWN` holds the classes that programs make. Their instances, they themselves and the functions that programs define are
+open to the program, apart from names of the interpreter; everything else only shows its public attributes.
 """
 
 from __future__ import annotations
@@ -11,34 +11,32 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from vibethinker.sandbox.language.names import (
+from vibethinker.sandbox.language.ast_transformer import FILENAME
+from vibethinker.sandbox.language.name_policy import (
     BINDABLE,
     DESCRIPTOR,
     FORMATS,
     MAGIC,
+    RULES,
     SENSITIVE,
     TEXTS,
     Access,
-    access,
     check_template,
     exact,
     is_dunder,
-    is_plain,
 )
-from vibethinker.sandbox.language.transformer import FILENAME
 
-_plain: set[str] = set()  # names met that are public and need no guard
 OWN: set[type] = set()
 BASES: set[type] = set()  # library classes that a program may extend, and whose instances it may write to
 WITH_DICT: set[type] = set()  # library classes whose instances show their `__dict__`
-under_construction = 0  # classes being built right now; Enum runs a program's methods before the class is registered
+under_construction = 0  # classes being built now; Enum runs a program's methods before the class is registered
 
-_FORMAT, _FORMAT_MAP = str.format, str.format_map
+_NATIVE = Access.NATIVE  # by a name of its own: members of an Enum are slow to fetch
 _super_instance = super.__dict__["__self__"].__get__
 
 
 class Names:
-    """What an import gives: a frozen table of names, never a module, so nothing leads to the library behind it.
+    """A frozen table of names: the result of an import, which is never a module that leads to the library behind it.
 
     It must not have a `__name__`: `from table import x` would then look for a real module of that name.
     """
@@ -67,9 +65,12 @@ Names.__name__ = Names.__qualname__ = "module"
 
 
 def table(title: str, content: dict[str, Any], kind: type[Names] = Names) -> Any:
-    """A new table. Programs can call any `__init__`, so classes of this layer have none that does something.
+    """A new table. Programs can call any `__init__`, so classes of this layer have none with an effect.
 
-    `__all__` is a tuple: a star import fetches what it names, unguarded.
+    Args:
+        title: name of the module.
+        content: its public names; `__all__` becomes a tuple of them, since a star import fetches those unguarded.
+        kind: class of the table.
     """
     names = object.__new__(kind)
     object.__setattr__(names, "_title", title)
@@ -81,28 +82,27 @@ def table(title: str, content: dict[str, Any], kind: type[Names] = Names) -> Any
 
 
 def owns_class(cls: type) -> bool:
+    """True of a class that a program makes or is making."""
     if cls in OWN:
         return True
-    if under_construction and any(c in OWN or _has_program_function(c) for c in cls.__mro__):
+    if under_construction and any(c in OWN or any(map(owns_function, vars(c).values())) for c in cls.__mro__):
         OWN.add(cls)
         return True
     return False
 
 
-def _has_program_function(cls: type) -> bool:
-    return any(owns_function(value) for value in vars(cls).values())
-
-
 def owns_function(value: object) -> bool:
+    """True of a function that a program defines."""
     return type(value) is types.FunctionType and value.__code__.co_filename == FILENAME
 
 
 def owns(value: object) -> bool:
-    """Whether the program made this object's class, or this class or function itself."""
+    """True where the program made this object's class, or this class or function itself."""
     return owns_class(type(value)) or (isinstance(value, type) and owns_class(value)) or owns_function(value)
 
 
 def denied(value: object, name: str) -> AttributeError:
+    """The error for an attribute that is absent, to the program."""
     kind = f"type object {value.__name__!r}" if isinstance(value, type) else f"{type(value).__name__!r} object"
     return AttributeError(f"{kind} has no attribute {name!r}")
 
@@ -111,10 +111,9 @@ def denied(value: object, name: str) -> AttributeError:
 
 
 def load(value: Any, name: str) -> Any:
-    """Attribute whose name is `GUARDED` or `FORMAT`."""
-    special = SPECIAL.get(name)
-    if special is not None:
-        return special(value)
+    """Fetches an attribute whose name is `GUARDED` or `FORMAT`, where the program may have it."""
+    if (special := SPECIAL.get(name)) is not None:
+        return special(value, name)
     if owns_class(type(value)) or owns_function(value) or (isinstance(value, Names) and name in value.__dict__):
         return getattr(value, name)
     if isinstance(value, type):
@@ -126,17 +125,17 @@ def load(value: Any, name: str) -> Any:
     raise denied(value, name)
 
 
-def _load_dict(value: Any) -> Any:
+def _load_dict(value: Any, name: str) -> Any:
     if isinstance(value, type) and owns_class(value):
         return types.MappingProxyType({n: v for n, v in vars(value).items() if not is_dunder(n) or n in BINDABLE})
     if owns_class(type(value)) or type(value) in WITH_DICT:
         return attributes(value)
-    raise denied(value, "__dict__")
+    raise denied(value, name)
 
 
-def _load_register(value: Any) -> Any:
-    found = getattr(value, "register")  # noqa: B009
-    if not isinstance(value, abc.ABCMeta) or any("register" in vars(c) for c in value.__mro__):
+def _load_register(value: Any, name: str) -> Any:
+    found = getattr(value, name)
+    if not isinstance(value, abc.ABCMeta) or any(name in vars(c) for c in value.__mro__):
         return found
 
     def register(cls: type) -> type:
@@ -147,96 +146,65 @@ def _load_register(value: Any) -> Any:
     return register
 
 
-def _load_format(name: str) -> Callable[[Any], Any]:
-    def loader(value: Any) -> Any:
-        if type(value) is str:
-            check_template(value)
-            return getattr(value, name)
-        return shield(getattr(value, name))
+def _load_format(value: Any, name: str) -> Any:
+    """A string's own `format`, bound or not, with its fields checked; anything else as it is."""
+    found = getattr(value, name)
+    if isinstance(found, types.BuiltinMethodType) and isinstance(found.__self__, str) and found.__name__ in FORMATS:
+        template = str.__str__(found.__self__)
+        check_template(template)
+        return getattr(template, found.__name__)
+    if found is not str.format and found is not str.format_map:
+        return found
 
-    return loader
+    def unbound(template: str, /, *args: Any, **kwargs: Any) -> str:
+        template = exact(template)
+        check_template(template)
+        return found(template, *args, **kwargs)
 
-
-def _load_setattr(name: str) -> Callable[[Any], Any]:
-    """`object.__setattr__`, bound or not, with the check that a plain assignment has."""
-
-    def unbound(found: Any) -> Any:
-        def setter(target: Any, attribute: str, *new: Any) -> None:
-            attribute = exact(attribute)
-            found(write_named(target, attribute), attribute, *new)
-
-        return setter
-
-    def loader(value: Any) -> Any:
-        found = getattr(value, name)
-        if owns_function(found) or (isinstance(found, types.MethodType) and owns_function(found.__func__)):
-            return found
-        if type(value) is super:
-            value = _super_instance(value)
-        elif isinstance(value, type):
-            return unbound(found)
-
-        def bound(attribute: str, *new: Any) -> None:
-            attribute = exact(attribute)
-            write_named(value, attribute)
-            found(attribute, *new)
-
-        return bound
-
-    return loader
+    return unbound
 
 
-def _load_descriptor(name: str) -> Callable[[Any], Any]:
-    def loader(value: Any) -> Any:
-        if owns(value) or (type(value) is super and owns(_super_instance(value))):
-            return getattr(value, name)
-        raise denied(value, name)
+def _load_setattr(value: Any, name: str) -> Any:
+    """`object.__setattr__` or `__delattr__`, bound or not, with the check that a plain assignment has."""
+    found = getattr(value, name)
+    if owns_function(found) or (isinstance(found, types.MethodType) and owns_function(found.__func__)):
+        return found
+    bound: tuple[Any, ...] = (
+        () if isinstance(value, type) else (_super_instance(value) if type(value) is super else value,)
+    )
 
-    return loader
+    def setter(*args: Any) -> None:
+        target, attribute, *new = (*bound, *args)
+        attribute = exact(attribute)
+        write_named(target, attribute)
+        found(*(() if bound else (target,)), attribute, *new)
+
+    return setter
 
 
-SPECIAL: dict[str, Callable[[Any], Any]] = {
+def _load_descriptor(value: Any, name: str) -> Any:
+    if owns(value) or (type(value) is super and owns(_super_instance(value))):
+        return getattr(value, name)
+    raise denied(value, name)
+
+
+SPECIAL: dict[str, Callable[[Any, str], Any]] = {
     "__dict__": _load_dict,
     "register": _load_register,
-    **{name: _load_format(name) for name in FORMATS},
-    **{name: _load_setattr(name) for name in ("__setattr__", "__delattr__")},
-    **{name: _load_descriptor(name) for name in ("__get__", "__set__", "__delete__")},
+    **dict.fromkeys(FORMATS, _load_format),
+    **dict.fromkeys(("__setattr__", "__delattr__"), _load_setattr),
+    **dict.fromkeys(("__get__", "__set__", "__delete__"), _load_descriptor),
 }
-
-
-def shield(found: Any) -> Any:
-    """A string's own `format`, bound or not, with its fields checked; anything else as it is."""
-    if isinstance(found, types.BuiltinMethodType) and isinstance(found.__self__, str) and found.__name__ in FORMATS:
-        template, name = str.__str__(found.__self__), found.__name__
-
-        def bound(*args: Any, **kwargs: Any) -> str:
-            check_template(template)
-            return getattr(template, name)(*args, **kwargs)
-
-        return bound
-    if found is _FORMAT or found is _FORMAT_MAP:
-
-        def unbound(template: str, /, *args: Any, **kwargs: Any) -> str:
-            template = exact(template)
-            check_template(template)
-            return found(template, *args, **kwargs)
-
-        return unbound
-    return found
 
 
 def guarded_getattr(value: Any, name: str, /, *default: Any) -> Any:
     """`getattr` under the rules of the attribute syntax."""
-    if type(name) is str and name in _plain:
-        return getattr(value, name, *default)
-    name = exact(name)
-    rule = access(name)
-    if rule is Access.NATIVE:
-        if is_plain(name) and len(_plain) < 10_000:
-            _plain.add(name)
+    if type(name) is not str:
+        name = exact(name)
+    if RULES[name] is _NATIVE:
         return getattr(value, name, *default)
     try:
-        if rule is Access.REFUSED:
+        if RULES[name] is Access.REFUSED:
             raise denied(value, name)
         return load(value, name)
     except AttributeError:
@@ -246,6 +214,7 @@ def guarded_getattr(value: Any, name: str, /, *default: Any) -> Any:
 
 
 def guarded_hasattr(value: Any, name: str, /) -> bool:
+    """`hasattr` under the same rules."""
     try:
         guarded_getattr(value, name)
     except AttributeError:
@@ -257,7 +226,7 @@ def guarded_hasattr(value: Any, name: str, /) -> bool:
 
 
 def write(value: Any) -> Any:
-    """`value`, if the program may write public attributes of it."""
+    """Returns `value` where the program may write public attributes of it."""
     kind = type(value)
     if kind in OWN or (kind is type and value in OWN):
         return value
@@ -269,7 +238,7 @@ def write(value: Any) -> Any:
 
 
 def write_named(value: Any, name: str) -> Any:
-    """The same for an attribute that is private, special, or sensitive."""
+    """The same for an attribute of any name, private and special ones included."""
     if is_dunder(name):
         if name in TEXTS - {"__module__"} and (owns_function(value) or (isinstance(value, type) and owns_class(value))):
             return value
@@ -282,18 +251,20 @@ def write_named(value: Any, name: str) -> Any:
 
 
 def guarded_setattr(value: Any, name: str, new: Any, /) -> None:
-    if type(name) is str and name in _plain and type(value) in OWN:
+    """`setattr` under the rules of an assignment."""
+    if type(name) is str and RULES[name] is _NATIVE and name[:1] != "_" and type(value) in OWN:
         setattr(value, name, new)
         return
     name = exact(name)
-    if access(name) is Access.REFUSED:
+    if RULES[name] is Access.REFUSED:
         raise AttributeError(f"the attribute {name!r} may not be written")
     setattr(write_named(value, name), name, new)
 
 
 def guarded_delattr(value: Any, name: str, /) -> None:
+    """`delattr` under the rules of a `del` statement."""
     name = exact(name)
-    if access(name) is Access.REFUSED:
+    if RULES[name] is Access.REFUSED:
         raise AttributeError(f"the attribute {name!r} may not be deleted")
     delattr(write_named(value, name), name)
 
@@ -308,51 +279,55 @@ def check_key(name: object) -> str:
 
 
 class Attributes(dict[str, Any]):
-    """An instance's `__dict__`: a snapshot that writes through, names checked."""
+    """An instance's `__dict__`: a copy whose changes, with their names checked, are made to the real one."""
 
     __slots__ = ("_target",)
     _target: dict[str, Any]
 
+    def _change(self, method: Callable[..., Any], *args: Any) -> Any:
+        result = method(self._target, *args)
+        dict.clear(self)
+        dict.update(self, self._target)
+        return result
+
     def __setitem__(self, name: str, value: Any) -> None:
-        self._target[check_key(name)] = value
-        super().__setitem__(name, value)
+        self._change(dict.__setitem__, check_key(name), value)
 
     def __delitem__(self, name: str) -> None:
-        super().__delitem__(name)
-        self._target.pop(name, None)
+        self._change(dict.__delitem__, name)
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        for name, value in dict(*args, **kwargs).items():
-            self[name] = value
+        """`dict.update`."""
+        self._change(dict.update, {check_key(name): value for name, value in dict(*args, **kwargs).items()})
 
     def __ior__(self, other: Any) -> Any:  # type: ignore[misc]
         self.update(other)
         return self
 
     def setdefault(self, name: str, default: Any = None) -> Any:
-        if name not in self:
-            self[name] = default
-        return self[name]
+        """`dict.setdefault`."""
+        return self._change(dict.setdefault, check_key(name), default)
 
     def pop(self, name: str, *default: Any) -> Any:
-        self._target.pop(name, None)
-        return super().pop(name, *default)
+        """`dict.pop`."""
+        return self._change(dict.pop, name, *default)
 
     def popitem(self) -> tuple[str, Any]:
-        name, value = super().popitem()
-        self._target.pop(name, None)
-        return name, value
+        """`dict.popitem`."""
+        item: tuple[str, Any] = self._change(dict.popitem)
+        return item
 
     def clear(self) -> None:
-        super().clear()
-        self._target.clear()
+        """`dict.clear`."""
+        self._change(dict.clear)
 
     def __reduce_ex__(self, protocol: object) -> Any:
         return dict, (dict(self),)
 
 
 def attributes(owner: Any) -> Attributes:
+    """The `__dict__` of an object as a program sees it."""
     target = object.__getattribute__(owner, "__dict__")
-    snapshot = Attributes(target)
-    snapshot._target = target
-    return snapshot
+    view = Attributes(target)
+    view._target = target
+    return view

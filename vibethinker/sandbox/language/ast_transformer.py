@@ -1,8 +1,9 @@
-"""Python source to guarded byte code.
+"""Transformer of Python source into guarded byte code: the policy on a program's syntax tree.
 
-Unlike the transformer it extends, this one leaves subscripts, iteration, calls and attributes with harmless names as
-they are; only attributes that could lead out of the program's own objects go through a guard, and attribute writes
-make sure that their object is the program's. The guards have names that no source can spell, so nothing shadows them.
+Unlike RestrictedPython's transformer, which it extends, it leaves subscripts, iteration, calls and attributes with
+harmless names as they are. Only attributes that could lead out of the program's own objects go through a guard, and
+attribute writes make sure that their object is the program's. No source can spell the names of the guards, so nothing
+shadows them.
 """
 
 # ruff: noqa: N802, N815 - visitors are named after the nodes
@@ -16,12 +17,12 @@ from typing import Any, NoReturn, TypeVar
 from RestrictedPython.transformer import RestrictingNodeTransformer
 
 from vibethinker.sandbox.exceptions import RejectedError
-from vibethinker.sandbox.language.names import (
+from vibethinker.sandbox.language.name_policy import (
     BINDABLE,
     READABLE,
+    RULES,
     TEXTS,
     Access,
-    access,
     check_template,
     is_dunder,
     is_plain,
@@ -34,10 +35,10 @@ NESTING = 3000  # recursion limit while compiling: long chains of `elif` or `+` 
 
 _PASSIVE: tuple[type[ast.AST], ...] = (
     *(ast.Module, ast.Expression, ast.Expr, ast.Delete, ast.withitem),
-    *(ast.If, ast.Try, ast.With, ast.Raise, ast.Assert, ast.Return),
+    *(ast.If, ast.For, ast.While, ast.Try, ast.With, ast.Raise, ast.Assert, ast.Return),
     *(ast.Yield, ast.YieldFrom, ast.keyword, ast.Starred, ast.Subscript, ast.Slice, ast.IfExp),
     *(ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Compare, ast.List, ast.Tuple, ast.Set, ast.Dict),
-    *(ast.JoinedStr, ast.FormattedValue, ast.NamedExpr),
+    *(ast.JoinedStr, ast.FormattedValue, ast.NamedExpr, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp),
     *(ast.Match, ast.match_case, ast.MatchOr, ast.MatchSequence),
 )
 _LEAVES = frozenset({ast.Constant, ast.MatchSingleton, ast.Pass, ast.Break, ast.Continue})
@@ -45,7 +46,6 @@ _SKIPPED = frozenset({"ctx", "op", "ops", "type_comment", "conversion", "type_ig
 _CHILDREN: dict[type[ast.AST], tuple[str, ...]] = {
     kind: tuple(f for f in kind._fields if f not in _SKIPPED) for kind in _PASSIVE
 }
-_LOOP_FIELDS = {kind: tuple(f for f in kind._fields if f not in _SKIPPED) for kind in (ast.For, ast.While)}
 _LOADED = ast.Load()
 _Node = TypeVar("_Node", bound=ast.AST)
 
@@ -66,7 +66,7 @@ def compile_source(source: str, mode: str) -> types.CodeType:
     try:
         sys.setrecursionlimit(NESTING)
         tree = ast.parse(source.removeprefix("\ufeff"), FILENAME, mode)
-        code: types.CodeType = compile(Policy().visit(tree), FILENAME, mode, dont_inherit=True)
+        code: types.CodeType = compile(_GuardTransformer().visit(tree), FILENAME, mode, dont_inherit=True)
         return code
     except (RecursionError, MemoryError) as error:
         raise RejectedError(f"line 1: the source is nested too deeply ({type(error).__name__})") from None
@@ -90,37 +90,30 @@ def _call(guard: str, place: ast.AST, *arguments: ast.expr) -> ast.Call:
     return _at(ast.Call(_name(guard, place), list(arguments), []), place)
 
 
-class _Scope:
-    """Parameters of the function being visited, and the ownership tests made of them."""
-
-    __slots__ = ("bound", "depth", "parameters", "tests")
-
-    def __init__(self, parameters: set[str], bound: set[str]) -> None:
-        self.parameters, self.bound, self.depth = parameters, bound, 0
-        self.tests: dict[str, list[tuple[ast.IfExp, int]]] = {}
-
-    def hoisted(self) -> list[ast.stmt]:
-        """Statements that test a never rebound parameter once, for all the places that ask."""
-        made = []
-        for name, tests in self.tests.items():
-            if name not in self.bound and (len(tests) > 1 or tests[0][1]):
-                first = tests[0][0].test
-                flag = f"${name}?"
-                made.append(_at(ast.Assign([_at(ast.Name(flag, ast.Store()), first)], first), first))
-                for conditional, _ in tests:
-                    conditional.test = _name(flag, conditional)
-        return made
+def _bound_names(body: list[ast.stmt]) -> set[str]:
+    """Every name that statements bind, nested functions and classes included."""
+    found: set[str] = set()
+    for node in (node for statement in body for node in ast.walk(statement)):
+        if isinstance(node, ast.Name):
+            if not isinstance(node.ctx, ast.Load):
+                found.add(node.id)
+        elif isinstance(node, ast.Global | ast.Nonlocal):
+            found.update(node.names)
+        elif isinstance(node, ast.alias):
+            found.add(node.asname or node.name.partition(".")[0])
+        else:  # functions, classes, handlers, patterns and parameters
+            found.update(getattr(node, field, None) or "" for field in ("name", "rest", "arg"))
+    return found
 
 
-class Policy(RestrictingNodeTransformer):
-    """Checks one tree and puts the guards in, in place. Every visit gives exactly one node."""
+class _GuardTransformer(RestrictingNodeTransformer):
+    """Checks a tree and inserts the guards, in place; every visit returns exactly one node."""
 
     def __init__(self) -> None:
         super().__init__()
         self._class = ""  # name of the enclosing class as mangling uses it
         self._class_body = False  # directly in a class body, where annotations mean fields
-        self._scope = _Scope(set(), set())
-        self._rebound: set[str] = set()  # through nonlocal, in any function
+        self._flags: dict[str, list[ast.stmt]] = {}  # parameter that is never rebound → the one test of its class
 
     def error(self, node: ast.AST, info: str) -> NoReturn:
         raise RejectedError(f"line {getattr(node, 'lineno', 1)}: {info}")
@@ -149,10 +142,9 @@ class Policy(RestrictingNodeTransformer):
     # names
 
     def check_name(self, node: Any, name: str | None, allow_magic_methods: bool = False) -> None:
-        if name is not None:
-            self._scope.bound.add(name)
-            if name[:2] == "__" and is_dunder(name) and name not in BINDABLE:
-                self.error(node, f"the name {name!r} may not be bound")
+        """Rejects a special name that a program binds."""
+        if name is not None and name[:2] == "__" and is_dunder(name) and name not in BINDABLE:
+            self.error(node, f"the name {name!r} may not be bound")
 
     def visit_Name(self, node: ast.Name) -> ast.Name:
         if type(node.ctx) is not ast.Load:
@@ -166,7 +158,6 @@ class Policy(RestrictingNodeTransformer):
     def visit_Global(self, node: ast.Global | ast.Nonlocal) -> ast.AST:
         for name in node.names:
             self.check_name(node, name)
-            self._rebound.add(name)
         return node
 
     visit_Nonlocal = visit_Global
@@ -192,7 +183,7 @@ class Policy(RestrictingNodeTransformer):
         return f"_{self._class}{name}" if private else name
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
-        rule = access(node.attr)
+        rule = RULES[node.attr]
         if rule is Access.REFUSED:
             self.error(node, f"the attribute {node.attr!r} is not available")
         node.value = value = self.visit(node.value)
@@ -214,12 +205,17 @@ class Policy(RestrictingNodeTransformer):
         return guarded
 
     def _if_own(self, value: ast.Name, own: ast.expr, foreign: ast.expr) -> ast.IfExp:
-        """`own if type(value) in OWN else foreign`: the common case costs no call of a Python function."""
-        test = _at(ast.Compare(_call(TYPE, value, value), [ast.In()], [_name(OWN, value)]), value)
-        made: ast.IfExp = _at(ast.IfExp(test, own, foreign), value)
-        if value.id in self._scope.parameters:
-            self._scope.tests.setdefault(value.id, []).append((made, self._scope.depth))
-        return made
+        """`own if type(value) in OWN else foreign`, without calling a Python function in the common case.
+
+        Of a parameter that is never rebound the test is made once, where its function begins.
+        """
+        test: ast.expr = _at(ast.Compare(_call(TYPE, value, value), [ast.In()], [_name(OWN, value)]), value)
+        if (begins_with := self._flags.get(value.id)) is not None:
+            flag = f"${value.id}?"
+            if not begins_with:
+                begins_with.append(_at(ast.Assign([_at(ast.Name(flag, ast.Store()), value)], test), value))
+            test = _name(flag, value)
+        return _at(ast.IfExp(test, own, foreign), value)
 
     def _written(self, node: ast.Attribute, rule: Access) -> ast.Attribute:
         value, name = node.value, node.attr
@@ -237,7 +233,7 @@ class Policy(RestrictingNodeTransformer):
         """It reads the attribute natively, and the right operand's `__radd__` would see what was read."""
         target = node.target
         name = target.attr if type(target) is ast.Attribute else ""
-        if name not in TEXTS and (is_dunder(name) or access(name) is Access.FORMAT):
+        if name not in TEXTS and (is_dunder(name) or RULES[name] is Access.FORMAT):
             self.error(node, f"the attribute {name!r} may not be augmented")
         return self._children(node, ("target", "value"))
 
@@ -252,23 +248,6 @@ class Policy(RestrictingNodeTransformer):
         test = _at(ast.Compare(kind, [ast.Is()], [_name(STAND_IN, node)]), node)
         found = _at(ast.Subscript(_name(KINDS, node), _call(TYPE, node, node.args[0]), _LOADED), node)
         return _at(ast.IfExp(test, found, node), node)
-
-    def _loop(self, node: Any) -> ast.AST:
-        self._scope.depth += 1
-        self._children(node, _LOOP_FIELDS[type(node)])
-        self._scope.depth -= 1
-        return node
-
-    visit_For = visit_While = _loop
-
-    def _comprehension(self, node: Any) -> ast.AST:
-        """A function of its own, which sees the parameters as outer variables."""
-        outer, self._scope = self._scope, _Scope(set(), self._scope.bound)
-        self._children(node, node._fields)
-        self._scope = outer
-        return node
-
-    visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _comprehension
 
     # statements
 
@@ -314,13 +293,15 @@ class Policy(RestrictingNodeTransformer):
         node.returns = None
         self._check_arguments(node)
         self._children(node, ("decorator_list",))
-        outer, self._class_body, scope = self._class_body, False, self._scope
-        self._scope = _Scope({a.arg for a in (*node.args.posonlyargs, *node.args.args)}, set())
+        outer, rebound = (self._class_body, self._flags), _bound_names(node.body)
+        parameters = [a.arg for a in (*node.args.posonlyargs, *node.args.args)]
+        # With `__` in it, a name may be what mangling makes of another one that is bound here.
+        flags: dict[str, list[ast.stmt]] = {p: [] for p in parameters if p not in rebound and "__" not in p}
+        self._class_body, self._flags = False, self._flags | flags
         self._children(node, ("body",))
-        self._scope.bound |= self._rebound
+        self._class_body, self._flags = outer
         is_documented = isinstance(node.body[0], ast.Expr) and isinstance(node.body[0].value, ast.Constant)
-        node.body[is_documented:is_documented] = self._scope.hoisted()
-        self._class_body, self._scope = outer, scope
+        node.body[is_documented:is_documented] = [test for tests in flags.values() for test in tests]
         return node
 
     def _keep_registered_type(self, node: Any) -> None:
@@ -340,20 +321,17 @@ class Policy(RestrictingNodeTransformer):
         return self.visit_FunctionDef(_at(plain, node))
 
     def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
+        """Checks its parameters, which have no annotations."""
         self._check_arguments(node)
-        outer, self._class_body, scope = self._class_body, False, self._scope
-        self._scope = _Scope(set(), set())
-        node.body = self.visit(node.body)
-        self._class_body, self._scope = outer, scope
-        return node
+        return self._children(node, ("body",))
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         self.check_name(node, node.name)
         self._children(node, ("bases", "keywords", "decorator_list"))
-        outer = self._class, self._class_body, self._scope
-        self._class, self._class_body, self._scope = node.name.lstrip("_"), True, _Scope(set(), set())
+        outer = self._class, self._class_body, self._flags
+        self._class, self._class_body, self._flags = node.name.lstrip("_"), True, {}
         self._children(node, ("body",))
-        self._class, self._class_body, self._scope = outer
+        self._class, self._class_body, self._flags = outer
         return node
 
     def visit_comprehension(self, node: ast.comprehension) -> ast.AST:

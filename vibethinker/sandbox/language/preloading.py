@@ -1,19 +1,20 @@
-"""State that programs share with their process: loaded before it is locked, put back before each program."""
+"""State that programs share with their process: loaded before it is locked in, reset before each program."""
 
 from __future__ import annotations
 
+import codecs
 import decimal
 import sys
 import types
 import warnings
 from pprint import PrettyPrinter
 from textwrap import TextWrapper
+from typing import Any
 
-from vibethinker.sandbox.language.builtin import make_namespace
-from vibethinker.sandbox.language.console import Console
-from vibethinker.sandbox.language.names import words
-from vibethinker.sandbox.language.shims import depth
-from vibethinker.sandbox.language.transformer import compile_program
+from vibethinker.sandbox.language.ast_transformer import compile_program
+from vibethinker.sandbox.language.builtin_functions import make_namespace
+from vibethinker.sandbox.language.name_policy import words
+from vibethinker.sandbox.language.standard_streams import Console
 
 _ENCODINGS = words(
     "ascii latin-1 utf-8 utf-8-sig utf-16 utf-16-le utf-16-be utf-32 utf-7 cp1252 cp437 idna punycode rot13 "
@@ -76,29 +77,27 @@ print(f"{decimal.Decimal('1.5'):.3f} {1e10:,} {'{0:>{1}}'.format(1, 5)}", os.pat
 def preload() -> None:
     """Loads what would be imported or opened at first use; afterwards everything works without any file."""
     for encoding in _ENCODINGS:
-        text = "a".encode(encoding) if encoding != "rot13" else b"a"
-        text.decode(encoding) if encoding != "rot13" else None
+        codecs.encode("a", encoding)
     warnings.simplefilter("ignore")
     console = Console("x\n")
-    reset()
-    exec(compile_program(_EXERCISE), make_namespace(console, "__main__"))
+    exec(compile_program(_EXERCISE), namespace(console))
     console.text()
     reset()
 
 
-def _freeze_tables() -> None:
-    """Class attributes of the library that a program could reach and change."""
-    for owner, name in ((TextWrapper, "unicode_whitespace_trans"), (PrettyPrinter, "_dispatch")):
-        content = getattr(owner, name)
-        if isinstance(content, dict):
-            setattr(owner, name, types.MappingProxyType(content))
+def namespace(console: Console, name: str = "__main__") -> dict[str, Any]:
+    """Fresh globals in which to `exec` a compiled program; changes by an earlier program are not seen in them."""
+    reset()
+    return make_namespace(console, name)
 
 
 def reset() -> None:
-    """Puts interpreter-wide settings back that a program may change."""
-    sys.setrecursionlimit(1000 + depth())
+    """Resets settings of the interpreter that a program may change."""
+    sys.setrecursionlimit(1000)
     sys.set_int_max_str_digits(sys.int_info.default_max_str_digits)
     decimal.setcontext(decimal.DefaultContext.copy())
 
 
-_freeze_tables()
+# Class attributes of the library that a program could reach and change.
+for _owner, _attribute in ((TextWrapper, "unicode_whitespace_trans"), (PrettyPrinter, "_dispatch")):
+    setattr(_owner, _attribute, types.MappingProxyType(dict(getattr(_owner, _attribute))))

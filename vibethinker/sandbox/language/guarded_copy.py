@@ -1,4 +1,4 @@
-"""`copy` and what builds on it.
+"""`copy`, and `dataclasses.asdict` and `astuple`, which build on it.
 
 The library's own rebuilds objects with whatever function their `__reduce_ex__` names: `getattr` for methods and enum
 members, a look-up among module globals for generic aliases, with arguments that a program can choose.
@@ -15,8 +15,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from vibethinker.sandbox.language import guards
-from vibethinker.sandbox.language.guards import check_key
+from vibethinker.sandbox.language import attribute_guards as guards
+from vibethinker.sandbox.language.attribute_guards import check_key
 
 _ATOMIC = (
     *(type(None), int, float, bool, complex, str, bytes, type(...), type(NotImplemented), range, slice, property),
@@ -75,7 +75,7 @@ def _deep(x: Any, kind: type, memo: dict[int, Any]) -> Any:
 
 
 def _rebuild(x: Any, take: Callable[[Any], Any], memo: dict[int, Any] | None = None) -> Any:
-    """A new object from what the class's `__reduce_ex__` says, if it is made by the class itself."""
+    """A new object from the result of the class's `__reduce_ex__`, if the class itself makes it."""
     kind = type(x)
     reduce: Any = kind.__reduce_ex__
     parts = reduce(x, 4)
@@ -111,16 +111,18 @@ def _restore(made: Any, state: Any) -> None:
 
 def asdict(value: Any, *, dict_factory: Callable[..., Any] = dict) -> Any:
     """`dataclasses.asdict`."""
-    if not _is_instance(value):
-        raise TypeError("asdict() should be called on dataclass instances")
-    return _plain(value, lambda fields: dict_factory(fields))
+    return _fields_of(value, dict_factory)
 
 
 def astuple(value: Any, *, tuple_factory: Callable[..., Any] = tuple) -> Any:
     """`dataclasses.astuple`."""
+    return _fields_of(value, lambda fields: tuple_factory([field for _, field in fields]))
+
+
+def _fields_of(value: Any, build: Callable[[list[tuple[str, Any]]], Any]) -> Any:
     if not _is_instance(value):
-        raise TypeError("astuple() should be called on dataclass instances")
-    return _plain(value, lambda fields: tuple_factory([field for _, field in fields]))
+        raise TypeError("a dataclass instance is needed")
+    return _plain(value, build)
 
 
 def _is_instance(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Library functions and classes that reach for attributes by name, make classes, or evaluate text: checked versions.
+"""Checked versions of library functions and classes that fetch attributes by name, make classes or evaluate text.
 
 None of them extends the class that it replaces: `super(Checked, x)` would lead to the unchecked one.
 """
@@ -12,13 +12,15 @@ import functools
 import pprint
 import sys
 import types
+import typing
 from collections.abc import Callable
 from typing import Any
 
-from vibethinker.sandbox.language import guards
-from vibethinker.sandbox.language.classes import REAL, SHOWN, adopt, check_base, check_member, exact_keys, shown
-from vibethinker.sandbox.language.guards import check_key, guarded_getattr
-from vibethinker.sandbox.language.names import exact, is_dunder
+from vibethinker.sandbox.language import attribute_guards as guards
+from vibethinker.sandbox.language.attribute_guards import check_key, guarded_getattr
+from vibethinker.sandbox.language.class_policy import REAL, SHOWN, adopt, check_base, check_member, exact_keys, shown
+from vibethinker.sandbox.language.name_policy import exact, is_dunder
+from vibethinker.sandbox.language.standard_streams import SYS
 
 
 def _walk(value: Any, path: str) -> Any:
@@ -32,9 +34,7 @@ def attrgetter(*paths: str) -> Callable[[Any], Any]:
     names = [exact(path) for path in paths]
     if not names:
         raise TypeError("attrgetter expected at least 1 argument, got 0")
-    if len(names) == 1:
-        return lambda value: _walk(value, names[0])
-    return lambda value: tuple(_walk(value, name) for name in names)
+    return lambda value: _walk(value, names[0]) if len(names) == 1 else tuple(_walk(value, name) for name in names)
 
 
 def methodcaller(name: str, /, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
@@ -73,7 +73,15 @@ guards.WITH_DICT.add(SimpleNamespace)
 def namedtuple(
     typename: str, field_names: Any, *, rename: bool = False, defaults: Any = None, module: str | None = None
 ) -> Any:
-    """`collections.namedtuple`, registered as the program's class; `module` is ignored."""
+    """`collections.namedtuple`, registered as the program's class.
+
+    Args:
+        typename: name of the class.
+        field_names: of its fields, in a sequence or a string.
+        rename: whether invalid names become positional ones.
+        defaults: of the last fields.
+        module: ignored.
+    """
     factory: Any = collections.namedtuple  # typed for literals only
     return adopt(factory(typename, field_names, rename=rename, defaults=defaults, module="__main__"))
 
@@ -101,7 +109,16 @@ def dataclass(cls: Any = None, /, **options: Any) -> Any:
 def make_dataclass(
     cls_name: str, fields: Any, *, bases: Any = (), namespace: Any = None, module: Any = None, **options: Any
 ) -> Any:
-    """`dataclasses.make_dataclass` with field names and namespace checked."""
+    """`dataclasses.make_dataclass` with the names of fields and namespace checked.
+
+    Args:
+        cls_name: name of the class.
+        fields: names, or tuples of a name, a type and a field.
+        bases: classes that it extends.
+        namespace: further members.
+        module: ignored.
+        options: those of `dataclasses.dataclass`.
+    """
     specs: list[Any] = []
     for field in fields:
         name, *rest = (field,) if isinstance(field, str) else field
@@ -179,10 +196,12 @@ def update_wrapper(wrapper: Any, wrapped: Any) -> Any:
 
 
 def wraps(wrapped: Any) -> Callable[[Any], Any]:
+    """`functools.wraps`."""
     return lambda wrapper: update_wrapper(wrapper, wrapped)
 
 
 def total_ordering(cls: Any) -> Any:
+    """`functools.total_ordering` on a class of the program."""
     _require_own(cls, "total_ordering")
     return functools.total_ordering(cls)
 
@@ -209,6 +228,7 @@ class singledispatchmethod:  # noqa: N801 - the library's name
         self.dispatcher = singledispatch(func)
 
     def register(self, cls: Any, method: Any = None) -> Any:
+        """Registers a method for a class."""
         return self.dispatcher.register(cls, method)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
@@ -222,6 +242,7 @@ class singledispatchmethod:  # noqa: N801 - the library's name
 
 
 def abstractmethod(function: Any) -> Any:
+    """`abc.abstractmethod`."""
     if isinstance(function, types.FunctionType) and not guards.owns_function(function):
         raise TypeError("abstractmethod is for functions of the program")
     function.__isabstractmethod__ = True
@@ -229,13 +250,12 @@ def abstractmethod(function: Any) -> Any:
 
 
 def same(value: Any) -> Any:
-    """Stands for decorators that only inform a type checker."""
+    """Returns its argument: a stand-in for decorators that only inform a type checker."""
     return value
 
 
 def runtime_checkable(cls: Any) -> Any:
-    import typing
-
+    """`typing.runtime_checkable` on a class of the program."""
     _require_own(cls, "runtime_checkable")
     return typing.runtime_checkable(cls)
 
@@ -256,10 +276,9 @@ class PrettyPrinter(pprint.PrettyPrinter):
     """`pprint.PrettyPrinter` that writes to the program's own `sys.stdout`."""
 
     def pprint(self, object: Any) -> None:
+        """Writes an object's representation and a new line."""
         stream: Any = self._stream  # type: ignore[attr-defined]
-        if stream is sys.stdout:
-            stream = sys_of_caller(sys._getframe(1)).stdout
-        stream.write(self.pformat(object) + "\n")
+        (SYS.stdout if stream is sys.stdout else stream).write(self.pformat(object) + "\n")
 
 
 class redirect_stdout:  # noqa: N801 - the library's name
@@ -269,16 +288,8 @@ class redirect_stdout:  # noqa: N801 - the library's name
         self.target = target
 
     def __enter__(self) -> Any:
-        system = sys_of_caller(sys._getframe(1))
-        self._before, system.stdout = system.stdout, self.target
+        self._before, SYS.stdout = SYS.stdout, self.target
         return self.target
 
     def __exit__(self, *error: Any) -> None:
-        sys_of_caller(sys._getframe(1)).stdout = self._before
-
-
-def sys_of_caller(frame: Any) -> Any:
-    """The `sys` of the innermost program frame; library code may stand between."""
-    while "$sys" not in frame.f_builtins:
-        frame = frame.f_back
-    return frame.f_builtins["$sys"]
+        SYS.stdout = self._before

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sandbox.language.attacks import ATTACKS
+from tests.sandbox.language.language_attacks import ATTACKS
 from vibethinker.sandbox.language import Console, RejectedError, compile_program, namespace, preload
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -1,4 +1,4 @@
-"""Types as a program sees them, and the ways to make one: class statement, `type()`, and the library's helpers."""
+"""Types as a program sees them, and the creation of classes: class statement, `type()`, and the library's helpers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import types
 from itertools import takewhile
 from typing import Any
 
-from vibethinker.sandbox.language import guards
-from vibethinker.sandbox.language.guards import BASES, OWN, Names, owns_class, owns_function
-from vibethinker.sandbox.language.names import BINDABLE, LIBRARY_MADE, exact, is_dunder, is_plain
+from vibethinker.sandbox.language import attribute_guards as guards
+from vibethinker.sandbox.language.attribute_guards import BASES, OWN, Names, owns_class, owns_function
+from vibethinker.sandbox.language.name_policy import BINDABLE, LIBRARY_MADE, exact, is_dunder, is_plain
 
 
 class _StandInMeta(type):
-    """Classes that programs compare with and test against, but that make nothing."""
+    """Metaclass of stand-ins: classes to compare with and test against, which cannot be instantiated."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"cannot create {cls.__name__!r} instances")
@@ -60,9 +60,8 @@ REAL: dict[Any, type] = {stand_in: real for real, stand_in in SHOWN.items()}
 
 
 def shown(cls: Any) -> Any:
-    """What a program sees of a type: a stand-in for those that make code, frames or classes."""
-    found = SHOWN.get(cls)
-    if found is not None:
+    """A type as a program sees it: a stand-in for those that make code, frames or classes."""
+    if (found := SHOWN.get(cls)) is not None:
         return found
     if cls in OWN:
         return cls
@@ -84,10 +83,13 @@ class _Kinds(dict[type, Any]):
 KINDS = _Kinds()
 
 
-# making classes
+# Creation of classes
+
+BASE_FUNCTIONS: list[Any] = []  # typing.NamedTuple and TypedDict are functions that stand for a base
 
 
 def check_base(base: Any) -> None:
+    """Raises TypeError unless a program may extend `base`."""
     origin = getattr(base, "__origin__", base) if type(base).__module__ in ("typing", "types") else base
     if isinstance(origin, type):
         if owns_class(origin) or origin in BASES:
@@ -97,23 +99,15 @@ def check_base(base: Any) -> None:
     raise TypeError(f"type {getattr(base, '__name__', base)!r} is not an acceptable base type")
 
 
-BASE_FUNCTIONS: list[Any] = []  # typing.NamedTuple and TypedDict are functions that stand for a base
-
-
-def _metaclass(stand_in: Any) -> Any:
-    real = REAL.get(stand_in)
-    if real in (abc.ABCMeta, type):
-        return real
-    raise TypeError("metaclasses are not available")
-
-
 def build_class(body: Any, name: str, /, *bases: Any, **keywords: Any) -> Any:
     """The class statement."""
     for base in bases:
         check_base(base)
     exact_keys(keywords)
     if "metaclass" in keywords:
-        keywords["metaclass"] = _metaclass(keywords["metaclass"])
+        keywords["metaclass"] = REAL.get(keywords["metaclass"])
+        if keywords["metaclass"] not in (abc.ABCMeta, type):
+            raise TypeError("metaclasses are not available")
     guards.under_construction += 1
     try:
         return adopt(builtins.__build_class__(body, name, *bases, **keywords))
@@ -131,19 +125,20 @@ def make_class(name: Any, bases: Any, content: Any) -> Any:
 
 
 def exact_keys(options: dict[str, Any]) -> None:
-    """Keywords may be of a subclass of `str`, which compares as it likes."""
+    """Raises TypeError for keywords of a subclass of `str`, which compares as it likes."""
     if not all(type(name) is str for name in options):
         raise TypeError("keywords must be strings")
 
 
 def check_member(name: Any) -> str:
+    """Returns a name that a class may define; raises TypeError for any other."""
     if type(name) is not str or (is_dunder(name) and name not in BINDABLE):
         raise TypeError(f"a class may not define {name!r}")
     return name
 
 
 def adopt(cls: Any) -> Any:
-    """Registers a new class as the program's, after a look at what became of its body."""
+    """Registers a new class as the program's, after a check of what its body has become."""
     if not isinstance(cls, type):
         raise TypeError("metaclasses are not available")
     for name, value in vars(cls).items():
@@ -154,19 +149,19 @@ def adopt(cls: Any) -> Any:
             or (owns_function(value) and name != "__new_member__")
         ):
             raise TypeError(f"a class may not define {name!r}")
-        if name == "__match_args__" and not (type(value) is tuple and all(type(n) is str for n in value)):
-            raise TypeError("__match_args__ must be a tuple of strings")
     matched = vars(cls).get("__match_args__", ())
-    if not all(is_plain(name) for name in matched):  # a pattern would fetch the others unguarded
+    if not (type(matched) is tuple and all(type(n) is str for n in matched)):
+        raise TypeError("__match_args__ must be a tuple of strings")
+    if not all(map(is_plain, matched)):  # a pattern would fetch the others unguarded
         type.__setattr__(cls, "__match_args__", tuple(takewhile(is_plain, matched)))
     OWN.add(cls)
     return cls
 
 
-def _load_class(value: Any) -> Any:
+def _load_class(value: Any, name: str) -> Any:
     if guards.owns(value) or isinstance(value, BaseException):
         return KINDS[type(value)]
-    raise guards.denied(value, "__class__")
+    raise guards.denied(value, name)
 
 
 guards.SPECIAL["__class__"] = _load_class

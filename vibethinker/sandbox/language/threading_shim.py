@@ -1,4 +1,4 @@
-"""`threading` with one thread: what is started runs to its end, what would wait for another is an error."""
+"""`threading` with a single thread: one that starts runs to its end, and waiting for another one is an error."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from vibethinker.sandbox.language.guards import table
+from vibethinker.sandbox.language.attribute_guards import table
 
 
 class Thread:
@@ -28,10 +28,12 @@ class Thread:
         self.name, self.daemon, self.ident = name or "Thread-1", bool(daemon), None
 
     def run(self) -> None:
+        """Calls the target."""
         if self._target is not None:
             self._target(*self._args, **self._kwargs)
 
     def start(self) -> None:
+        """Runs to the end; an error but for lack of memory ends only the thread."""
         if self._started:
             raise RuntimeError("threads can only be started once")
         self._started, self.ident = True, 2  # type: ignore[assignment]
@@ -39,50 +41,60 @@ class Thread:
             self.run()
         except MemoryError:
             raise
-        except (Exception, SystemExit):  # a thread's error is told on stderr and ends only the thread
+        except (Exception, SystemExit):
             pass
 
     def join(self, timeout: Any = None) -> None:
+        """Returns at once."""
         if not self._started:
             raise RuntimeError("cannot join thread before it is started")
 
     def is_alive(self) -> bool:
+        """False."""
         return False
 
     def setDaemon(self, daemon: Any) -> None:  # noqa: N802
+        """Sets `daemon`."""
         self.daemon = daemon
 
     def getName(self) -> str:  # noqa: N802
+        """Returns `name`."""
         return self.name
 
 
 class Timer(Thread):
-    """Runs at once."""
+    """A timer that runs at once."""
 
     def __init__(self, interval: float, function: Any, args: Any = (), kwargs: Any = None) -> None:
         Thread.__init__(self, None, function, None, args or (), kwargs)
 
     def cancel(self) -> None:
-        pass
+        """Without effect."""
+
+
+def _wait(done: bool, forever: bool) -> bool:
+    if not done and forever:
+        raise RuntimeError("deadlock: there is only one thread")
+    return done
 
 
 class Lock:
-    """A lock that one thread takes; what would wait for ever is an error."""
+    """A lock that one thread takes."""
 
     _free = 1
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        if self._free > 0:
-            self._free -= 1
-            return True
-        if blocking and timeout < 0:
-            raise RuntimeError("deadlock: there is only one thread")
-        return False
+        """Returns True if it was free."""
+        acquired = _wait(self._free > 0, blocking and timeout < 0)
+        self._free -= acquired
+        return acquired
 
     def release(self, n: int = 1) -> None:
+        """Makes it free."""
         self._free += n
 
     def locked(self) -> bool:
+        """True until it is released."""
         return self._free <= 0
 
     def __enter__(self) -> bool:
@@ -111,18 +123,20 @@ class Event:
     _flag = False
 
     def is_set(self) -> bool:
+        """True once it is set."""
         return self._flag
 
     def set(self) -> None:
+        """Sets it."""
         self._flag = True
 
     def clear(self) -> None:
+        """Clears it."""
         self._flag = False
 
     def wait(self, timeout: float | None = None) -> bool:
-        if not self._flag and timeout is None:
-            raise RuntimeError("deadlock: there is only one thread")
-        return self._flag
+        """Returns True if it is set."""
+        return _wait(self._flag, timeout is None)
 
 
 class Condition(RLock):
@@ -132,18 +146,17 @@ class Condition(RLock):
         pass
 
     def wait(self, timeout: float | None = None) -> bool:
-        if timeout is None:
-            raise RuntimeError("deadlock: there is only one thread")
-        return False
+        """Returns False."""
+        return _wait(False, timeout is None)
 
     def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
+        """Returns the predicate's value if it is true."""
         return predicate() or self.wait(timeout)
 
     def notify(self, n: int = 1) -> None:
-        pass
+        """Without effect."""
 
-    def notify_all(self) -> None:
-        pass
+    notify_all = notify
 
 
 class Local:
@@ -152,17 +165,10 @@ class Local:
 
 _MAIN_THREAD = table("main thread", {"name": "MainThread", "ident": 1, "is_alive": lambda: True, "daemon": False})
 THREADING: dict[str, Any] = {
-    "Thread": Thread,
-    "Timer": Timer,
-    "Lock": Lock,
-    "RLock": RLock,
-    "Semaphore": Semaphore,
+    **{kind.__name__: kind for kind in (Thread, Timer, Lock, RLock, Semaphore, Event, Condition)},
     "BoundedSemaphore": Semaphore,
-    "Event": Event,
-    "Condition": Condition,
     "local": Local,
-    "current_thread": lambda: _MAIN_THREAD,
-    "main_thread": lambda: _MAIN_THREAD,
+    **dict.fromkeys(("current_thread", "main_thread"), lambda: _MAIN_THREAD),
     "active_count": lambda: 1,
     "get_ident": threading.get_ident,
     "stack_size": lambda size=0: 0,
