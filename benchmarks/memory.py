@@ -64,21 +64,22 @@ def make_models(root: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
-    from vibethinker.models.loading import load_tokenizer
+    from vibethinker.models.source import ModelSource, load_tokenizer
 
     for name, config in (("Qwen2", Qwen2Config), ("Qwen3", Qwen3Config)):
         with torch.device("cuda"):
             model = AutoModelForCausalLM.from_config(config(**SHARED, **MODELS[name]), dtype=torch.bfloat16)
         model.save_pretrained(root / name)
-        load_tokenizer("nano").save_pretrained(root / name)
+        load_tokenizer(ModelSource.of("nano")).save_pretrained(root / name)
 
 
 def make_data(file: Path, tokens: int) -> None:
     """Problems whose only solution fills a sequence."""
     from vibethinker import Problem
-    from vibethinker.models.loading import load_tokenizer, prompt_ids
+    from vibethinker.models.prompts import prompt_ids
+    from vibethinker.models.source import ModelSource, load_tokenizer
 
-    tokenizer, rows = load_tokenizer("nano"), []
+    tokenizer, rows = load_tokenizer(ModelSource.of("nano")), []
     for number in range(64):
         prompt = f"Problem {number}: what is {number} + {number * 7}?"
         (ids,) = prompt_ids(tokenizer, [Problem("", "algebra", prompt, "1")])

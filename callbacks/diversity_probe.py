@@ -17,7 +17,7 @@ from vibethinker.callbacks.progress import Progress
 from vibethinker.datamodules.loaders import share
 from vibethinker.evaluation.grading import stable_seed
 from vibethinker.metrics.functional import distinct_solutions, paired_difference, pass_at_k, standard_error
-from vibethinker.models.loading import prompt_ids
+from vibethinker.models.prompts import prompt_ids
 from vibethinker.problems import Problem
 from vibethinker.rollout import Sampling
 from vibethinker.training.policy_module import PolicyModule

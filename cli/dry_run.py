@@ -35,7 +35,7 @@ def describe(module: PolicyModule, config: Any, memory: float) -> None:
         made = estimate(work)
     share = made.trainable / made.parameters
     console.print(
-        f"{module.model_name}: {_millions(made.parameters)} parameters, {_millions(made.trainable)} trained",
+        f"{module.source.name}: {_millions(made.parameters)} parameters, {_millions(made.trainable)} trained",
         f"({share:.1%})",
     )
     rows, longest = len(work.row_lengths), max(work.row_lengths)

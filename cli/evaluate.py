@@ -22,6 +22,7 @@ from vibethinker.evaluation.grading import Examination, Protocol, regrade
 from vibethinker.evaluation.store import Said, SampleStore
 from vibethinker.evaluation.summary import ALL, FEW, Row, figures, listing, summarize, votes
 from vibethinker.metrics.functional import distinct_solutions
+from vibethinker.models.source import ModelSource
 from vibethinker.problems import Problem
 from vibethinker.rewards import DispatchReward, MathReward, Reward, Verifier
 from vibethinker.rewards.base import as_verifier
@@ -51,7 +52,7 @@ def evaluate(**given: Any) -> None:
     _check_ks(options.k, wanted.samples)
     reward = reward_of(options.reward)
     problems = _benchmarks(options) if options.files else {"": _held_out(options)}
-    exam = Examination(options.model, problems, wanted, skip_long=options.skip_long)
+    exam = Examination(ModelSource.of(options.model), problems, wanted, skip_long=options.skip_long)
     if wanted.max_new_tokens is None and options.preset and exam.max_new_tokens < wanted.at_most:
         print(
             f"--preset {options.preset} takes up to {wanted.at_most} new tokens: {exam.max_new_tokens} here, "

@@ -15,6 +15,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 import transformers
 import yaml
 from jsonargparse import Namespace
@@ -30,7 +31,6 @@ import vibethinker.sft  # noqa: F401  # short class names are those of imported 
 from vibethinker.callbacks import HuggingFaceExport, Progress
 from vibethinker.cli.noise import hush
 from vibethinker.datamodules import DomainDataModule
-from vibethinker.models.loading import weightless
 from vibethinker.training.checkpoint import (
     LastCheckpoint,
     last_checkpoint,
@@ -84,7 +84,7 @@ class VibeThinkerCLI(LightningCLI):
             from vibethinker.cli.dry_run import describe
 
             config = self.config.fit
-            with weightless():
+            with torch.device("meta"):
                 model = self._parser("fit").instantiate_classes(Namespace(model=config.model)).model
             describe(model, config, config.dry_run)
             raise SystemExit(0)

@@ -24,6 +24,7 @@ from vibethinker.datamodules.reading.problem_files import read_problems
 from vibethinker.datamodules.reading.tables import files_by_split
 from vibethinker.evaluation.grading import Examination, Protocol
 from vibethinker.evaluation.store import SampleStore
+from vibethinker.models.source import ModelSource
 from vibethinker.problems import Problem, Split, split_of
 from vibethinker.rewards import DispatchReward, Reward
 from vibethinker.rewards.base import as_verifier, name_of
@@ -125,7 +126,7 @@ def filter_by_difficulty(
     asked = [p for _, p in rows if (home := split_of(p.prompt)) == "train" or home in held_out]
     if not asked:
         raise ValueError(f"{train}: all of its problems are held out")
-    exam = Examination(model, {"": asked}, protocol, skip_long=skip_long)
+    exam = Examination(ModelSource.of(model), {"": asked}, protocol, skip_long=skip_long)
     verifier = as_verifier(reward or DispatchReward(), "reward")
     folder = out.with_name(f"{out.name}.samples")
     if overwrite:

@@ -32,7 +32,8 @@ from tests.support.fits import (
 )
 from vibethinker import Problem
 from vibethinker.evaluation.grading import Judged
-from vibethinker.models.loading import AdapterOff, FrozenCopy, Lora
+from vibethinker.models.loading import Lora
+from vibethinker.models.reference import AdapterOff, FrozenCopy
 from vibethinker.rewards import CompositeReward, MathReward, Part
 
 NOT_A_REWARD: Any = len

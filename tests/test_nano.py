@@ -8,30 +8,32 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.support.models import load_model, load_tokenizer
 from vibethinker.cli.nano import VOCABULARY, checkpoint_of, main, make_model, make_tokenizer
 from vibethinker.datamodules import DomainDataModule
 from vibethinker.datamodules.generators import DOMAINS, generate
 from vibethinker.evaluation.grading import judge, stable_seed
-from vibethinker.models.loading import load_policy, load_tokenizer, locate, prompt_ids
+from vibethinker.models.prompts import prompt_ids
+from vibethinker.models.source import ModelSource
 from vibethinker.problems import Problem
 from vibethinker.rewards import CodeReward, MathReward
 from vibethinker.rollout import RolloutEngine, Sampling
 
 
 def test_it_is_small() -> None:
-    assert Path(locate("nano"), "model.safetensors").stat().st_size <= 4_000_000
-    policy = load_policy("nano")
+    assert Path(ModelSource.of("nano").path, "model.safetensors").stat().st_size <= 4_000_000
+    policy = load_model("nano")
     assert policy.num_parameters() <= 1_000_000
     assert policy.config.architectures == ["Qwen2ForCausalLM"]
 
 
 def test_transformers_loads_it_like_any_folder() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(locate("nano"))
+    tokenizer = AutoTokenizer.from_pretrained(ModelSource.of("nano").path)
     assert tokenizer.is_fast
     assert tokenizer.chat_template
     assert [tokenizer.decode([i]) for i in tokenizer.encode("12+345=357")] == [*"12+345=357"]
     assert tokenizer.decode(tokenizer.encode("Any text: ∑ é \\frac{1}{2}")) == "Any text: ∑ é \\frac{1}{2}"
-    model: Any = AutoModelForCausalLM.from_pretrained(locate("nano"))
+    model: Any = AutoModelForCausalLM.from_pretrained(ModelSource.of("nano").path)
     prompt: Any = tokenizer.apply_chat_template(
         Problem("1", "algebra", "Find x if 2(x+3)=10.").messages(),
         add_generation_prompt=True,
@@ -47,7 +49,7 @@ def test_transformers_loads_it_like_any_folder() -> None:
 def test_it_is_half_educated() -> None:
     """On the probe split: the test split is for results alone."""
     tokenizer = load_tokenizer("nano")
-    engine = RolloutEngine(load_policy("nano"), max_length=160, slots=512)
+    engine = RolloutEngine(load_model("nano"), max_length=160, slots=512)
     for domain in DOMAINS:
         problems = list(DomainDataModule(domain, probe_size=64).problems("probe"))
         seeds = [stable_seed(0, p.id) for p in problems]

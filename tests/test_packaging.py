@@ -56,7 +56,8 @@ def test_the_installed_console_script_runs_elsewhere(wheel: Path, tmp_path: Path
     assert run.returncode == 0, run.stderr
     assert "torch" in run.stdout
     where = (
-        "import vibethinker.callbacks, vibethinker.models.loading as p; print(vibethinker.__file__, p.locate('nano'))"
+        "import vibethinker.callbacks; from vibethinker.models.source import ModelSource; "
+        "print(vibethinker.__file__, ModelSource.of('nano').path)"
     )
     run = subprocess.run([sys.executable, "-c", where], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert run.stdout.count(str(site)) == 2, run.stderr

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from vibethinker import objectives
 from vibethinker.evaluation.grading import Judged, stable_seed
-from vibethinker.models.loading import AdapterOff, FrozenCopy
+from vibethinker.models.reference import AdapterOff, FrozenCopy
 from vibethinker.packed.packing import PackedRow, Slice, pack
 from vibethinker.packed.partition import partition_groups
 from vibethinker.problems import Problem

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vibethinker.evaluation.grading import stable_seed
-from vibethinker.models.loading import prompt_ids
+from vibethinker.models.prompts import prompt_ids
 from vibethinker.packed.packing import Slice, pack
 from vibethinker.packed.partition import partition
 from vibethinker.problems import Problem

@@ -17,7 +17,9 @@ from torch.profiler import ProfilerActivity, profile
 from parts.setting import Setting
 from vibethinker.datamodules import AlgebraDataModule
 from vibethinker.logprobs import linear_logprobs
-from vibethinker.models.loading import load_policy, load_tokenizer, locate, prompt_ids
+from vibethinker.models.loading import load_model
+from vibethinker.models.prompts import prompt_ids
+from vibethinker.models.source import ModelSource, load_tokenizer
 from vibethinker.packed.attention import PackedAttention, hidden_states
 from vibethinker.packed.packing import pack
 from vibethinker.packed.patching import fuse_
@@ -34,7 +36,7 @@ def whole(length: int) -> Sampling:
 def rollout(setting: Setting) -> None:
     """Whole calls of `generate` on a bfloat16 replica of float32 weights."""
     scale = setting.scale
-    policy = load_policy(setting.model).to(setting.device)
+    policy = load_model(ModelSource.of(setting.model)).to(setting.device)
 
     def call(engine: RolloutEngine, prompts: list[list[int]], length: int) -> float:
         """With room for completions as long as the engine's prompts leave, whatever is used of it."""
@@ -76,7 +78,7 @@ def _rate(tokens: int, times: list[float]) -> dict[str, float]:
 def long_tail(setting: Setting) -> None:
     """More sequences than slots, with lengths of a long-tailed law against equal ones of the same mean."""
     scale = setting.scale
-    policy = load_policy(setting.model, trainable=False).to(setting.device)
+    policy = load_model(ModelSource.of(setting.model), trainable=False).to(setting.device)
     engine = RolloutEngine(policy, max_length=scale.prompt + scale.tail_longest, slots=scale.slots)
     prompts = setting.prompts(scale.tail // scale.group)
     lengths = long_tailed(scale.tail, scale.tail_mean, scale.tail_longest)
@@ -115,7 +117,7 @@ def agreement(setting: Setting) -> None:
     """Mean |Δ| between the log-probs that rollouts were captured with and a packed training forward of their tokens."""
     scale = setting.scale
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    policy = load_policy(setting.model).to(setting.device)
+    policy = load_model(ModelSource.of(setting.model)).to(setting.device)
     fuse_(policy)  # as a fit does
     prompts = setting.prompts(scale.compared)
     for name, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
@@ -184,10 +186,11 @@ def cpu(setting: Setting) -> None:
     here = replace(setting, on_cpu=True)
     scale, group, new = setting.scale, 16, 4 if setting.smoke else 48
     problems = AlgebraDataModule().problems("val")[: scale.cpu]
-    prompts = prompt_ids(load_tokenizer("nano"), problems)
-    policy = load_policy("nano", trainable=False, base_dtype="float32")
+    nano = ModelSource.of("nano")
+    prompts = prompt_ids(load_tokenizer(nano), problems)
+    policy = load_model(nano, trainable=False, base_dtype="float32")
     engine = RolloutEngine(policy, max_length=max(map(len, prompts)) + new, slots=scale.cpu * group)
-    theirs = _generator(locate("nano"), here, prompts, group)
+    theirs = _generator(nano.path, here, prompts, group)
 
     def ours() -> None:
         engine.generate(prompts, group, whole(new), seed=0)

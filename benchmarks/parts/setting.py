@@ -231,10 +231,10 @@ def prepare(setting: Setting) -> None:
     import torch
     from transformers import AutoModelForCausalLM, Qwen2Config
 
-    from vibethinker.models.loading import load_tokenizer
+    from vibethinker.models.source import ModelSource, load_tokenizer
 
     torch.manual_seed(0)
-    tokenizer = load_tokenizer("nano")
+    tokenizer = load_tokenizer(ModelSource.of("nano"))
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     with torch.device(setting.device):
         model = AutoModelForCausalLM.from_config(Qwen2Config(**setting.scale.model, **ends), dtype=torch.bfloat16)
@@ -245,10 +245,11 @@ def prepare(setting: Setting) -> None:
 
 def write_problems(setting: Setting) -> None:
     """`asked.jsonl`: problems of `prompt` tokens. `shown.jsonl`: problems of `sequence` tokens with their solution."""
-    from vibethinker.models.loading import load_tokenizer, prompt_ids
+    from vibethinker.models.prompts import prompt_ids
+    from vibethinker.models.source import ModelSource, load_tokenizer
     from vibethinker.problems import Problem
 
-    tokenizer = load_tokenizer("nano")
+    tokenizer = load_tokenizer(ModelSource.of("nano"))
     scale = setting.scale
     asked, shown, draw = [], [], random.Random(0)
     for number in range(20 * max(scale.prompts, scale.sequences)):

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support.models import load_model, load_tokenizer
 from vibethinker import Problem
 from vibethinker.evaluation.grading import Judged, judge, stable_seed
-from vibethinker.models import loading as policy
 from vibethinker.rewards.base import as_verifier
 from vibethinker.rollout import RolloutEngine, Sampling
 
@@ -23,13 +23,13 @@ def length(problems: Sequence[Problem], completions: Sequence[str]) -> list[floa
 
 @pytest.fixture(scope="module")
 def engine(tiny_model: str) -> RolloutEngine:
-    return RolloutEngine(policy.load_policy(tiny_model), max_length=64, slots=16)
+    return RolloutEngine(load_model(tiny_model), max_length=64, slots=16)
 
 
 def ask(engine: RolloutEngine, model: str, problems: list[Problem], **sampling: Any) -> Judged:
     settings = Sampling(**{"max_new_tokens": 8, **sampling})
     seeds = [stable_seed(0, p.id) for p in problems]
-    tokenizer = policy.load_tokenizer(model)
+    tokenizer = load_tokenizer(model)
     return judge(
         engine, tokenizer, problems, as_verifier(length, "reward"), n=3, sampling=settings, seeds=seeds, instruction=""
     )
@@ -53,7 +53,7 @@ def test_a_prompt_that_leaves_no_room(engine: RolloutEngine, tiny_model: str) ->
 
 
 def test_the_tokenizers_end_ends_a_completion_whatever_the_models_own(tiny_model: str) -> None:
-    model: Any = policy.load_policy(tiny_model)
+    model: Any = load_model(tiny_model)
     assert model.generation_config is not None
     model.generation_config.eos_token_id = [7, 9]
     with torch.no_grad():  # the end is by far the likeliest token: the tied head sees its own embedding

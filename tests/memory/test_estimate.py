@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
+from transformers import Qwen2Config, Qwen3Config
 
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.memory.estimate import Estimate, Workload, estimate
 from vibethinker.memory.footprints import Ledger
-from vibethinker.models.loading import Lora
-from vibethinker.models.merging import empty_model
+from vibethinker.models.loading import Lora, build_model
 from vibethinker.packed.attention import PackedAttention, hidden_states
 from vibethinker.packed.patching import fuse_
 from vibethinker.rollout import Sampling
@@ -144,11 +143,7 @@ def test_an_update_takes_what_was_estimated(
     made: Estimate = estimate(work)
     gc.collect()
     before = torch.cuda.memory_allocated()  # what other tests of this process left behind
-    model = (
-        empty_model(AutoModelForCausalLM.from_config(config), torch.float32, torch.device("cuda"))
-        .train()
-        .requires_grad_(True)
-    )
+    model = build_model(config, torch.float32, "cuda").train().requires_grad_(True)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if fused:

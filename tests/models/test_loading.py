@@ -24,10 +24,13 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from tests.support.models import load_model, load_tokenizer
 from vibethinker.logprobs import linear_logprobs
-from vibethinker.models import loading as policy
-from vibethinker.models.loading import AdapterOff, FrozenCopy, Lora
-from vibethinker.models.merging import copy_weights, empty_model, plain_weights
+from vibethinker.models.export import export
+from vibethinker.models.loading import Lora, build_model
+from vibethinker.models.merging import copy_weights, plain_weights
+from vibethinker.models.reference import AdapterOff, FrozenCopy
+from vibethinker.models.source import ModelSource
 from vibethinker.packed import attention
 from vibethinker.packed.attention import PackedAttention, hidden_states
 from vibethinker.packed.packing import PackedRow, pack
@@ -63,7 +66,7 @@ def folder(request: pytest.FixtureRequest, tiny_model: str, tmp_path: Path) -> s
 def load(folder: str, **options: Any) -> PreTrainedModel:
     """A policy whose adapter does something."""
     torch.manual_seed(1)
-    model = policy.load_policy(folder, **options)
+    model = load_model(folder, **options)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.2)
@@ -115,8 +118,8 @@ def test_plain_weights_are_the_merged_model(folder: str, lora: Lora | None) -> N
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 def test_an_export_is_the_policy_for_transformers(folder: str, lora: Lora | None, tmp_path: Path) -> None:
     model = load(folder, lora=lora)
-    tokenizer = policy.load_tokenizer(folder)
-    out = policy.export(model, tokenizer, tmp_path / "out")
+    tokenizer = load_tokenizer(folder)
+    out = export(model, tokenizer, tmp_path / "out")
     loaded: Any = AutoModelForCausalLM.from_pretrained(out)
     torch.testing.assert_close(plain_logprobs(loaded), logprobs(model.eval()), atol=1e-4, rtol=0)
     assert AutoTokenizer.from_pretrained(out).chat_template == tokenizer.chat_template
@@ -127,15 +130,15 @@ def test_an_export_is_the_policy_for_transformers(folder: str, lora: Lora | None
 
 
 def test_an_export_in_half_precision(tiny_model: str, tmp_path: Path) -> None:
-    out = policy.export(load(tiny_model), policy.load_tokenizer(tiny_model), tmp_path / "out", dtype=torch.bfloat16)
+    out = export(load(tiny_model), load_tokenizer(tiny_model), tmp_path / "out", dtype=torch.bfloat16)
     assert AutoModelForCausalLM.from_pretrained(out).dtype == torch.bfloat16
 
 
 def test_an_export_stops_at_the_tokenizers_token_too(tiny_model: str, tmp_path: Path) -> None:
-    model, tokenizer = load(tiny_model), policy.load_tokenizer(tiny_model)
+    model, tokenizer = load(tiny_model), load_tokenizer(tiny_model)
     assert model.generation_config is not None
     model.generation_config.eos_token_id = 7
-    out = policy.export(model, tokenizer, tmp_path / "out")
+    out = export(model, tokenizer, tmp_path / "out")
     assert AutoModelForCausalLM.from_pretrained(out).generation_config.eos_token_id == [7, tokenizer.eos_token_id]
 
 
@@ -164,17 +167,17 @@ def test_gradient_checkpointing_changes_nothing(folder: str, lora: Lora | None) 
 @pytest.mark.parametrize("adapter_only", [False, True])
 def test_an_export_keeps_the_longer_context(folder: str, tmp_path: Path, adapter_only: bool) -> None:
     lora = LORA if adapter_only else None
-    model: Any = policy.load_policy(folder, lora=lora, context_length=4096, rope_theta=2e6)
-    out = policy.export(model, policy.load_tokenizer(folder), tmp_path / "out", adapter_only=adapter_only)
-    loaded: Any = policy.load_policy(str(out))
-    assert policy.context_length(str(out)) == loaded.config.max_position_embeddings == 4096
+    model: Any = load_model(folder, lora=lora, context_length=4096, rope_theta=2e6)
+    out = export(model, load_tokenizer(folder), tmp_path / "out", adapter_only=adapter_only)
+    loaded: Any = load_model(str(out))
+    assert ModelSource.of(out).context_length == loaded.config.max_position_embeddings == 4096
     assert loaded.config.rope_parameters["rope_theta"] == 2e6
     frequencies = loaded.model.rotary_emb.inv_freq
     width = 2 * len(frequencies)
     torch.testing.assert_close(frequencies, 2e6 ** -(torch.arange(0, width, 2) / width))
     assert not any("attn_implementation" in file.read_text() for file in out.glob("*.json"))
     assert (
-        policy.context_length(folder)
+        ModelSource.of(folder).context_length
         == json.loads((Path(folder) / "config.json").read_text())["max_position_embeddings"]
     )
 
@@ -182,7 +185,7 @@ def test_an_export_keeps_the_longer_context(folder: str, tmp_path: Path, adapter
 def test_a_large_export_is_sharded(tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vibethinker.models.export._SHARD", "40KB")
     model = load(tiny_model)
-    out = policy.export(model, policy.load_tokenizer(tiny_model), tmp_path / "out")
+    out = export(model, load_tokenizer(tiny_model), tmp_path / "out")
     assert (out / "model.safetensors.index.json").is_file()
     expected = dict(model.named_parameters())
     for name, weight in AutoModelForCausalLM.from_pretrained(out).named_parameters():
@@ -193,7 +196,7 @@ def test_sampling_defaults_that_contradict_each_other_are_saved(tiny_model: str,
     """As in Llama 2: a temperature, but no do_sample; transformers loads that and refuses to save it."""
     folder = shutil.copytree(tiny_model, tmp_path / "model")
     (folder / "generation_config.json").write_text(json.dumps({"temperature": 0.6, "eos_token_id": 0}))
-    out = policy.export(policy.load_policy(str(folder)), policy.load_tokenizer(tiny_model), tmp_path / "out")
+    out = export(load_model(str(folder)), load_tokenizer(tiny_model), tmp_path / "out")
     assert json.loads((out / "generation_config.json").read_text())["temperature"] == 0.6
 
 
@@ -220,7 +223,7 @@ def test_a_frozen_copy_stays_while_the_policy_moves(tiny_model: str, lora: Lora 
 
 def test_adapter_off_is_the_frozen_copy(folder: str) -> None:
     torch.manual_seed(0)
-    model = policy.load_policy(folder, lora=LORA)  # as a run begins: the adapter does nothing yet
+    model = load_model(folder, lora=LORA)  # as a run begins: the adapter does nothing yet
     copied, off = FrozenCopy(model), AdapterOff(model)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -266,14 +269,14 @@ def quantized(folder: str, bits: Any, **options: Any) -> PreTrainedModel:
 def test_a_quantized_policy_in_plain_weights(folder: str, bits: str, tmp_path: Path) -> None:
     model: Any = quantized(folder, bits)
     weights = dict(plain_weights(model))
-    reference = empty_model(model, torch.float32, torch.device("cpu"))
+    reference = build_model(model.config, torch.float32, "cpu").requires_grad_(False)
     assert weights.keys() == {name for name, _ in reference.named_parameters()}
     copy_weights(model, reference)
     # 8 bits: the layer itself also rounds its input
     torch.testing.assert_close(
         logprobs(reference), logprobs(model).detach(), atol=1e-4 if bits == "4bit" else 0.1, rtol=0
     )
-    out = policy.export(model, policy.load_tokenizer(folder), tmp_path / "out")
+    out = export(model, load_tokenizer(folder), tmp_path / "out")
     assert "quantization_config" not in json.loads((out / "config.json").read_text())
     torch.testing.assert_close(
         plain_logprobs(AutoModelForCausalLM.from_pretrained(out)), logprobs(reference), atol=1e-4, rtol=0
@@ -334,19 +337,19 @@ def test_a_frozen_copy_of_a_quantized_policy(tiny_model: str, bits: str) -> None
 
 def test_quantization_needs_lora(tiny_model: str) -> None:
     with pytest.raises(ValueError, match="needs lora"):
-        policy.load_policy(tiny_model, quantization="4bit")
+        load_model(tiny_model, quantization="4bit")
 
 
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
 def test_lora_stays_off_the_embedding_and_the_head(folder: str, target: str) -> None:
     with pytest.raises(ValueError, match="target_modules"):
-        policy.load_policy(folder, lora=Lora(target_modules=["q_proj", target]))
+        load_model(folder, lora=Lora(target_modules=["q_proj", target]))
 
 
 def test_a_head_with_a_bias_is_refused(tiny_model: str, tmp_path: Path) -> None:
     folder = save(PhiForCausalLM(PhiConfig(**SHAPE)), tiny_model, tmp_path / "phi")
     with pytest.raises(ValueError, match="head has a bias"):
-        policy.load_policy(folder)
+        load_model(folder)
 
 
 def test_softcapped_logits_are_refused(tiny_model: str, tmp_path: Path) -> None:
@@ -354,18 +357,18 @@ def test_softcapped_logits_are_refused(tiny_model: str, tmp_path: Path) -> None:
 
     folder = save(Gemma2ForCausalLM(Gemma2Config(**SHAPE, head_dim=8)), tiny_model, tmp_path / "gemma")
     with pytest.raises(ValueError, match="final_logit_softcapping"):
-        policy.load_policy(folder)
+        load_model(folder)
 
 
 @pytest.mark.parametrize("target", ["w1", "norm"])
 def test_lora_on_layers_that_are_not_there(tiny_model: str, target: str) -> None:
     with pytest.raises(ValueError, match=f"'{target}' is no linear layer of .*; it has down_proj, gate_proj, k_proj"):
-        policy.load_policy(tiny_model, lora=Lora(target_modules=["q_proj", target]))
+        load_model(tiny_model, lora=Lora(target_modules=["q_proj", target]))
 
 
 def test_an_adapter_alone_needs_one(tiny_model: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="adapter_only needs lora"):
-        policy.export(load(tiny_model), policy.load_tokenizer(tiny_model), tmp_path / "out", adapter_only=True)
+        export(load(tiny_model), load_tokenizer(tiny_model), tmp_path / "out", adapter_only=True)
     assert not any(tmp_path.iterdir())
 
 

@@ -18,12 +18,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3
 from tests.support import miniature
 from tests.support.checkpoints import edit_json
 from tests.support.fits import SaveAt, assert_same_weights, fit, grpo, sft, weights
+from tests.support.models import load_model, load_tokenizer
 from vibethinker.cli.main import main
 from vibethinker.fusion import fuse
 from vibethinker.logprobs import linear_logprobs
-from vibethinker.models import loading as policy
-from vibethinker.models.loading import AdapterOff, FrozenCopy, Lora
+from vibethinker.models.export import export
+from vibethinker.models.loading import Lora
 from vibethinker.models.quantization import loading_options
+from vibethinker.models.reference import AdapterOff, FrozenCopy
+from vibethinker.models.source import ModelSource
 from vibethinker.packed.attention import PackedAttention, hidden_states
 from vibethinker.packed.packing import pack
 from vibethinker.rollout import RolloutEngine, Sampling
@@ -125,7 +128,7 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 
 def test_a_stored_checkpoint_keeps_its_parts_in_16_bits(stored: dict[str, str]) -> None:
-    model: Any = policy.load_policy(stored["4bit"], lora=LORA)
+    model: Any = load_model(stored["4bit"], lora=LORA)
     kinds = {name: type(p).__name__ for name, p in model.named_parameters() if ".base_layer.weight" in name}
     four = {name.removeprefix("base_model.model.model.") for name, kind in kinds.items() if kind == "Params4bit"}
     assert {name.rpartition("_proj")[0].rpartition(".")[0] for name in four} == {"layers.0.mlp", "layers.1.self_attn"}
@@ -140,7 +143,7 @@ def test_a_stored_checkpoint_keeps_its_parts_in_16_bits(stored: dict[str, str]) 
 def test_a_frozen_base_in_the_precision_asked_for(base: tuple[str, dict[str, Any]], dtype: torch.dtype) -> None:
     folder, options = base
     name: Any = str(dtype).removeprefix("torch.")
-    model: Any = policy.load_policy(folder, **options, base_dtype=name)
+    model: Any = load_model(folder, **options, base_dtype=name)
     for path, parameter in model.named_parameters():
         if parameter.requires_grad:
             assert parameter.dtype == torch.float32
@@ -154,7 +157,7 @@ def test_a_frozen_base_in_the_precision_asked_for(base: tuple[str, dict[str, Any
 
 
 def test_sampling_from_a_stored_checkpoint_needs_no_adapter(stored: dict[str, str]) -> None:
-    model: Any = policy.load_policy(stored["4bit"], trainable=False)
+    model: Any = load_model(stored["4bit"], trainable=False)
     assert not any(p.requires_grad for p in model.parameters())
     engine = RolloutEngine(model, max_length=32, slots=4)
     assert_same_weights(
@@ -167,7 +170,7 @@ def test_sampling_from_a_stored_checkpoint_needs_no_adapter(stored: dict[str, st
 
 def test_both_references_are_the_base(base: tuple[str, dict[str, Any]]) -> None:
     folder, options = base
-    model = policy.load_policy(folder, **options)
+    model = load_model(folder, **options)
     copied, off = FrozenCopy(model), AdapterOff(model)
     moved(model)
     kinds = {type(p).__name__ for p in model.parameters()}
@@ -176,7 +179,7 @@ def test_both_references_are_the_base(base: tuple[str, dict[str, Any]]) -> None:
     tolerance = 0.1 if "Int8Params" in kinds else 1e-3 if options["quantization"] is None else 1e-5
     with torch.no_grad(), copied() as frozen, off() as bare:
         torch.testing.assert_close(logprobs(bare), logprobs(frozen), atol=tolerance, rtol=0)
-        plain: Any = policy.load_policy(folder, trainable=False) if options["quantization"] is None else None
+        plain: Any = load_model(folder, trainable=False) if options["quantization"] is None else None
     if plain is not None:
         with torch.no_grad():
             torch.testing.assert_close(logprobs(plain), logprobs(copied.model), atol=tolerance, rtol=0)
@@ -188,29 +191,27 @@ def test_both_references_are_the_base(base: tuple[str, dict[str, Any]]) -> None:
 def test_an_adapter_alone_is_what_was_trained(base: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
     """Exported alone and merged by peft, by fusion and on loading, and exported merged: one model."""
     folder, options = base
-    model, tokenizer = moved(policy.load_policy(folder, **options)), policy.load_tokenizer(folder)
-    adapter = policy.export(model, tokenizer, tmp_path / "adapter", adapter_only=True)
-    whole = policy.export(model, tokenizer, tmp_path / "whole")
+    model, tokenizer = moved(load_model(folder, **options)), load_tokenizer(folder)
+    adapter = export(model, tokenizer, tmp_path / "adapter", adapter_only=True)
+    whole = export(model, tokenizer, tmp_path / "whole")
     expected = merged_by_peft(folder, options["quantization"], adapter)
     assert_close(load_file(whole / "model.safetensors"), expected)
     fuse([adapter], tmp_path / "fused", progress=False)
     assert_close(load_file(tmp_path / "fused" / "model.safetensors"), expected)
-    assert_close(dict(policy.load_policy(str(adapter)).named_parameters()), expected)
+    assert_close(dict(load_model(str(adapter)).named_parameters()), expected)
     before, after = (json.loads((f / "config.json").read_text()) for f in (whole, tmp_path / "fused"))
     assert {k for k in before if before[k] != after.get(k)} <= {"transformers_version"}
     assert AutoTokenizer.from_pretrained(tmp_path / "fused").chat_template == tokenizer.chat_template
-    assert policy.context_length(str(adapter)) == 512
-    assert policy.load_tokenizer(str(adapter)).chat_template == tokenizer.chat_template
+    assert ModelSource.of(adapter).context_length == 512
+    assert load_tokenizer(str(adapter)).chat_template == tokenizer.chat_template
 
 
 def test_experts_over_quantized_bases_are_averaged_in_full(stored: dict[str, str], tmp_path: Path) -> None:
     folder, adapters = stored["4bit"], []
     for seed in (1, 2):
-        model = moved(policy.load_policy(folder, lora=LORA), seed)
-        adapters.append(
-            policy.export(model, policy.load_tokenizer(folder), tmp_path / f"adapter{seed}", adapter_only=True)
-        )
-    whole = policy.export(model, policy.load_tokenizer(folder), tmp_path / "whole")
+        model = moved(load_model(folder, lora=LORA), seed)
+        adapters.append(export(model, load_tokenizer(folder), tmp_path / f"adapter{seed}", adapter_only=True))
+    whole = export(model, load_tokenizer(folder), tmp_path / "whole")
     fuse([*adapters, whole], tmp_path / "fused", [0.5, 0.3, 0.2], progress=False)
     one, two = (merged_by_peft(folder, None, adapter) for adapter in adapters)
     assert_close(
@@ -224,18 +225,18 @@ def test_experts_over_quantized_bases_are_averaged_in_full(stored: dict[str, str
 
 def test_an_adapter_carries_the_longer_context(stored: dict[str, str], tmp_path: Path) -> None:
     folder = stored["full"]
-    model = policy.load_policy(folder, lora=LORA, context_length=2048, rope_theta=7e5)
-    adapter = policy.export(model, policy.load_tokenizer(folder), tmp_path / "adapter", adapter_only=True)
+    model = load_model(folder, lora=LORA, context_length=2048, rope_theta=7e5)
+    adapter = export(model, load_tokenizer(folder), tmp_path / "adapter", adapter_only=True)
     fuse([adapter], tmp_path / "fused", progress=False)
     loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "fused")
     assert loaded.config.max_position_embeddings == 2048
     assert loaded.config.rope_parameters["rope_theta"] == 7e5
-    assert policy.context_length(str(adapter)) == 2048
-    again: Any = policy.load_policy(str(adapter))
+    assert ModelSource.of(adapter).context_length == 2048
+    again: Any = load_model(str(adapter))
     assert again.config.rope_parameters["rope_theta"] == 7e5
-    over = policy.load_policy(str(adapter), lora=LORA)
+    over = load_model(str(adapter), lora=LORA)
     with pytest.raises(ValueError, match="itself an adapter folder; fuse it"):
-        policy.export(over, policy.load_tokenizer(folder), tmp_path / "second", adapter_only=True)
+        export(over, load_tokenizer(folder), tmp_path / "second", adapter_only=True)
 
 
 # Training
@@ -309,18 +310,18 @@ def test_specialists_are_adapters_from_fit_to_the_signal_phase(
 
 def test_quantized_twice_or_trained_whole(stored: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="is quantized already; leave the option out"):
-        policy.load_policy(stored["4bit"], lora=LORA, quantization="4bit")
+        load_model(stored["4bit"], lora=LORA, quantization="4bit")
     with pytest.raises(ValueError, match="needs lora: it is quantized"):
-        policy.load_policy(stored["4bit"])
+        load_model(stored["4bit"])
     with pytest.raises(ValueError, match="base_dtype needs lora"):
-        policy.load_policy(stored["full"], base_dtype="bfloat16")
+        load_model(stored["full"], base_dtype="bfloat16")
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq", "fp8"])
 def test_other_ways_to_quantize(stored: dict[str, str], tmp_path: Path, method: str) -> None:
     folder = shutil.copytree(stored["full"], tmp_path / "model")
     edit_json(folder / "config.json", quantization_config={"quant_method": method, "bits": 4})
-    for load in (lambda: policy.load_policy(str(folder), lora=LORA), lambda: fuse([folder], tmp_path / "out")):
+    for load in (lambda: load_model(str(folder), lora=LORA), lambda: fuse([folder], tmp_path / "out")):
         with pytest.raises(ValueError, match=f"config.json has quantization_config of {method}") as caught:
             load()
         assert "\n" not in str(caught.value)
@@ -330,12 +331,12 @@ def test_without_bitsandbytes(stored: dict[str, str], monkeypatch: pytest.Monkey
     monkeypatch.setattr("vibethinker.models.quantization.find_spec", lambda name: None)
     for folder, quantization in (("full", "4bit"), ("4bit", None)):
         with pytest.raises(ValueError, match=r"needs bitsandbytes: pip install 'vibethinker\[quantized\]'"):
-            policy.load_policy(stored[folder], lora=LORA, quantization=quantization)  # type: ignore[arg-type]
+            load_model(stored[folder], lora=LORA, quantization=quantization)  # type: ignore[arg-type]
 
 
 def test_an_adapter_whose_base_has_changed(stored: dict[str, str], tmp_path: Path) -> None:
-    model = policy.load_policy(stored["full"], lora=LORA, quantization="4bit")
-    adapter = policy.export(model, policy.load_tokenizer(stored["full"]), tmp_path / "adapter", adapter_only=True)
+    model = load_model(stored["full"], lora=LORA, quantization="4bit")
+    adapter = export(model, load_tokenizer(stored["full"]), tmp_path / "adapter", adapter_only=True)
     record = json.loads((adapter / "adapter_base.json").read_text())
     record["quantized"]["weights"].append("model.layers.7.mlp.up_proj.weight")
     edit_json(adapter / "adapter_base.json", **record)
@@ -343,4 +344,4 @@ def test_an_adapter_whose_base_has_changed(stored: dict[str, str], tmp_path: Pat
         fuse([adapter], tmp_path / "out")
     (adapter / "adapter_model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"not an adapter folder: it has no adapter_model\.safetensors"):
-        policy.load_policy(str(adapter))
+        load_model(str(adapter))

@@ -22,7 +22,8 @@ from transformers import (
 )
 
 from tests.support.fits import fit, sft
-from vibethinker.models.loading import Lora, load_policy
+from tests.support.models import load_model
+from vibethinker.models.loading import Lora
 from vibethinker.packed import attention
 from vibethinker.packed.model_support import refusal
 from vibethinker.rollout import RolloutEngine, Sampling
@@ -83,7 +84,7 @@ def test_rows_of_a_model_that_mixes_tokens_by_attention_alone(name: str) -> None
 
 
 def test_an_adapter_over_one(tmp_path: Path, tiny_model: str) -> None:
-    policy = load_policy(saved(LIKE_OURS["olmo2"], tmp_path, tiny_model), lora=Lora(rank=2, dropout=0.5))
+    policy = load_model(saved(LIKE_OURS["olmo2"], tmp_path, tiny_model), lora=Lora(rank=2, dropout=0.5))
     assert refusal(policy) is None
 
 
@@ -98,7 +99,7 @@ def test_such_a_model_is_sampled_by_transformers_and_not_trained(name: str, tmp_
     config, reason = UNLIKE[name]
     folder = saved(config, tmp_path, tiny_model)
     with pytest.warns(RuntimeWarning, match=reason):
-        engine = RolloutEngine(load_policy(folder, trainable=False), max_length=48, slots=4)
+        engine = RolloutEngine(load_model(folder, trainable=False), max_length=48, slots=4)
     rollouts = engine.generate([[5, 9, 30, 7], [11, 3]], 2, Sampling(max_new_tokens=8, stop_token_ids=()))
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     for prompt, ids, logp in zip(rollouts.prompt_ids, rollouts.completion_ids, rollouts.logprobs, strict=True):
@@ -114,7 +115,7 @@ def test_tables_of_attention_classes_have_no_room_for_ours(tmp_path: Path, tiny_
     config = GPTJConfig(vocab_size=259, n_embd=32, n_layer=1, n_head=4, rotary_dim=8)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="not supported: its attention does not go through"):
-        load_policy(str(tmp_path))
+        load_model(str(tmp_path))
 
 
 @pytest.mark.parametrize("options", [{}, {"base_dtype": "bfloat16", "lora": Lora(rank=2)}], ids=["full", "lora"])

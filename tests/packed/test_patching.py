@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 
 from tests.support.fits import fit, plain_grpo, weights
 from vibethinker.logprobs import linear_logprobs
-from vibethinker.models.loading import Lora, _with_adapter, with_checkpointing
+from vibethinker.models.loading import Lora, with_checkpointing, with_lora
 from vibethinker.packed.attention import NAME, PackedAttention, hidden_states
 from vibethinker.packed.packing import PackedRow, pack
 from vibethinker.packed.patching import compile_, fuse_
@@ -71,7 +71,7 @@ def random_model(kind: Any, lora: bool = False, **shape: Any) -> Any:
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=4 / settings["hidden_size"])
     if lora:
-        model = _with_adapter(model, Lora(rank=4))
+        model = with_lora(model, Lora(rank=4))
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)

@@ -16,9 +16,10 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from tests.support.fits import SHAPE, Recorder, SaveAt, assert_same_weights, sft, weights
+from tests.support.models import load_tokenizer
 from vibethinker import Problem, SFTModule
 from vibethinker.datamodules import DomainDataModule
-from vibethinker.models.loading import load_tokenizer, prompt_ids
+from vibethinker.models.prompts import prompt_ids
 from vibethinker.training import token_cache as tokens
 from vibethinker.training.token_cache import FOLDER, Demonstrations
 

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from vibethinker.evaluation.store import Said, SampleStore, model_digest, problems_digest, read_part
-from vibethinker.models import loading as policies
-from vibethinker.models.loading import prompt_ids
+from vibethinker.evaluation.store import Said, SampleStore, problems_digest, read_part
+from vibethinker.models.loading import load_model
+from vibethinker.models.prompts import prompt_ids
+from vibethinker.models.source import ModelSource, load_tokenizer
 from vibethinker.problems import Problem
 from vibethinker.rewards.base import Verifier, outcomes
 from vibethinker.rewards.code_blocks import program_of
@@ -160,7 +161,7 @@ class Examination:
     """A model and what it is asked, checked before anything large is loaded.
 
     Args:
-        model: folder, hub name, or `nano`.
+        source: the model.
         problems: by the name of their file; ids differ within each.
         protocol: how they are asked.
         skip_long: leave out problems whose prompt leaves no room for `protocol.max_new_tokens`, which must be given.
@@ -175,13 +176,18 @@ class Examination:
     """
 
     def __init__(
-        self, model: str, problems: Mapping[str, Sequence[Problem]], protocol: Protocol, *, skip_long: bool = False
+        self,
+        source: ModelSource,
+        problems: Mapping[str, Sequence[Problem]],
+        protocol: Protocol,
+        *,
+        skip_long: bool = False,
     ) -> None:
-        self.model, self.protocol = model, protocol
+        self.source, self.protocol = source, protocol
         if skip_long and protocol.max_new_tokens is None:
             raise ValueError("--skip-long needs --max-new-tokens, which decides which prompts are too long")
-        context = policies.context_length(model)
-        self.tokenizer = policies.load_tokenizer(model)
+        context, model = source.context_length, source.name
+        self.tokenizer = load_tokenizer(source)
         self.tokenizer.model_max_length = sys.maxsize  # it would only warn of what is an error here
         questions = [Question(file, p, ids) for file, own in problems.items() for p, ids in self._prompts(own)]
         room = context - (protocol.max_new_tokens or 1)
@@ -213,7 +219,7 @@ class Examination:
         for question in self.questions:
             asked.setdefault(question.file, []).append(question.problem)
         return {
-            "content of MODEL": model_digest(self.model),
+            "content of MODEL": self.source.digest,
             "--samples": self.protocol.samples,
             "--temperature": self.protocol.temperature,
             "--top-p": self.protocol.top_p,
@@ -247,7 +253,7 @@ class Examination:
                 store.add(self._ask(engine, left[start : start + size], reward, shown))
 
     def _engine(self, slots: int) -> RolloutEngine:
-        policy: Any = policies.load_policy(self.model, trainable=False)
+        policy: Any = load_model(self.source, trainable=False)
         policy.to("cuda" if torch.cuda.is_available() else "cpu")
         return RolloutEngine(policy, max_length=self._longest + self.max_new_tokens, slots=slots)
 

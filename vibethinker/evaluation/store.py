@@ -7,7 +7,6 @@ the next one goes on from the problems that are finished.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,10 +18,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
-from transformers.utils.hub import cached_file
 
-from vibethinker.models import loading as policies
-from vibethinker.models.source import base_of
 from vibethinker.problems import Problem
 from vibethinker.utils.atomic import atomic_file, locked, staged_folder, write_atomic
 
@@ -48,7 +44,6 @@ SCHEMA: Final = pa.schema(
     }
 )
 _SAMPLE: Final = SCHEMA.names[7:]
-_WEIGHTS_AND_WORDS: Final = (".json", ".safetensors", ".jinja", ".model", ".txt")
 
 
 @dataclass(frozen=True)
@@ -238,24 +233,6 @@ def _said(rows: Sequence[Mapping[str, Any]]) -> Said:
 
 
 # What decides the samples
-
-
-def model_digest(model: str) -> str:
-    """Hash of weights, configuration and tokenizer, an adapter's and its base's; of a hub name the commit."""
-    place, base = policies.locate(model), base_of(model)
-    return _digest(place) if place == base else f"{_digest(place)} over {_digest(base)}"
-
-
-def _digest(place: str) -> str:
-    if not Path(place).is_dir():
-        return f"commit:{Path(str(cached_file(place, 'config.json'))).parent.name}"
-    total = xxhash.xxh3_128()
-    for path in sorted(Path(place).iterdir()):
-        if path.is_file() and path.suffix in _WEIGHTS_AND_WORDS:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
-            total.update(f"{path.name} {digest}\n".encode())
-    return f"xxh3_128:{total.hexdigest()}"
 
 
 def problems_digest(problems: Iterable[Problem]) -> str:

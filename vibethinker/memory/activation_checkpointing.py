@@ -11,7 +11,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from transformers import PreTrainedConfig
 
 from vibethinker.memory.estimate import Estimate, Workload, estimate
-from vibethinker.models.loading import FrozenCopy, load_config, with_checkpointing
+from vibethinker.models.loading import with_checkpointing
+from vibethinker.models.reference import FrozenCopy
 
 if TYPE_CHECKING:
     from vibethinker.training.policy_module import PolicyModule
@@ -80,7 +81,7 @@ def workload(module: PolicyModule, problems: int | None, *, autocast: bool, repl
         samples: whether anything is sampled between updates.
     """
     group: int | None = getattr(module, "group_size", None)  # of a rollout; demonstrations come one by one
-    stored = load_config(module.model_name)
+    stored = module.source.config
     of_batch = None if problems is None else -(-problems // replicas) * (group or 1)
     sequences = None if of_batch is None else -(-of_batch // module.micro_batches)
     room = module.max_length - module.sampling.max_new_tokens

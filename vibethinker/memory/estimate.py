@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig
 
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.memory.footprints import FlashFootprint, FusedFootprint, HeadFootprint, Ledger
-from vibethinker.models.loading import Lora, hollow, with_checkpointing
+from vibethinker.models.loading import Lora, build_model, with_checkpointing, with_lora
 from vibethinker.packed.attention import hidden_states
 from vibethinker.packed.packing import PackedRow, pack
 from vibethinker.packed.patching import fuse_
@@ -116,7 +116,7 @@ class Estimate:
 
 def estimate(work: Workload) -> Estimate:
     """Adds up what a fit keeps, and traces one update and one step of sampling."""
-    policy = hollow(work.config, work.lora, torch.float32)
+    policy = _on_meta(work, torch.float32)
     parameters = {name: p.numel() for name, p in policy.named_parameters()}
     trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     plain = sum(count for name, count in parameters.items() if "lora_" not in name)
@@ -131,6 +131,11 @@ def estimate(work: Workload) -> Estimate:
     gradients = 4 * trainable
     update = {"gradients": gradients, "activations": update_bytes(work) - gradients}
     return Estimate(sum(parameters.values()), trainable, resident, update, rollout_bytes(work) if work.slots else {})
+
+
+def _on_meta(work: Workload, dtype: torch.dtype) -> Any:
+    model = build_model(work.config, dtype).train()
+    return model if work.lora is None else with_lora(model, work.lora)
 
 
 def _faked(policy: nn.Module) -> Any:
@@ -151,7 +156,7 @@ def _faked(policy: nn.Module) -> Any:
 def update_bytes(work: Workload) -> int:
     """Peak of forward and backward over the longest row beyond the weights, gradients included."""
     row = work.longest_row
-    policy = hollow(work.config, work.lora, torch.float32 if work.bits == 32 else torch.bfloat16)
+    policy = _on_meta(work, torch.float32 if work.bits == 32 else torch.bfloat16)
     if work.checkpointing:
         with_checkpointing(policy)
     if work.fused:
@@ -179,7 +184,7 @@ def rollout_bytes(work: Workload) -> dict[str, int]:
     if getattr(shallow, "layer_types", None):
         shallow.layer_types = shallow.layer_types[:1]
     with FakeTensorMode(allow_non_fake_inputs=True), Ledger() as ledger, torch.no_grad():
-        replica = _faked(hollow(shallow, None, torch.bfloat16))
+        replica = _faked(build_model(shallow, torch.bfloat16))
         ledger.peak = start = ledger.now
         of_prompts = min(max(PREFILL_TOKENS, work.prompt_length), -(-slots // work.group) * work.prompt_length)
         tokens = torch.zeros(max(of_prompts, slots), dtype=torch.long)

@@ -14,13 +14,14 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vibethinker.models.adapters import ADAPTER, ADAPTER_BASE, is_adapter
-from vibethinker.models.merging import copy_weights, empty_model, plain_name
+from vibethinker.models.loading import build_model
+from vibethinker.models.merging import copy_weights, plain_name
 from vibethinker.models.quantization import describe
-from vibethinker.models.source import load_config
+from vibethinker.models.source import ModelSource
 from vibethinker.utils.atomic import staged_folder
 
 _SHARD = "5GB"
-_OVERRIDES = ("max_position_embeddings", "rope_parameters")  # what load_policy may have changed
+_OVERRIDES = ("max_position_embeddings", "rope_parameters")  # what ModelSource.of may have changed
 
 
 def export(
@@ -58,7 +59,7 @@ def export(
                 _write_adapter(policy, scratch)
                 generation.save_pretrained(scratch)
             else:
-                model = empty_model(policy, dtype or torch.float32, torch.device("cpu"))
+                model = build_model(policy.config, dtype or torch.float32, "cpu")
                 copy_weights(policy, model)
                 model.generation_config = generation
                 model.save_pretrained(scratch, max_shard_size=_SHARD)
@@ -94,7 +95,7 @@ def _write_adapter(policy: Any, folder: Path) -> None:
     config.save_pretrained(folder)
     weights = get_peft_model_state_dict(policy, save_embedding_layers=False)
     save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, folder / ADAPTER, {"format": "pt"})
-    stored = load_config(name)
+    stored = ModelSource.of(name).config
     changes = {key: getattr(policy.config, key, None) for key in _OVERRIDES}
     changes = {key: value for key, value in changes.items() if value != getattr(stored, key, None)}
     plain = ((plain_name(path), parameter) for path, parameter in policy.named_parameters())

@@ -9,10 +9,10 @@ that the residual stream is rounded to bfloat16 as well, as the replica's is. On
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,37 +21,16 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
-from vibethinker.models.adapters import is_adapter
-from vibethinker.models.export import export
-from vibethinker.models.merging import plain_config, skeleton
+from vibethinker.models.merging import plain_config
 from vibethinker.models.quantization import Quantization, check_method, is_quantized, loading_options, need_bitsandbytes
-from vibethinker.models.reference import AdapterOff, FrozenCopy
-from vibethinker.models.source import context_length, load_config, load_tokenizer, locate
+from vibethinker.models.source import ModelSource
 from vibethinker.packed import attention
-from vibethinker.problems import Problem
 
-__all__ = [
-    "AdapterOff",
-    "BaseDtype",
-    "FrozenCopy",
-    "Lora",
-    "Quantization",
-    "context_length",
-    "export",
-    "hollow",
-    "load_config",
-    "load_policy",
-    "load_tokenizer",
-    "locate",
-    "prompt_ids",
-    "weightless",
-    "with_checkpointing",
-]
 BaseDtype = Literal["auto", "float32", "bfloat16"]
-_weightless: ContextVar[bool] = ContextVar("weightless", default=False)
 
 
 @dataclass
@@ -75,176 +54,69 @@ class Lora:
             raise ValueError(f"lora.rank must be at least 1, got {self.rank}")
 
 
-def load_policy(
-    model: str,
+def load_model(
+    source: ModelSource,
     *,
     lora: Lora | None = None,
     quantization: Quantization | None = None,
     base_dtype: BaseDtype = "auto",
     gradient_checkpointing: bool = False,
-    context_length: int | None = None,
-    rope_theta: float | None = None,
     trainable: bool = True,
 ) -> PreTrainedModel:
-    """A causal model ready to be trained on packed rows, with float32 master weights where it is trained.
+    """A causal language model for packed sequences, with float32 master weights where it is trained.
+
+    Under `with torch.device("meta")` no weights are read: all options are checked, and parameters have shapes alone.
 
     Args:
-        model: folder, hub name, or `nano`; an adapter folder is its base with the adapter merged.
+        source: of an adapter alone, the adapter is merged into its base.
         lora: train an adapter; the base is frozen.
         quantization: hold the frozen base in 4 or 8 bits (bitsandbytes), `4bit-double` with quantized scales; needs
             `lora`. A checkpoint that is quantized already says so itself.
         base_dtype: precision of a frozen base, and of computing with one in 4 bits; `auto` is bfloat16 on CUDA and
             float32 on CPU.
         gradient_checkpointing: recompute activations in backward.
-        context_length: longest sequence, in place of what config.json says; exported folders say it too.
-        rope_theta: base of the rotary embedding, likewise.
-        trainable: false for a model to sample from, all of it frozen.
+        trainable: False for a model to sample from, all of it frozen.
 
     Raises:
         ValueError, FileNotFoundError: one line; before weights are read wherever the configuration can tell.
     """
-    config = load_config(model, context_length, rope_theta)
     frozen = lora is not None or not trainable
-    _check_quantization(model, config, quantization, frozen)
+    _check_quantization(source, quantization, frozen)
     if base_dtype != "auto" and not frozen:
         raise ValueError("base_dtype needs lora: weights that are trained stay float32")
-    _check_architecture(model, config, lora)
     dtype = _frozen_dtype(base_dtype) if frozen else torch.float32
-    if _weightless.get():
-        bare = hollow(config, lora, dtype)
-        return with_checkpointing(bare) if gradient_checkpointing else bare
-    policy: Any = _load(model, config, dtype, quantization)
+    model = _check_architecture(source, dtype, lora)
+    if torch.get_default_device().type != "meta":
+        model = _load(source, dtype, quantization)
     if not trainable:
         # Training mode all the same: in evaluation mode bitsandbytes repacks 4-bit weights on a CPU.
-        return policy.requires_grad_(False).train()
+        return model.requires_grad_(False).train()
     if gradient_checkpointing:
-        with_checkpointing(policy)
-    return (policy if lora is None else _with_adapter(policy, lora)).train()
+        with_checkpointing(model)
+    return (model if lora is None else with_lora(model, lora)).train()
 
 
-@contextmanager
-def weightless() -> Iterator[None]:
-    """Policies that are loaded here have shapes and no content: to check options, and what they come to."""
-    token = _weightless.set(True)
-    try:
-        yield
-    finally:
-        _weightless.reset(token)
+def build_model(
+    config: PreTrainedConfig, dtype: torch.dtype, device: torch.device | str = "meta", *, packed: bool = True
+) -> PreTrainedModel:
+    """The unquantized model of a configuration, with weights that are not set; on `meta` they take no memory.
+
+    Args:
+        config: its traces of quantization are ignored.
+        dtype: of the weights.
+        device: of the weights.
+        packed: attend to packed sequences; otherwise to padded batches, as transformers does.
+    """
+    config = plain_config(config)
+    config._attn_implementation = attention.NAME if packed else None
+    with no_init_weights(), torch.device(device):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.tie_weights()
+    return model
 
 
-def hollow(config: PreTrainedConfig, lora: Lora | None, dtype: torch.dtype) -> Any:
-    """A policy on the meta device, unquantized."""
-    policy: Any = skeleton(config, dtype, torch.device("meta"))
-    policy.tie_weights()
-    with torch.device("meta"):
-        return (policy if lora is None else _with_adapter(policy, lora)).train()
-
-
-def with_checkpointing(policy: Any) -> Any:
-    """The same policy, its activations recomputed in backward."""
-    # the new name of it, where transformers has it
-    enable = getattr(policy, "activation_checkpointing_enable", None) or policy.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
-    policy.enable_input_require_grads()  # with a frozen base the first layer's input must still carry a gradient
-    return policy
-
-
-def _check_quantization(model: str, config: PreTrainedConfig, quantization: Quantization | None, frozen: bool) -> None:
-    stored = getattr(config, "quantization_config", None)
-    if quantization and not frozen:
-        raise ValueError("quantization needs lora: quantized weights cannot be trained themselves")
-    if quantization:
-        need_bitsandbytes("quantization")
-    if stored is None or is_adapter(locate(model)):  # merged, an adapter's base is in full precision
-        return
-    check_method(f"model {model!r}", stored)
-    if quantization:
-        raise ValueError(f"quantization: model {model!r} is quantized already; leave the option out")
-    if not frozen:
-        raise ValueError(f"model {model!r} needs lora: it is quantized, and its weights cannot be trained themselves")
-
-
-def _check_architecture(model: str, config: PreTrainedConfig, lora: Lora | None) -> None:
-    """Refuses heads that do more than a matrix product, since log-probs need no more, and adapters without a place."""
-    try:
-        bare = skeleton(config, torch.float32, torch.device("meta"))
-    except KeyError as error:  # a table of its own attention classes, as GPT-J and Falcon have
-        reason = "its attention does not go through transformers' AttentionInterface"
-        raise ValueError(f"model {model!r} is not supported: {reason}") from error
-    if getattr(bare.get_output_embeddings(), "bias", None) is not None:
-        raise ValueError(f"model {model!r} is not supported: its head has a bias")
-    for option in ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier"):
-        if getattr(config, option, None) not in (None, 1):
-            raise ValueError(f"model {model!r} is not supported: its config.json has {option}")
-    if lora is None or lora.target_modules == "all-linear":
-        return
-    ends = (bare.get_input_embeddings(), bare.get_output_embeddings())
-    linear = [n for n, m in bare.named_modules() if isinstance(m, nn.Linear | Conv1D) and m not in ends]
-    for target in lora.target_modules:
-        if any(f".{name}".endswith(f".{target}") for name, module in bare.named_modules() if module in ends):
-            raise ValueError("lora.target_modules must leave out the embedding and the head: their weights may be one")
-        if not any(f".{name}".endswith(f".{target}") for name in linear):
-            there = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
-            raise ValueError(f"lora.target_modules: {target!r} is no linear layer of model {model!r}; it has {there}")
-
-
-def _frozen_dtype(asked: BaseDtype) -> torch.dtype:
-    if asked == "auto":
-        return torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    dtype: torch.dtype = getattr(torch, asked)
-    return dtype
-
-
-def _load(model: str, config: PreTrainedConfig, dtype: torch.dtype, quantization: Quantization | None) -> Any:
-    """The weights in a model for packed rows; those not in 4 or 8 bits in the dtype asked for."""
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention.NAME}
-    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # refused below, in one line
-    merged = is_adapter(locate(model))
-    config = plain_config(config) if merged else config
-    stored = getattr(config, "quantization_config", None)
-    if quantization:
-        options["quantization_config"] = loading_options(quantization, dtype)
-    elif stored:
-        stored["bnb_4bit_compute_dtype"] = str(dtype).removeprefix("torch.")
-    if (quantization or stored) and torch.cuda.is_available():
-        options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0))}
-    with _in_full(model) as folder:
-        try:
-            loader: Any = AutoModelForCausalLM
-            policy, info = loader.from_pretrained(folder, config=config, **options)
-        except (OSError, RuntimeError, ValueError, ImportError, SafetensorError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise ValueError(f"model {model!r} cannot be loaded: {reason}") from error
-    if missing := sorted(info["missing_keys"]):
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise ValueError(f"model {model!r}: its files have no {missing[0]}{more}")
-    for name, stored_shape, shape in sorted(info["mismatched_keys"]):
-        raise ValueError(
-            f"model {model!r}: {name} has shape {list(stored_shape)} in its files, {list(shape)} by its config.json"
-        )
-    for parameter in policy.parameters():
-        if not is_quantized(parameter):
-            parameter.data = parameter.data.to(dtype)  # transformers keeps what a quantized checkpoint has
-    policy.name_or_path = policy.config._name_or_path = locate(model)
-    return policy
-
-
-@contextmanager
-def _in_full(model: str) -> Iterator[str]:
-    """The model's folder or hub name; for an adapter a folder, gone afterwards, with its base and it merged."""
-    where = locate(model)
-    if not is_adapter(where):
-        yield where
-        return
-    from vibethinker.fusion import fuse
-
-    with TemporaryDirectory(prefix="vibethinker-") as scratch:
-        merged = Path(scratch) / "merged"
-        fuse([where], merged)
-        yield str(merged)
-
-
-def _with_adapter(policy: PreTrainedModel, lora: Lora) -> Any:
+def with_lora(model: PreTrainedModel, lora: Lora) -> Any:
+    """The model frozen, with an adapter to train."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -254,12 +126,117 @@ def _with_adapter(policy: PreTrainedModel, lora: Lora) -> Any:
         target_modules=lora.target_modules,
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(policy, config)
+    with model.device if model.device.type == "meta" else nullcontext():
+        return get_peft_model(model, config)
 
 
-def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], instruction: str | None = None
-) -> list[list[int]]:
-    """What a completion continues: the chat template's rendering of each problem, opened for the assistant."""
-    render: Any = tokenizer.apply_chat_template
-    return [render(p.messages(instruction), add_generation_prompt=True, return_dict=False) for p in problems]
+def with_checkpointing(policy: Any) -> Any:
+    """The same model, its activations recomputed in backward."""
+    # the new name of it, where transformers has it
+    enable = getattr(policy, "activation_checkpointing_enable", None) or policy.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    policy.enable_input_require_grads()  # with a frozen base the first layer's input must still carry a gradient
+    return policy
+
+
+def _check_quantization(source: ModelSource, quantization: Quantization | None, frozen: bool) -> None:
+    stored = getattr(source.config, "quantization_config", None)
+    if quantization and not frozen:
+        raise ValueError("quantization needs lora: quantized weights cannot be trained themselves")
+    if quantization:
+        need_bitsandbytes("quantization")
+    if stored is None or source.adapter:  # merged, an adapter's base is in full precision
+        return
+    check_method(f"model {source.name!r}", stored)
+    if quantization:
+        raise ValueError(f"quantization: model {source.name!r} is quantized already; leave the option out")
+    if not frozen:
+        raise ValueError(
+            f"model {source.name!r} needs lora: it is quantized, and its weights cannot be trained themselves"
+        )
+
+
+def _check_architecture(source: ModelSource, dtype: torch.dtype, lora: Lora | None) -> Any:
+    """The model on the meta device.
+
+    Raises:
+        ValueError: its head does more than a matrix product, which is all that log-probs compute; its attention cannot
+            be replaced; or the adapter targets layers that it does not have.
+    """
+    model = f"model {source.name!r}"
+    try:
+        bare = build_model(source.config, dtype)
+    except KeyError as error:  # a table of its own attention classes, as GPT-J and Falcon have
+        reason = "its attention does not go through transformers' AttentionInterface"
+        raise ValueError(f"{model} is not supported: {reason}") from error
+    if getattr(bare.get_output_embeddings(), "bias", None) is not None:
+        raise ValueError(f"{model} is not supported: its head has a bias")
+    for option in ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier"):
+        if getattr(source.config, option, None) not in (None, 1):
+            raise ValueError(f"{model} is not supported: its config.json has {option}")
+    if lora is None or lora.target_modules == "all-linear":
+        return bare
+    ends = (bare.get_input_embeddings(), bare.get_output_embeddings())
+    linear = [n for n, m in bare.named_modules() if isinstance(m, nn.Linear | Conv1D) and m not in ends]
+    for target in lora.target_modules:
+        if any(f".{name}".endswith(f".{target}") for name, module in bare.named_modules() if module in ends):
+            raise ValueError("lora.target_modules must leave out the embedding and the head: their weights may be one")
+        if not any(f".{name}".endswith(f".{target}") for name in linear):
+            there = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+            raise ValueError(f"lora.target_modules: {target!r} is no linear layer of {model}; it has {there}")
+    return bare
+
+
+def _frozen_dtype(asked: BaseDtype) -> torch.dtype:
+    if asked == "auto":
+        return torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    dtype: torch.dtype = getattr(torch, asked)
+    return dtype
+
+
+def _load(source: ModelSource, dtype: torch.dtype, quantization: Quantization | None) -> Any:
+    """The weights in a model for packed rows; those not in 4 or 8 bits in the dtype asked for."""
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention.NAME}
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # refused below, in one line
+    config = plain_config(source.config) if source.adapter else copy.deepcopy(source.config)
+    stored = getattr(config, "quantization_config", None)
+    if quantization:
+        options["quantization_config"] = loading_options(quantization, dtype)
+    elif stored:
+        stored["bnb_4bit_compute_dtype"] = str(dtype).removeprefix("torch.")
+    if (quantization or stored) and torch.cuda.is_available():
+        options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0))}
+    with _in_full(source) as folder:
+        try:
+            loader: Any = AutoModelForCausalLM
+            policy, info = loader.from_pretrained(folder, config=config, **options)
+        except (OSError, RuntimeError, ValueError, ImportError, SafetensorError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(f"model {source.name!r} cannot be loaded: {reason}") from error
+    what = f"model {source.name!r}"
+    if missing := sorted(info["missing_keys"]):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ValueError(f"{what}: its files have no {missing[0]}{more}")
+    for name, stored_shape, shape in sorted(info["mismatched_keys"]):
+        raise ValueError(
+            f"{what}: {name} has shape {list(stored_shape)} in its files, {list(shape)} by its config.json"
+        )
+    for parameter in policy.parameters():
+        if not is_quantized(parameter):
+            parameter.data = parameter.data.to(dtype)  # transformers keeps what a quantized checkpoint has
+    policy.name_or_path = policy.config._name_or_path = source.path
+    return policy
+
+
+@contextmanager
+def _in_full(source: ModelSource) -> Iterator[str]:
+    """The model's folder or hub name; for an adapter a folder, gone afterwards, with its base and it merged."""
+    if not source.adapter:
+        yield source.path
+        return
+    from vibethinker.fusion import fuse
+
+    with TemporaryDirectory(prefix="vibethinker-") as scratch:
+        merged = Path(scratch) / "merged"
+        fuse([source.path], merged)
+        yield str(merged)

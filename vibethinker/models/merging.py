@@ -8,11 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
-from transformers.initialization import no_init_weights
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from vibethinker.models.quantization import expanded
-from vibethinker.packed import attention
 
 
 def plain_weights(policy: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
@@ -56,26 +54,6 @@ def plain_config(config: PreTrainedConfig) -> PreTrainedConfig:
         if hasattr(plain, trace):
             delattr(plain, trace)
     return plain
-
-
-def empty_model(
-    policy: PreTrainedModel, dtype: torch.dtype, device: torch.device, *, packed: bool = True
-) -> PreTrainedModel:
-    """A frozen model of the policy's architecture, weights not yet set, for packed rows or else for padded batches."""
-    model = skeleton(policy.config, dtype, device, packed=packed)
-    model.tie_weights()
-    return model.requires_grad_(False).eval()
-
-
-def skeleton(
-    config: PreTrainedConfig, dtype: torch.dtype, device: torch.device, *, packed: bool = True
-) -> PreTrainedModel:
-    """The modules that a configuration stands for; on the meta device they take no memory."""
-    config = plain_config(config)
-    config._attn_implementation = attention.NAME if packed else None  # transformers' own choice
-    with no_init_weights(), torch.device(device):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    return model
 
 
 @torch.no_grad()

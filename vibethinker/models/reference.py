@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from vibethinker.models.merging import copy_weights, empty_model
+from vibethinker.models.loading import build_model
+from vibethinker.models.merging import copy_weights
 
 
 class FrozenCopy:
     """The policy's plain weights as they are now, without gradients. No module: it enters no checkpoint."""
 
     def __init__(self, policy: PreTrainedModel):
-        self.model: Any = empty_model(policy, torch.float32, next(policy.parameters()).device)
-        copy_weights(policy, self.model)
+        model = build_model(policy.config, torch.float32, next(policy.parameters()).device)
+        copy_weights(policy, model)
+        self.model: Any = model.requires_grad_(False).eval()
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         self.model.to(device, dtype)

@@ -22,7 +22,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from vibethinker.models.export import stop_token_ids
-from vibethinker.models.merging import copy_weights, empty_model
+from vibethinker.models.loading import build_model
+from vibethinker.models.merging import copy_weights
 from vibethinker.models.source import context_of, rotations
 from vibethinker.packed.attention import hidden_states
 from vibethinker.packed.model_support import refusal
@@ -100,17 +101,20 @@ class RolloutEngine:
         # transformers' `dynamic` angles ask the device at every step, which a capture cannot
         self.graphs = graphs and all(r.get("rope_type") != "dynamic" for r in rotations(model.config))
         self._most = self.slots = slots if cache_gib is None else self._fitting(slots, cache_gib * _GIB, "cache_gib")
-        self.replica = empty_model(model, self.dtype, self.device)
+        self.replica = self._empty_replica()
         self.sync(model)
         if reason := refusal(self.replica):
             rank_zero_warn(
                 f"sampling through transformers' generate, which is slower: {reason}", category=RuntimeWarning
             )
-            self.replica = empty_model(model, self.dtype, self.device, packed=False)
+            self.replica = self._empty_replica(packed=False)
             self.sync(model)
         self._body = None if reason else self._body_of_replica()
         self._decoder: Decoder | None = None
         self.stop_token_ids = stop_token_ids(model)
+
+    def _empty_replica(self, packed: bool = True) -> PreTrainedModel:
+        return build_model(self._config, self.dtype, self.device, packed=packed).requires_grad_(False).eval()
 
     def _fitting(self, slots: int, room: float, name: str) -> int:
         """How many sequences find room, and one more prompt."""

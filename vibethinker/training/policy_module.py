@@ -25,7 +25,11 @@ from torch import Tensor
 from vibethinker.evaluation.grading import Judged, judge
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.memory.activation_checkpointing import decide_
-from vibethinker.models import loading as policies
+from vibethinker.models.export import export
+from vibethinker.models.loading import BaseDtype, Lora, load_model
+from vibethinker.models.prompts import prompt_ids
+from vibethinker.models.quantization import Quantization
+from vibethinker.models.source import ModelSource, load_tokenizer
 from vibethinker.packed.attention import PackedAttention, hidden_states
 from vibethinker.packed.model_support import refusal
 from vibethinker.packed.packing import PackedRow, Slice
@@ -102,9 +106,9 @@ class PolicyModule(HeldOut):
         epsilon: float = 1e-8,
         micro_batches: int = 1,
         row_tokens: int | None = None,
-        lora: policies.Lora | None = None,
-        quantization: policies.Quantization | None = None,
-        base_dtype: policies.BaseDtype = "auto",
+        lora: Lora | None = None,
+        quantization: Quantization | None = None,
+        base_dtype: BaseDtype = "auto",
         gradient_checkpointing: bool | Literal["auto"] = "auto",
         fused_kernels: bool = True,
         compile: bool = False,
@@ -131,13 +135,14 @@ class PolicyModule(HeldOut):
             raise ValueError(f"warmup_ratio must lie between 0 and 1, got {warmup_ratio}")
         if max_new_tokens >= max_length:
             raise ValueError(f"max_new_tokens {max_new_tokens} leaves no room for a prompt in max_length {max_length}")
-        context = policies.context_length(model, context_length)
+        self.source = ModelSource.of(model, context_length, rope_theta)
+        context = self.source.context_length
         if max_length > context:
             raise ValueError(
                 f"max_length {max_length} is longer than the context of {model!r}, {context} tokens; "
                 "context_length extends it, but for longrope"
             )
-        self.model_name, self.lora, self.quantization = model, lora, quantization
+        self.lora, self.quantization = lora, quantization
         self.base_dtype, self.gradient_checkpointing = base_dtype, gradient_checkpointing
         self.fused_kernels, self.compiled = fused_kernels and not compile, compile
         self.learning_rate, self.min_learning_rate = learning_rate, min_learning_rate
@@ -147,15 +152,13 @@ class PolicyModule(HeldOut):
         self.instruction, self.seed = instruction, seed
         self.sampling = Sampling(max_new_tokens=max_new_tokens)
         self.reward = as_verifier(reward or DispatchReward(), "reward")
-        self.tokenizer = policies.load_tokenizer(model, context_length)
-        self.policy = policies.load_policy(
-            model,
+        self.tokenizer = load_tokenizer(self.source)
+        self.policy = load_model(
+            self.source,
             lora=lora,
             quantization=quantization,
             base_dtype=base_dtype,
             gradient_checkpointing=gradient_checkpointing is True,
-            context_length=context_length,
-            rope_theta=rope_theta,
         )
         self.strict_loading = False  # checkpoints hold trainable weights only
         self._engine: RolloutEngine | None = None
@@ -186,7 +189,7 @@ class PolicyModule(HeldOut):
     def unaskable(self, problems: Sequence[Problem]) -> list[str]:
         """For each problem why it cannot be asked, empty where it can: its prompt must leave room for a completion."""
         room = self.max_length - self.sampling.max_new_tokens
-        lengths = map(len, policies.prompt_ids(self.tokenizer, problems, self.instruction))
+        lengths = map(len, prompt_ids(self.tokenizer, problems, self.instruction))
         reason = f"prompt longer than max_length less max_new_tokens = {room}"
         return [reason if length > room else "" for length in lengths]
 
@@ -228,7 +231,7 @@ class PolicyModule(HeldOut):
     def export(self, folder: str | Path, dtype: torch.dtype | None = None, *, adapter_only: bool = False) -> Path:
         """Writes the policy as a Hugging Face folder, float32 by default, or its adapter alone."""
         self.check_gradient()
-        return policies.export(self.policy, self.tokenizer, folder, dtype, adapter_only=adapter_only)
+        return export(self.policy, self.tokenizer, folder, dtype, adapter_only=adapter_only)
 
     # Training
 
@@ -321,7 +324,7 @@ class PolicyModule(HeldOut):
         with self.trainer.precision_plugin.forward_context():
             reason = refusal(self.policy)
         if reason:
-            raise ValueError(f"model {self.model_name!r} cannot be trained in packed rows: {reason}")
+            raise ValueError(f"model {self.source.name!r} cannot be trained in packed rows: {reason}")
         self._norm = None
         decide_(self)
         self.speed_up_(self.policy)
