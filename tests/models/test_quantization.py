@@ -331,7 +331,7 @@ def test_without_bitsandbytes(stored: dict[str, str], monkeypatch: pytest.Monkey
     monkeypatch.setattr("vibethinker.models.quantization.find_spec", lambda name: None)
     for folder, quantization in (("full", "4bit"), ("4bit", None)):
         with pytest.raises(ValueError, match=r"needs bitsandbytes: pip install 'vibethinker\[quantized\]'"):
-            load_model(stored[folder], lora=LORA, quantization=quantization)  # type: ignore[arg-type]
+            load_model(stored[folder], lora=LORA, quantization=quantization)
 
 
 def test_an_adapter_whose_base_has_changed(stored: dict[str, str], tmp_path: Path) -> None:
