@@ -15,13 +15,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from vibethinker.callbacks.progress import Progress
 from vibethinker.datamodules.loaders import share
-from vibethinker.evaluation.grading import stable_seed
-from vibethinker.metrics.functional import distinct_solutions, paired_difference, pass_at_k, standard_error
+from vibethinker.evaluation.summary import distinct_counts
+from vibethinker.metrics.functional import paired_difference, pass_at_k, standard_error
 from vibethinker.models.prompts import prompt_ids
 from vibethinker.problems import Problem
 from vibethinker.rollout import Sampling
 from vibethinker.training.policy_module import PolicyModule
 from vibethinker.utils.atomic import write_atomic
+from vibethinker.utils.seeding import stable_seed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -167,10 +168,10 @@ class DiversityProbe(Callback):
     def measure(self, module: PolicyModule) -> torch.Tensor:
         """int64 [P, 2]: correct samples and distinct correct solutions of each problem, over all ranks."""
         trainer = module.trainer
-        places = share(len(self.problems), trainer.global_rank, trainer.world_size)
-        problems = [self.problems[i] for i in places]
+        own = share(len(self.problems), trainer.global_rank, trainer.world_size)
+        problems = self.problems[own.start : own.stop]
         bar = trainer.progress_bar_callback
-        judged = module.judge(
+        samples = module.sample_and_grade(
             problems,
             self.n,
             [stable_seed(self.seed, p.id) for p in problems],
@@ -178,11 +179,9 @@ class DiversityProbe(Callback):
             progress=(lambda done, total: bar.show("probe", done, total)) if isinstance(bar, Progress) else None,
         )
         counts = torch.zeros(len(self.problems), 2, dtype=torch.long)
-        for place, correct in zip(places, judged.correct.tolist(), strict=True):
-            texts = judged.texts(place - places.start)
-            programs = bool(self.problems[place].tests)
-            counts[place] = torch.tensor([sum(correct), distinct_solutions(texts, correct, programs=programs)])
-        return module.all_reduce_sum(counts)  # the others' rows are zero: shares need not be equal, nor be there at all
+        distinct = torch.tensor(distinct_counts(samples), dtype=torch.long)
+        counts[own.start : own.stop] = torch.stack([samples.correct.sum(1), distinct], 1)
+        return module.all_reduce_sum(counts)  # the other ranks' rows are zero; a rank may have no problem at all
 
     def figures(self, places: Sequence[int], group: str, solved: list[int], distinct: list[int]) -> dict[str, float]:
         """What is logged of one group of problems."""

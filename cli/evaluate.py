@@ -1,4 +1,4 @@
-"""`vibethinker evaluate`, `probe` and `regrade`: a model's answers, sampled, kept, counted, and counted anew."""
+"""`vibethinker evaluate`, `probe` and `regrade`: samples of a model, graded, stored, and graded anew."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import argparse
 import json
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,10 +20,10 @@ from vibethinker.cli.noise import hush
 from vibethinker.cli.report.result_table import figures_table, hardest_table
 from vibethinker.datamodules.reading.problem_files import read_problems
 from vibethinker.datamodules.splits import ProblemSource
-from vibethinker.evaluation.grading import Examination, Protocol, regrade
-from vibethinker.evaluation.store import Said, SampleStore
-from vibethinker.evaluation.summary import ALL, FEW, Row, figures, listing, summarize, votes
-from vibethinker.metrics.functional import distinct_solutions
+from vibethinker.evaluation.benchmark import Evaluation, EvaluationOptions, regrade
+from vibethinker.evaluation.grading import GradedSamples
+from vibethinker.evaluation.store import SampleStore, read_part
+from vibethinker.evaluation.summary import ALL, FEW, Row, distinct_counts, listing, problem_metrics, summarize, votes
 from vibethinker.models.source import ModelSource
 from vibethinker.problems import Problem
 from vibethinker.rewards import DispatchReward, MathReward, Reward, Verifier
@@ -29,9 +31,9 @@ from vibethinker.rewards.base import as_verifier
 from vibethinker.utils.atomic import write_atomic
 from vibethinker.utils.meter import Meter
 
-_SAMPLE_PROBLEMS, _SAMPLE_COMPLETIONS = 4, 2  # kept of each domain for people to read
+_EXAMPLE_PROBLEMS, _EXAMPLE_COMPLETIONS = 4, 2  # of each domain, in the results for people to read
 # As the VibeThinker papers evaluate; the instruction is that of their published evaluation.
-_PAPER: Final = Protocol(
+_PAPER: Final = EvaluationOptions(
     samples=64,
     top_p=0.95,
     at_most=40_960,
@@ -41,34 +43,36 @@ PRESETS: Final = {"vibethinker": _PAPER, "vibethinker-0.6": replace(_PAPER, temp
 
 
 def evaluate(**given: Any) -> None:
-    """Samples, judges, prints tables, writes results and samples; goes on where it was stopped.
+    """Samples, grades, prints tables, writes results and samples; continues where it was stopped.
 
     Raises:
         ValueError, OSError: before sampling, naming the option, model or problem at fault.
     """
     hush()
     options = argparse.Namespace(**given)
-    wanted = protocol(options)
-    _check_ks(options.k, wanted.samples)
+    settings = settings_of(options)
+    _check_ks(options.k, settings.samples)
     reward = reward_of(options.reward)
     problems = _benchmarks(options) if options.files else {"": _held_out(options)}
-    exam = Examination(ModelSource.of(options.model), problems, wanted, skip_long=options.skip_long)
-    if wanted.max_new_tokens is None and options.preset and exam.max_new_tokens < wanted.at_most:
+    evaluation = Evaluation(ModelSource.of(options.model), problems, settings, skip_long=options.skip_long)
+    if settings.max_new_tokens is None and options.preset and evaluation.max_new_tokens < settings.at_most:
         print(
-            f"--preset {options.preset} takes up to {wanted.at_most} new tokens: {exam.max_new_tokens} here, "
+            f"--preset {options.preset} takes up to {settings.at_most} new tokens: {evaluation.max_new_tokens} here, "
             f"which is what the context of {options.model!r} leaves beside the longest prompt"
         )
     labels = {"stage": options.stage, "model": options.model, "split": ALL if options.files else _split(options)}
     with nullcontext(samples_beside(options.out)) if options.out else tempfile.TemporaryDirectory() as folder:
         if options.overwrite:
             shutil.rmtree(folder, ignore_errors=True)
-        store = SampleStore(folder, {**exam.options, "--reward": options.reward})
-        examine(exam, store, reward, options.slots, "evaluate")
-        _conclude(store, options, labels, exam.left_out)
+        store = SampleStore(folder, {**evaluation.options, "--reward": options.reward})
+        bar = Meter()
+        with reward, closing(bar):
+            evaluation.run(store, reward, slots=options.slots, progress=partial(bar.show, "evaluate"))
+        _conclude(store, options, labels, evaluation.left_out)
 
 
 def again(**given: Any) -> None:
-    """Judges the samples of an evaluation anew and rewrites its results.
+    """Grades the samples of an evaluation anew and rewrites its results.
 
     Raises:
         ValueError, OSError: naming the file at fault.
@@ -88,28 +92,21 @@ def again(**given: Any) -> None:
     named = options.reward or store.options["--reward"]
     bar = Meter()
     with reward_of(named) as reward, closing(bar):
-        regrade(store, reward, {"--reward": named}, lambda done, total: bar.show("regrade", done, total))
+        regrade(store, reward, {"--reward": named}, partial(bar.show, "regrade"))
     _conclude(store, options, {name: first[name] for name in ("stage", "model", "split")}, left_out)
-
-
-def examine(exam: Examination, store: SampleStore, reward: Verifier, slots: int, task: str) -> None:
-    """Asks what the store does not know yet, under a bar."""
-    bar = Meter()
-    with reward, closing(bar):
-        exam.run(store, reward, slots=slots, progress=lambda done, total: bar.show(task, done, total))
 
 
 # Options
 
 
-def protocol(options: argparse.Namespace) -> Protocol:
-    """The preset, or the command's own defaults, with what is said explicitly in front of them."""
-    base = PRESETS[options.preset] if options.preset else Protocol(samples=options.default_samples)
+def settings_of(options: argparse.Namespace) -> EvaluationOptions:
+    """The preset, or the command's defaults, overridden by the options that are given."""
+    base = PRESETS[options.preset] if options.preset else EvaluationOptions(samples=options.default_samples)
     names = ("samples", "temperature", "top_p", "max_new_tokens", "instruction", "seed")
-    said = {name: value for name in names if (value := getattr(options, name)) is not None}
-    if "instruction" in said:
-        said["code_instruction"] = said["instruction"]
-    return replace(base, **said)
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    if "instruction" in given:
+        given["code_instruction"] = given["instruction"]
+    return replace(base, **given)
 
 
 def reward_of(text: str | None) -> Verifier:
@@ -128,7 +125,7 @@ def reward_of(text: str | None) -> Verifier:
 
 
 def samples_beside(out: Path) -> Path:
-    """Where the samples of a results file are kept."""
+    """The folder of samples that belongs to a results file."""
     return out.with_name(f"{out.name.removesuffix('.json')}.samples")
 
 
@@ -174,20 +171,20 @@ def _held_out(options: argparse.Namespace) -> list[Problem]:
 def _conclude(
     store: SampleStore, options: argparse.Namespace, labels: Mapping[str, Any], left_out: Mapping[str, int]
 ) -> None:
-    """Counts what the store holds, writes it beside the samples, prints it."""
-    said: list[Said] = []
-    paths: list[int | None] = []
-    for one in store.read():
-        programs = bool(one.problem.tests)
-        found = distinct_solutions(one.completions, one.correct, programs=programs) if options.distinct else None
-        paths.append(found)
-        said.append(replace(one, completions=one.completions[:_SAMPLE_COMPLETIONS]))
+    """Computes the metrics of the store's samples, writes them beside the samples, prints them."""
+    distinct: list[int] = []
+    examples: list[dict[str, Any]] = []
+    taken: Counter[str] = Counter()
+    for part in map(read_part, store.parts):
+        examples += _examples(part, taken)
+        distinct += distinct_counts(part) if options.distinct else []
+    samples = store.read(texts=False)
     with MathReward() as equivalence:
-        clusters = votes(said, equivalence.compare)
-    values = [figures(one, own, options.k, found) for one, own, found in zip(said, clusters, paths, strict=True)]
-    rows, problems = summarize(said, values, **labels), listing(said, clusters)
+        clusters = votes(samples, equivalence.compare)
+    metrics = problem_metrics(samples, options.k, clusters, distinct if options.distinct else None)
+    rows, problems = summarize(samples, metrics, **labels), listing(samples, clusters)
     if options.out is not None:
-        content = {"rows": rows, "samples": _samples(said), "problems": problems, "left_out": left_out}
+        content = {"rows": rows, "samples": examples, "problems": problems, "left_out": left_out}
         write_atomic(options.out, json.dumps({**content, "options": store.options}, ensure_ascii=False, indent=1))
     _show(rows, problems, left_out)
 
@@ -206,17 +203,14 @@ def _show(rows: Sequence[Row], problems: Sequence[Mapping[str, Any]], left_out: 
         print(f"Intervals are too narrow, and standard errors rough, for fewer than {FEW} problems: {names}")
 
 
-def _samples(said: Sequence[Said]) -> list[dict[str, Any]]:
-    """The first problems of each domain with their first completions, as they came."""
-    samples: list[dict[str, Any]] = []
-    taken: dict[str, int] = {}
-    for one in said:
-        problem = one.problem
-        taken[problem.domain] = taken.get(problem.domain, 0) + 1
-        if taken[problem.domain] > _SAMPLE_PROBLEMS:
-            continue
-        pairs = list(zip(one.completions, one.outcomes, strict=False))  # fewer texts are kept than outcomes
-        completions = [{"text": text, "outcome": outcome} for text, outcome in pairs]
-        record = {"domain": problem.domain, "prompt": problem.prompt, "answer": problem.expected}
-        samples.append({**record, "completions": completions})
-    return samples
+def _examples(samples: GradedSamples, taken: Counter[str]) -> list[dict[str, Any]]:
+    """The first problems of each domain with their first completions, for people to read."""
+    examples = []
+    for index, problem in enumerate(samples.problems):
+        taken[problem.domain] += 1
+        if taken[problem.domain] <= _EXAMPLE_PROBLEMS:
+            pairs = zip(samples.completions[samples.group(index)], samples.scores[index].tolist(), strict=True)
+            completions = [{"text": text, "outcome": score} for text, score in pairs][:_EXAMPLE_COMPLETIONS]
+            record = {"domain": problem.domain, "prompt": problem.prompt, "answer": problem.expected}
+            examples.append({**record, "completions": completions})
+    return examples

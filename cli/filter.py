@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vibethinker.cli.evaluate import protocol, reward_of
+from vibethinker.cli.evaluate import reward_of, settings_of
 from vibethinker.cli.noise import hush
 from vibethinker.datamodules.difficulty import Criteria, filter_by_difficulty
 from vibethinker.utils.meter import Meter
@@ -25,7 +25,7 @@ def run(**given: Any) -> None:
     hush()
     options = argparse.Namespace(**given)
     criteria = Criteria(options.min_error_rate, options.max_error_rate, options.min_solution_tokens)
-    wanted, reward = protocol(options), reward_of(options.reward)
+    settings, reward = settings_of(options), reward_of(options.reward)
     bar = Meter()
     try:
         manifest = filter_by_difficulty(
@@ -33,7 +33,7 @@ def run(**given: Any) -> None:
             options.data,
             options.out,
             criteria,
-            protocol=wanted,
+            settings=settings,
             reward=reward,
             fields=options.fields,
             skip_long=options.skip_long,
@@ -43,7 +43,7 @@ def run(**given: Any) -> None:
         )
     finally:
         bar.close()
-    Console().print(_table(manifest, wanted.samples))
+    Console().print(_table(manifest, settings.samples))
     for count, what in (
         (manifest["held_out"], "held out, kept as they are"),
         (manifest["prompt_too_long"], "too long"),

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from vibethinker.datamodules.reading.fields import Row
 from vibethinker.datamodules.reading.problem_files import read_problems
 from vibethinker.datamodules.reading.tables import files_by_split
-from vibethinker.evaluation.grading import Examination, Protocol
+from vibethinker.evaluation.benchmark import Evaluation, EvaluationOptions
 from vibethinker.evaluation.store import SampleStore
 from vibethinker.models.source import ModelSource
 from vibethinker.problems import Problem, Split, split_of
@@ -84,7 +84,7 @@ def filter_by_difficulty(
     out: str | Path,
     criteria: Criteria | None = None,
     *,
-    protocol: Protocol | None = None,
+    settings: EvaluationOptions | None = None,
     reward: Reward | None = None,
     fields: Mapping[str, str] | None = None,
     skip_long: bool = False,
@@ -104,10 +104,10 @@ def filter_by_difficulty(
         data: a `.jsonl` or `.parquet` file, or a folder with a `train` file.
         out: the new folder; replaced if it was made here.
         criteria: what to keep; by default what is solved sometimes.
-        protocol: how the model is asked; 8 samples by default.
-        reward: judges the answers; a store tells one from another by name.
+        settings: how samples are drawn; 8 by default.
+        reward: grades the completions; a store tells one from another by name.
         fields: as in `DomainDataModule`.
-        skip_long: drop problems whose prompt leaves no room for `protocol.max_new_tokens`.
+        skip_long: drop problems whose prompt leaves no room for `settings.max_new_tokens`.
         slots: sequences at a time.
         overwrite: drop the samples that are kept.
         progress: called with completions done and in all.
@@ -118,7 +118,7 @@ def filter_by_difficulty(
     Raises:
         FileNotFoundError, ValueError: before sampling, naming the file, row or option; after it, where nothing is kept.
     """
-    criteria, protocol, out = criteria or Criteria(), protocol or Protocol(), Path(out)
+    criteria, settings, out = criteria or Criteria(), settings or EvaluationOptions(), Path(out)
     train, held_out = _files(Path(data))
     if out.exists() and not (out / MANIFEST).is_file():
         raise ValueError(f"{out}: is there already, and not a folder of filtered data")
@@ -126,16 +126,16 @@ def filter_by_difficulty(
     asked = [p for _, p in rows if (home := split_of(p.prompt)) == "train" or home in held_out]
     if not asked:
         raise ValueError(f"{train}: all of its problems are held out")
-    exam = Examination(ModelSource.of(model), {"": asked}, protocol, skip_long=skip_long)
+    evaluation = Evaluation(ModelSource.of(model), {"": asked}, settings, skip_long=skip_long)
     verifier = as_verifier(reward or DispatchReward(), "reward")
     folder = out.with_name(f"{out.name}.samples")
     if overwrite:
         shutil.rmtree(folder, ignore_errors=True)
-    store = SampleStore(folder, {**exam.options, "--reward": name_of(verifier)})
+    store = SampleStore(folder, {**evaluation.options, "--reward": name_of(verifier)})
     with verifier:
-        exam.run(store, verifier, slots=slots, progress=progress)
+        evaluation.run(store, verifier, slots=slots, progress=progress)
     solved = {problem: counts for (_, problem), counts in store.solved().items()}
-    kept, counts = _choose(rows, {p.id for p in asked}, solved, criteria, exam.tokenizer)
+    kept, counts = _choose(rows, {p.id for p in asked}, solved, criteria, evaluation.tokenizer)
     if all(row.pass_rate is None for row in kept):
         raise ValueError(f"{train}: none of its problems is kept: {_told(counts['domains'])}")
     manifest = {"model": model, "data": str(data), "criteria": asdict(criteria), "options": store.options, **counts}

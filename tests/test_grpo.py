@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from tests.support.fits import (
     weights,
 )
 from vibethinker import Problem
-from vibethinker.evaluation.grading import Judged
+from vibethinker.evaluation.grading import GradedSamples
 from vibethinker.models.loading import Lora
 from vibethinker.models.reference import AdapterOff, FrozenCopy
 from vibethinker.rewards import CompositeReward, MathReward, Part
@@ -49,26 +50,25 @@ LOGGED = {
 # A slow GRPO
 
 
-def padded_logprobs(model: Any, judged: Judged, temperature: float) -> tuple[Tensor, Tensor]:
+def padded_logprobs(model: Any, judged: GradedSamples, temperature: float) -> tuple[Tensor, Tensor]:
     """Log-probs [P·G, L] of the completions and which of them are real, from one right-padded batch."""
-    rollouts = judged.rollouts
-    whole = [torch.cat([p, c]) for p, c in zip(rollouts.prompt_ids, rollouts.completion_ids, strict=True)]
+    whole = [torch.cat([p, c]) for p, c in zip(judged.prompt_ids, judged.completion_ids, strict=True)]
     ids = pad_sequence(whole, batch_first=True)
     mask = pad_sequence([torch.ones_like(w) for w in whole], batch_first=True)
     logp = (model(ids, attention_mask=mask).logits[:, :-1] / temperature).log_softmax(-1)
     logp = logp.gather(-1, ids[:, 1:, None])[..., 0]
     real = torch.zeros_like(logp)
-    for i, (prompt, completion) in enumerate(zip(rollouts.prompt_ids, rollouts.completion_ids, strict=True)):
+    for i, (prompt, completion) in enumerate(zip(judged.prompt_ids, judged.completion_ids, strict=True)):
         real[i, len(prompt) - 1 : len(prompt) + len(completion) - 1] = 1.0
     return logp, real
 
 
-def slow_advantages(judged: Judged, old: Tensor, ref: Tensor, real: Tensor, module: PlainGRPO) -> list[float]:
+def slow_advantages(judged: GradedSamples, old: Tensor, ref: Tensor, real: Tensor, module: PlainGRPO) -> list[float]:
     """Rollout by rollout, in plain Python; `nan` marks the rollouts of dead groups."""
     advantages, size = [], module.group_size
     penalty = ((old - ref) * real).sum(1) / (real.sum(1) if module.kl_reduction == "mean" else 1.0)
     for group in range(len(judged.problems)):
-        outcomes = judged.outcomes[group].tolist()
+        outcomes = judged.scores[group].tolist()
         if len(set(outcomes)) == 1:
             advantages += [math.nan] * size
             continue
@@ -100,7 +100,7 @@ def slow_fit(model: str, module: PlainGRPO) -> dict[str, Tensor]:
         with torch.no_grad():
             ref, real = padded_logprobs(reference, judged, module.temperature)
         old = torch.zeros_like(ref)
-        for row, mask, captured in zip(old, real, judged.rollouts.logprobs, strict=True):
+        for row, mask, captured in zip(old, real, judged.logprobs, strict=True):
             row[mask.bool()] = captured
         advantages = slow_advantages(judged, old, ref, real, module)
         for _ in range(module.updates):
@@ -195,10 +195,9 @@ def test_dead_groups_leave_the_denominators(tiny_model: str, monkeypatch: pytest
     assert recorded["rollout/dead_groups"] == 2
     judged = mixed.judged[0]
     rows = mixed.group_size * 2
-    half = {name: getattr(judged.rollouts, name)[:rows] for name in ("prompt_ids", "completion_ids", "logprobs")}
-    rest = {name: getattr(judged.rollouts, name)[:rows] for name in ("sampled_logprobs", "finished")}
-    kept = type(judged.rollouts)(**half, **rest, n=mixed.group_size)
-    half_judged = Judged(judged.problems[:2], kept, judged.completions[:rows], judged.outcomes[:2])
+    columns = {"completions": rows, "prompt_ids": rows, "completion_ids": rows, "logprobs": rows}
+    columns |= dict.fromkeys(("problems", "seeds", "lengths", "finished", "scores"), 2)
+    half_judged = replace(judged, **{name: getattr(judged, name)[:end] for name, end in columns.items()})
     monkeypatch.setattr(alone, "rollout", lambda problems: half_judged)
     fit(alone, steps=1)
     for name, weight in weights(mixed).items():
@@ -220,7 +219,7 @@ def test_terms_by_hand(tiny_model: str) -> None:
     module = plain_grpo(tiny_model, **SHAPED, overlong_penalty=0.5, kl_coefficient=2.0, sharpness=3.0)
     figures = fit(module, steps=1).steps[0]
     (judged,) = module.judged
-    outcome, size = judged.outcomes, module.group_size
+    outcome, size = judged.scores, module.group_size
     each = {"outcome": outcome, "length": 0.1 * torch.tensor([float(len(t)) for t in judged.completions]).view(4, size)}
     each["overlong"] = -0.5 * ((judged.lengths - 4) / 6).clamp(0, 1)  # of 10 tokens the last 6
     for name, term in each.items():
@@ -240,7 +239,7 @@ def test_shaping_moves_advantages_within_a_group(tiny_model: str) -> None:
     plain, shaped = plain_grpo(tiny_model), plain_grpo(tiny_model, shaping={"length": Part(length, 0.1)})
     for module in (plain, shaped):
         fit(module, steps=1)
-    assert torch.equal(plain.judged[0].outcomes, shaped.judged[0].outcomes)
+    assert torch.equal(plain.judged[0].scores, shaped.judged[0].scores)
     assert any(not torch.equal(w, weights(shaped)[n]) for n, w in weights(plain).items())
 
 
@@ -287,7 +286,7 @@ def test_what_a_reward_counts_is_logged_by_step(tiny_model: str) -> None:
     composite = CompositeReward({"odd": Part(odd, 3.0), "none": Part(hopeless)})
     module = plain_grpo(tiny_model, reward=composite)
     figures = fit(module, steps=1).steps[0]
-    assert set(module.judged[0].outcomes.unique().tolist()) <= {0.0, 0.75}
+    assert set(module.judged[0].scores.unique().tolist()) <= {0.0, 0.75}
     assert figures["train/reward/outcome"] == pytest.approx(0.75 * figures["train/reward/outcome/odd"])
     assert figures["train/reward/outcome/none"] == 0.0
 
@@ -309,9 +308,9 @@ def test_every_figure_is_logged(tiny_model: str, tmp_path: Path, log_every_n_ste
     last = module.judged[-1]
     lengths = last.lengths.float()
     assert scalars["rollout/length"][-1] == pytest.approx(lengths.mean().item())
-    assert scalars["rollout/truncated"][-1] == pytest.approx(1 - last.rollouts.finished.float().mean().item())
-    assert scalars["train/pass_rate"][-1] == pytest.approx(last.outcomes.mean().item())
-    reward = last.outcomes.mean().item() - module.kl_coefficient * scalars["train/kl"][-1]
+    assert scalars["rollout/truncated"][-1] == pytest.approx(1 - last.finished.float().mean().item())
+    assert scalars["train/pass_rate"][-1] == pytest.approx(last.scores.mean().item())
+    reward = last.scores.mean().item() - module.kl_coefficient * scalars["train/kl"][-1]
     assert scalars["train/reward"][-1] == pytest.approx(reward, abs=1e-6)
     assert 0.25 <= scalars["train/entropy_weight"][-1] <= 1.0
     assert scalars["train/entropy"][0] == pytest.approx(math.log(259), abs=0.1)

@@ -12,12 +12,13 @@ from tests.support.models import load_model, load_tokenizer
 from vibethinker.cli.nano import VOCABULARY, checkpoint_of, main, make_model, make_tokenizer
 from vibethinker.datamodules import DomainDataModule
 from vibethinker.datamodules.generators import DOMAINS, generate
-from vibethinker.evaluation.grading import judge, stable_seed
+from vibethinker.evaluation.grading import grade, sample
 from vibethinker.models.prompts import prompt_ids
 from vibethinker.models.source import ModelSource
 from vibethinker.problems import Problem
 from vibethinker.rewards import CodeReward, MathReward
 from vibethinker.rollout import RolloutEngine, Sampling
+from vibethinker.utils.seeding import stable_seed
 
 
 def test_it_is_small() -> None:
@@ -54,8 +55,8 @@ def test_it_is_half_educated() -> None:
         problems = list(DomainDataModule(domain, probe_size=64).problems("probe"))
         seeds = [stable_seed(0, p.id) for p in problems]
         with CodeReward() if domain == "code" else MathReward() as reward:
-            judged = judge(engine, tokenizer, problems, reward, n=4, sampling=Sampling(max_new_tokens=96), seeds=seeds)
-        assert 0.2 <= judged.correct.float().mean() <= 0.6, domain
+            samples = sample(engine, tokenizer, problems, n=4, sampling=Sampling(max_new_tokens=96), seeds=seeds)
+        assert 0.2 <= grade(samples, reward).correct.float().mean() <= 0.6, domain
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM
 from tests.support.fits import PROBLEMS, PlainSFT, SaveAt, fit, sft, weights
 from vibethinker import Problem, SFTModule
 from vibethinker.datamodules import AlgebraDataModule
-from vibethinker.evaluation.grading import stable_seed
 from vibethinker.models.loading import Lora
+from vibethinker.utils.seeding import stable_seed
 
 
 class Shards(SingleDeviceStrategy):

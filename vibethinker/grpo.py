@@ -26,7 +26,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from vibethinker import objectives
-from vibethinker.evaluation.grading import Judged, stable_seed
+from vibethinker.evaluation.grading import GradedSamples
 from vibethinker.models.reference import AdapterOff, FrozenCopy
 from vibethinker.packed.packing import PackedRow, Slice, pack
 from vibethinker.packed.partition import partition_groups
@@ -34,8 +34,8 @@ from vibethinker.problems import Problem
 from vibethinker.rewards import Part
 from vibethinker.rewards.base import counted, outcomes
 from vibethinker.rewards.composite import weighted
-from vibethinker.rollout import Rollouts
 from vibethinker.training.policy_module import PolicyModule
+from vibethinker.utils.seeding import stable_seed
 
 _TERMS = {"outcome", "overlong", "long2short", "kl"}
 _TRUNCATED_WARNING = 0.1
@@ -143,73 +143,71 @@ class GRPOModule(PolicyModule):
             self.speed_up_(self.reference.model)
 
     def prepare(self, problems: list[Problem]) -> list[list[Slice]]:
-        judged = self.rollout(problems)
-        penalty = self.kl(judged)
-        terms = self.terms(judged, penalty)
+        samples = self.rollout(problems)
+        penalty = self.kl(samples)
+        terms = self.terms(samples, penalty)
         rewards = reduce(torch.add, terms.values())
-        advantages = objectives.group_advantages(rewards, judged.outcomes, self.sharpness, self.target_pass_rate)
-        self.note(judged, terms, penalty)
-        return self.slices(judged, advantages) * self.updates
+        advantages = objectives.group_advantages(rewards, samples.scores, self.sharpness, self.target_pass_rate)
+        self.note(samples, terms, penalty)
+        return self.slices(samples, advantages) * self.updates
 
-    def terms(self, judged: Judged, penalty: Tensor | None) -> dict[str, Tensor]:
+    def terms(self, samples: GradedSamples, penalty: Tensor | None) -> dict[str, Tensor]:
         """The terms of the reward by name, each [P, G]; the outcome first, and those that are off left out."""
-        outcome = judged.outcomes
+        outcome = samples.scores
         terms = {"outcome": outcome}
-        problems = [problem for problem in judged.problems for _ in range(self.group_size)]
         for name, (reward, weight) in self.shaping.items():
-            found = outcomes(reward, problems, judged.completions, f"shaping.{name}", shaping=True)
+            found = outcomes(reward, samples.problem_of_each, samples.completions, f"shaping.{name}", shaping=True)
             terms[name] = weight * torch.tensor([o.score for o in found]).view(outcome.shape)
         if self.overlong_buffer:
-            penalties = objectives.overlong(judged.lengths, self.sampling.max_new_tokens, self.overlong_buffer)
+            penalties = objectives.overlong(samples.lengths, self.sampling.max_new_tokens, self.overlong_buffer)
             terms["overlong"] = self.overlong_penalty * penalties
         if self.long2short:
-            shift = objectives.long2short(torch.zeros_like(outcome), outcome, judged.lengths, self.long2short)
+            shift = objectives.long2short(torch.zeros_like(outcome), outcome, samples.lengths, self.long2short)
             terms["long2short"] = shift
         if penalty is not None:
             terms["kl"] = -self.kl_coefficient * penalty
         return terms
 
-    def rollout(self, problems: list[Problem]) -> Judged:
+    def rollout(self, problems: list[Problem]) -> GradedSamples:
         """Samples a group for each problem from the current weights; the seeds do not depend on ranks."""
         step, first = self.trainer.global_step, self.trainer.global_rank * len(problems)
         seeds = [stable_seed(self.seed, step, first + i, p.id) for i, p in enumerate(problems)]
         before, start = counted(self.reward), time.perf_counter()
-        judged = self.judge(problems, self.group_size, seeds)
+        samples = self.sample_and_grade(problems, self.group_size, seeds)
         seconds = time.perf_counter() - start
         ranks = self.trainer.world_size  # means over ranks are logged: what is a count is made one again
         self._figures = {
             **{f"reward/{name}": float((n - before[name]) * ranks) for name, n in counted(self.reward).items()},
-            "reward/seconds": judged.reward_seconds,
+            "reward/seconds": samples.reward_seconds,
             "rollout/seconds": seconds,
             "rollout/sync_seconds": self.sync_seconds,
-            "rollout/tokens_per_second": judged.lengths.sum().item() * ranks / judged.sampling_seconds,
+            "rollout/tokens_per_second": samples.lengths.sum().item() * ranks / samples.sampling_seconds,
         }
-        return judged
+        return samples
 
-    def kl(self, judged: Judged) -> Tensor | None:
+    def kl(self, samples: GradedSamples) -> Tensor | None:
         """KL to the reference of every rollout [P, G], from the captured log-probs; `None` without a reference."""
         if self.reference is None:
             return None
-        rollouts = judged.rollouts
-        lengths = rollouts.lengths
-        rows = [row for rows in self._partition(rollouts, list(range(len(lengths)))) for row in rows if row]
+        lengths = samples.lengths.flatten()
+        rows = [row for rows in self._partition(samples, list(range(len(lengths)))) for row in rows if row]
         found = []
         with torch.no_grad(), self.trainer.precision_plugin.forward_context(), self.reference() as model:
             for part in rows:
-                row = self._pack(rollouts, part)
+                row = self._pack(samples, part)
                 found.append(self.logprobs(model, row.to(self.device))[0])
         order = torch.tensor([i for part in rows for i in part])
-        sampled = torch.cat([rollouts.logprobs[i] for i in order.tolist()])
+        sampled = torch.cat([samples.logprobs[i] for i in order.tolist()])
         penalty = objectives.kl_penalty(sampled, torch.cat(found).cpu(), self.kl_estimator)
         result = torch.zeros(len(lengths)).index_add(0, order.repeat_interleave(lengths[order]), penalty)
         if self.kl_reduction == "mean":
             result = result / lengths
-        return result.view(judged.outcomes.shape)
+        return result.view(samples.scores.shape)
 
-    def slices(self, judged: Judged, advantages: Tensor) -> list[list[Slice]]:
+    def slices(self, samples: GradedSamples, advantages: Tensor) -> list[list[Slice]]:
         """The rollouts of groups that carry a signal as the packed rows of every micro-batch."""
-        rollouts, lengths = judged.rollouts, judged.rollouts.lengths
-        alive = objectives.alive_groups(judged.outcomes).repeat_interleave(self.group_size)
+        lengths = samples.lengths.flatten()
+        alive = objectives.alive_groups(samples.scores).repeat_interleave(self.group_size)
         kept = alive.nonzero()[:, 0].tolist()
         totals = self.all_reduce_sum(torch.tensor([float(len(kept)), float(lengths[alive].sum())])).tolist()
         weights = objectives.sequence_weights(
@@ -221,26 +219,26 @@ class GRPOModule(PolicyModule):
         )
 
         def packed(chosen: list[int]) -> Slice:
-            row = self._pack(rollouts, chosen)
+            row = self._pack(samples, chosen)
             per_token = {
                 "weight": weights[chosen][row.owner],
                 "advantage": advantages.flatten()[chosen][row.owner],
-                "old_logprob": torch.cat([torch.empty(0), *(rollouts.logprobs[i] for i in chosen)]),
+                "old_logprob": torch.cat([torch.empty(0), *(samples.logprobs[i] for i in chosen)]),
             }
             return Slice(row, per_token)
 
-        return [[packed(part) for part in rows] for rows in self._partition(rollouts, kept)]
+        return [[packed(part) for part in rows] for rows in self._partition(samples, kept)]
 
-    def _partition(self, rollouts: Rollouts, chosen: list[int]) -> list[list[list[int]]]:
-        prompts, completions = ([len(ids[i]) for i in chosen] for ids in (rollouts.prompt_ids, rollouts.completion_ids))
-        group = [i // rollouts.n for i in chosen]
+    def _partition(self, samples: GradedSamples, chosen: list[int]) -> list[list[list[int]]]:
+        prompts, completions = ([len(ids[i]) for i in chosen] for ids in (samples.prompt_ids, samples.completion_ids))
+        group = [i // samples.n for i in chosen]
         parts = partition_groups(prompts, completions, group, self.micro_batches, self.row_tokens)
         return [[[chosen[i] for i in row] for row in rows] for rows in parts]
 
     @staticmethod
-    def _pack(rollouts: Rollouts, chosen: list[int]) -> PackedRow:
-        prompts, completions = ([ids[i] for i in chosen] for ids in (rollouts.prompt_ids, rollouts.completion_ids))
-        return pack(prompts, completions, [i // rollouts.n for i in chosen])
+    def _pack(samples: GradedSamples, chosen: list[int]) -> PackedRow:
+        prompts, completions = ([ids[i] for i in chosen] for ids in (samples.prompt_ids, samples.completion_ids))
+        return pack(prompts, completions, [i // samples.n for i in chosen])
 
     def token_loss(self, logp: Tensor, entropy: Tensor, per_token: dict[str, Tensor]) -> Tensor:
         old, advantage = per_token["old_logprob"], per_token["advantage"]
@@ -257,20 +255,20 @@ class GRPOModule(PolicyModule):
 
     # Figures
 
-    def note(self, judged: Judged, terms: dict[str, Tensor], penalty: Tensor | None) -> None:
+    def note(self, samples: GradedSamples, terms: dict[str, Tensor], penalty: Tensor | None) -> None:
         """Keeps the figures of a batch of rollouts, which each of its updates logs."""
-        rates = judged.outcomes.mean(-1)
+        rates = samples.scores.mean(-1)
         weight = objectives.max_entropy_weight(rates, self.sharpness, self.target_pass_rate)
-        truncated = 1.0 - judged.rollouts.finished.float().mean().item()
+        truncated = 1.0 - samples.finished.float().mean().item()
         self._figures |= {
             "train/reward": reduce(torch.add, terms.values()).mean().item(),
             **{f"train/reward/{name}": term.mean().item() for name, term in terms.items()},
             **{f"train/reward/outcome/{name}": mean for name, mean in getattr(self.reward, "part_means", {}).items()},
             "train/pass_rate": rates.mean().item(),
             "train/entropy_weight": weight.mean().item(),
-            "rollout/length": judged.lengths.float().mean().item(),
+            "rollout/length": samples.lengths.float().mean().item(),
             "rollout/truncated": truncated,
-            "rollout/dead_groups": (~objectives.alive_groups(judged.outcomes)).sum().item() * self.trainer.world_size,
+            "rollout/dead_groups": (~objectives.alive_groups(samples.scores)).sum().item() * self.trainer.world_size,
         }
         if penalty is not None:
             self._figures["train/kl"] = penalty.mean().item()
@@ -282,13 +280,15 @@ class GRPOModule(PolicyModule):
                 category=RuntimeWarning,
             )
         if (every := self.log_completions_every_n_steps) and self.trainer.global_step % every < self.updates:
-            self._log_completions(judged)
+            self._log_completions(samples)
 
-    def _log_completions(self, judged: Judged) -> None:
+    def _log_completions(self, samples: GradedSamples) -> None:
         """The first problem with its first four completions, as TensorBoard text."""
-        lines = [f"**{judged.problems[0].prompt}** (answer: {judged.problems[0].expected})"]
-        for text, outcome in list(zip(judged.texts(0), judged.outcomes[0].tolist(), strict=True))[:4]:
-            lines.append(f"\n`{outcome:.2f}`\n\n````\n{text}\n````")  # a completion may hold a fence of three
+        lines = [f"**{samples.problems[0].prompt}** (answer: {samples.problems[0].expected})"]
+        for text, score in list(zip(samples.completions[samples.group(0)], samples.scores[0].tolist(), strict=True))[
+            :4
+        ]:
+            lines.append(f"\n`{score:.2f}`\n\n````\n{text}\n````")  # a completion may hold a fence of three
         for logger in self.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("rollout/completions", "\n".join(lines), self.trainer.global_step)

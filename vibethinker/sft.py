@@ -13,13 +13,13 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from vibethinker.evaluation.grading import stable_seed
 from vibethinker.models.prompts import prompt_ids
 from vibethinker.packed.packing import Slice, pack
 from vibethinker.packed.partition import partition
 from vibethinker.problems import Problem
 from vibethinker.training.policy_module import PolicyModule
 from vibethinker.training.token_cache import Demonstrations
+from vibethinker.utils.seeding import stable_seed
 
 _ENOUGH: Final = 1000  # problems of a stream before the share of those left out is held against max_unusable
 

@@ -14,8 +14,7 @@ import torch
 from parts.setting import PEAK_FLOPS, Setting, Tick
 from vibethinker import GRPOModule, Problem, SFTModule
 from vibethinker.datamodules import AlgebraDataModule
-from vibethinker.evaluation.grading import Judged
-from vibethinker.rollout import Rollouts
+from vibethinker.evaluation.grading import GradedSamples
 
 LEARNING_RATE = 1e-6
 SFT_STEPS, SHORT_STEPS, LONG_STEPS = 8, 5, 2  # the first of them warms up
@@ -179,15 +178,25 @@ def grpo_long(setting: Setting) -> None:
 class Given(GRPOModule):
     """Trains on rollouts that are there: random tokens, one sequence as long as the context and a short one."""
 
-    def rollout(self, problems: list[Problem]) -> Judged:
+    def rollout(self, problems: list[Problem]) -> GradedSamples:
         generator = torch.Generator().manual_seed(0)
         words = self.policy.config.vocab_size
         prompt = torch.randint(2, words, (self.max_length - self.sampling.max_new_tokens,), generator=generator)
         lengths = [self.sampling.max_new_tokens, 16]
         completions = [torch.randint(2, words, (length,), generator=generator) for length in lengths]
         logprobs = [torch.full((length,), -torch.tensor(float(words)).log().item()) for length in lengths]
-        rollouts = Rollouts([prompt] * 2, completions, logprobs, logprobs, torch.ones(2, dtype=torch.bool), 2)
-        return Judged(problems, rollouts, ["", ""], torch.tensor([[1.0, 0.0]]))
+        return GradedSamples(
+            problems,
+            2,
+            ["", ""],
+            torch.tensor([lengths]),
+            torch.ones(1, 2, dtype=torch.bool),
+            [0],
+            scores=torch.tensor([[1.0, 0.0]]),
+            prompt_ids=[prompt] * 2,
+            completion_ids=completions,
+            logprobs=logprobs,
+        )
 
 
 def context(setting: Setting) -> None:

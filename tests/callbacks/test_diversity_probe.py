@@ -22,8 +22,9 @@ from tests.support import quick
 from vibethinker import SFTModule
 from vibethinker.callbacks import DiversityProbe, HuggingFaceExport
 from vibethinker.callbacks.diversity_probe import best_checkpoint, diversity_figure
-from vibethinker.evaluation.grading import judge, stable_seed
+from vibethinker.evaluation.grading import grade, sample
 from vibethinker.rollout import RolloutEngine, Sampling
+from vibethinker.utils.seeding import stable_seed
 
 
 @pytest.fixture(scope="module")
@@ -95,17 +96,16 @@ def test_counts_are_those_of_the_checkpoint_on_disk(run: pl.Trainer) -> None:
     folder = Path(chosen(run, "algebra").best_model_path).with_name("step=4")
     engine = RolloutEngine(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), max_length=448)
     seeds = [stable_seed(0, p.id) for p in problems]
-    judged = judge(
+    samples = sample(
         engine,
         module.tokenizer,
         problems,
-        module.reward,
         n=4,
         sampling=Sampling(max_new_tokens=8),
         seeds=seeds,
         instruction="",
     )
-    assert judged.correct.sum(1).tolist() == record(run)["checkpoints"][1]["solved"]
+    assert grade(samples, module.reward).correct.sum(1).tolist() == record(run)["checkpoints"][1]["solved"]
     assert record(run)["problems"] == {"id": [p.id for p in problems], "domain": [p.domain for p in problems]}
 
 

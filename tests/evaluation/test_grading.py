@@ -1,4 +1,4 @@
-"""Sampling and judging problems: seeds, stop tokens, tables."""
+"""Sampling and grading: seeds, stop tokens, columns."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import torch
 
 from tests.support.models import load_model, load_tokenizer
 from vibethinker import Problem
-from vibethinker.evaluation.grading import Judged, judge, stable_seed
+from vibethinker.evaluation.grading import GradedSamples, extract_answers, grade, sample
 from vibethinker.rewards.base import as_verifier
 from vibethinker.rollout import RolloutEngine, Sampling
+from vibethinker.utils.seeding import stable_seed
 
 PROBLEMS = [Problem(id=f"p{i}", domain=("algebra", "geometry")[i % 2], prompt="+" * i, answer="1") for i in range(4)]
 
@@ -26,24 +27,24 @@ def engine(tiny_model: str) -> RolloutEngine:
     return RolloutEngine(load_model(tiny_model), max_length=64, slots=16)
 
 
-def ask(engine: RolloutEngine, model: str, problems: list[Problem], **sampling: Any) -> Judged:
+def ask(engine: RolloutEngine, model: str, problems: list[Problem], **sampling: Any) -> GradedSamples:
     settings = Sampling(**{"max_new_tokens": 8, **sampling})
     seeds = [stable_seed(0, p.id) for p in problems]
     tokenizer = load_tokenizer(model)
-    return judge(
-        engine, tokenizer, problems, as_verifier(length, "reward"), n=3, sampling=settings, seeds=seeds, instruction=""
-    )
+    samples = sample(engine, tokenizer, problems, n=3, sampling=settings, seeds=seeds, instruction="")
+    return grade(samples, as_verifier(length, "reward"))
 
 
-def test_a_problem_is_judged_alike_in_any_company(engine: RolloutEngine, tiny_model: str) -> None:
+def test_a_problem_s_samples_do_not_depend_on_its_neighbours(engine: RolloutEngine, tiny_model: str) -> None:
     together, alone = ask(engine, tiny_model, PROBLEMS), ask(engine, tiny_model, PROBLEMS[2:3])
-    assert together.texts(2) == alone.completions
-    assert torch.equal(together.outcomes[2:3], alone.outcomes)
-    assert together.outcomes.shape == together.lengths.shape == (4, 3)
+    assert together.completions[together.group(2)] == alone.completions
+    assert torch.equal(together.scores[2:3], alone.scores)
+    assert together.scores.shape == together.lengths.shape == together.finished.shape == (4, 3)
+    assert len(together.problem_of_each) == len(together.kinds) == len(together.logprobs) == 12
 
 
 def test_no_problem_at_all(engine: RolloutEngine, tiny_model: str) -> None:
-    assert ask(engine, tiny_model, []).outcomes.shape == (0, 3)
+    assert ask(engine, tiny_model, []).scores.shape == (0, 3)
 
 
 def test_a_prompt_that_leaves_no_room(engine: RolloutEngine, tiny_model: str) -> None:
@@ -61,12 +62,15 @@ def test_the_tokenizers_end_ends_a_completion_whatever_the_models_own(tiny_model
         model.get_parameter("model.norm.weight").fill_(0.0)
     engine = RolloutEngine(model, max_length=64, slots=4)
     assert engine.stop_token_ids == (7, 9)
-    judged = ask(engine, tiny_model, PROBLEMS[:1], temperature=0.0)
-    assert judged.rollouts.finished.all()
-    assert (judged.lengths == 1).all()
+    samples = ask(engine, tiny_model, PROBLEMS[:1], temperature=0.0)
+    assert samples.finished.all()
+    assert (samples.lengths == 1).all()
 
 
-def test_stable_seeds_depend_on_every_part() -> None:
-    assert stable_seed(0, "a") == stable_seed(0, "a")
-    assert len({stable_seed(*parts) for parts in ((0, "a"), (1, "a"), (0, "b"), ("0a",))}) == 4
-    assert -(2**63) <= stable_seed("x") < 2**63
+def test_answers_are_read_from_the_texts() -> None:
+    code = Problem(id="c", domain="code", prompt="?", tests=({"assert": "f()"},))
+    texts = [r"\boxed{1} </think> \boxed{2}", "2", "```python\nx = 1\n```", r"\boxed{1}"]
+    blank = torch.zeros(2, 2)
+    samples = extract_answers(GradedSamples([PROBLEMS[0], code], 2, texts, blank.long(), blank.bool(), [0, 0]))
+    assert samples.answers == ["2", None, None, None]
+    assert samples.unboxed == [False, True, False, True]

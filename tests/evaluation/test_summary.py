@@ -1,4 +1,4 @@
-"""Figures by hand, standard errors against a simulation."""
+"""Metrics by hand, standard errors against a simulation."""
 
 from __future__ import annotations
 
@@ -6,42 +6,62 @@ from statistics import fmean
 
 import numpy as np
 import pytest
+import torch
 
 from vibethinker import Problem
-from vibethinker.evaluation.store import Said
-from vibethinker.evaluation.summary import figures, listing, summarize, votes
+from vibethinker.evaluation.grading import GradedSamples
+from vibethinker.evaluation.summary import listing, problem_metrics, summarize, votes
 from vibethinker.evaluation.voting import Cluster
 from vibethinker.metrics.functional import standard_error
 
-
-def said(file: str, domain: str, outcomes: list[float], given: list[str | None], **problem: object) -> Said:
-    n = len(outcomes)
-    pairs = zip(outcomes, given, strict=True)
-    kinds = ["passed" if outcome == 1 else "no answer" if answer is None else "timeout" for outcome, answer in pairs]
-    asked = Problem(id=f"{file}{domain}", domain=domain, prompt="?", **({"answer": "1"} | problem))  # type: ignore[arg-type]
-    finished = [answer is not None for answer in given]
-    unboxed = [not done for done in finished]
-    return Said(file, asked, 0, [], [10 * (i + 1) for i in range(n)], finished, outcomes, kinds, given, unboxed)
+Case = tuple[str, str, list[float], list[str | None]]
 
 
-SAID = [
-    said("x", "algebra", [1.0, 1.0, 0.0, 0.0], ["1", "1.0", "2", None]),
-    said("x", "geometry", [1.0, 0.0, 0.0, 0.5], ["1", "2", "3", "4"]),
-    said("y", "algebra", [0.0, 0.0, 0.0, 0.0], ["2", "2", "4/2", None]),
-]
+def samples_of(*cases: Case) -> GradedSamples:
+    """Samples of a problem for each file, domain, scores and answers."""
+    problems = [
+        Problem(f"{file}{domain}", domain, "?", "1", TESTS if domain == "code" else None) for file, domain, *_ in cases
+    ]
+    scores = torch.tensor([scores for *_, scores, _ in cases])
+    answers = [answer for *_, own in cases for answer in own]
+    count, n = scores.shape
+    answered = torch.tensor([answer is not None for answer in answers]).view(count, n)
+    pairs = zip(scores.flatten().tolist(), answers, strict=True)
+    kinds = ["passed" if score == 1 else "no answer" if answer is None else "timeout" for score, answer in pairs]
+    return GradedSamples(
+        problems,
+        n,
+        [],
+        10 * torch.arange(1, n + 1).repeat(count, 1),
+        answered,
+        [0] * count,
+        scores,
+        kinds,
+        answers,
+        (~answered).flatten().tolist(),
+        [file for file, *_ in cases],
+    )
+
+
+TESTS = ({"assert": "f()"},)
+SAMPLES = samples_of(
+    ("x", "algebra", [1.0, 1.0, 0.0, 0.0], ["1", "1.0", "2", None]),
+    ("x", "geometry", [1.0, 0.0, 0.0, 0.5], ["1", "2", "3", "4"]),
+    ("y", "algebra", [0.0, 0.0, 0.0, 0.0], ["2", "2", "4/2", None]),
+)
 
 
 def never(pairs: object) -> list[bool]:
     return []
 
 
-def measured(all_said: list[Said]) -> tuple[list[list[Cluster] | None], list[dict[str, float]]]:
-    clusters = votes(all_said, never)
-    return clusters, [figures(one, own, [1, 2]) for one, own in zip(all_said, clusters, strict=True)]
+def measured(samples: GradedSamples) -> tuple[list[list[Cluster] | None], list[dict[str, float]]]:
+    clusters = votes(samples, never)
+    return clusters, problem_metrics(samples, [1, 2], clusters)
 
 
-def test_figures_by_hand() -> None:
-    assert measured(SAID)[1] == [
+def test_metrics_by_hand() -> None:
+    assert measured(SAMPLES)[1] == [
         {"pass@1": 0.5, "pass@2": pytest.approx(5 / 6), "majority@4": 1.0, "truncated": 0.25, "unboxed": 0.25,
          "timeout": 0.25, "length": 25.0},
         {"pass@1": 0.25, "pass@2": 0.5, "majority@4": 0.25, "truncated": 0.0, "unboxed": 0.0, "timeout": 0.75,
@@ -52,7 +72,7 @@ def test_figures_by_hand() -> None:
 
 
 def test_rows_by_file_and_domain_and_over_all() -> None:
-    rows = summarize(SAID, measured(SAID)[1], stage="s")
+    rows = summarize(SAMPLES, measured(SAMPLES)[1], stage="s")
     means = {(row["file"], row["domain"]): row["mean"] for row in rows if row["metric"] == "pass@1"}
     assert means == {
         ("x", "algebra"): 0.5, ("x", "geometry"): 0.25, ("x", "all"): 0.375,
@@ -68,9 +88,8 @@ def test_rows_by_file_and_domain_and_over_all() -> None:
 
 
 def test_programs_are_not_voted_on() -> None:
-    code = said("", "code", [1.0, 0.0], [None, None], answer=None, tests=({"assert": "f()"},))
-    plain = said("", "algebra", [1.0, 1.0], ["1", "1"])
-    rows = summarize([code, plain], measured([code, plain])[1])
+    samples = samples_of(("", "code", [1.0, 0.0], [None, None]), ("", "algebra", [1.0, 1.0], ["1", "1"]))
+    rows = summarize(samples, measured(samples)[1])
     counts = {(row["domain"], row["metric"]): row["problems"] for row in rows}
     assert ("code", "majority@2") not in counts
     assert (counts["all", "majority@2"], counts["all", "pass@1"]) == (1, 2)
@@ -78,7 +97,7 @@ def test_programs_are_not_voted_on() -> None:
 
 
 def test_the_hardest_come_first_with_what_they_were_answered() -> None:
-    records = listing(SAID, measured(SAID)[0])
+    records = listing(SAMPLES, measured(SAMPLES)[0])
     rates = [(record["id"], record["pass_rate"]) for record in records]
     assert rates == [("yalgebra", 0), ("xgeometry", 0.25), ("xalgebra", 0.5)]
     assert records[0]["majority"] == "2"

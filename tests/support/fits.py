@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vibethinker import GRPOModule, Problem, SFTModule
 from vibethinker.datamodules.loaders import HeldOutLoader, Passes, TrainLoader
-from vibethinker.evaluation.grading import Judged
+from vibethinker.evaluation.grading import GradedSamples
 from vibethinker.rewards import Part
 from vibethinker.rollout import RolloutEngine
 from vibethinker.training.policy_module import PolicyModule
@@ -73,7 +73,7 @@ class PlainGRPO(_PlainDescent, GRPOModule):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.judged: list[Judged] = []
+        self.judged: list[GradedSamples] = []
 
     @property
     def engine(self) -> RolloutEngine:
@@ -81,7 +81,7 @@ class PlainGRPO(_PlainDescent, GRPOModule):
             self._engine = RolloutEngine(self.policy, max_length=self.max_length, slots=self.slots, dtype=torch.float32)
         return self._engine
 
-    def rollout(self, problems: list[Problem]) -> Judged:
+    def rollout(self, problems: list[Problem]) -> GradedSamples:
         self.judged.append(super().rollout(problems))
         return self.judged[-1]
 

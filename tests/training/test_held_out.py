@@ -18,8 +18,9 @@ import pytest
 
 from tests.support.fits import PROBLEMS, Fixed, grpo
 from vibethinker.datamodules.loaders import HeldOutLoader
-from vibethinker.evaluation.grading import said, stable_seed
-from vibethinker.evaluation.summary import figures
+from vibethinker.evaluation.grading import extract_answers
+from vibethinker.evaluation.summary import problem_metrics
+from vibethinker.utils.seeding import stable_seed
 
 ASKED = [replace(p, domain=("algebra", "code", "geometry")[i // 3]) for i, p in enumerate(PROBLEMS[:7])]
 
@@ -46,8 +47,8 @@ def alone(tiny_model: str) -> dict[str, float]:
 
 def test_they_are_the_figures_of_an_evaluation(alone: dict[str, float], tiny_model: str) -> None:
     module = grpo(tiny_model)
-    judged = module.judge(ASKED, 8, [stable_seed(module.seed, "test", p.id) for p in ASKED])
-    values = [figures(one, None, (1, 8)) for one in said(judged)]
+    samples = module.sample_and_grade(ASKED, 8, [stable_seed(module.seed, "test", p.id) for p in ASKED])
+    values = problem_metrics(extract_answers(samples), (1, 8))
     names = ["pass@1", "pass@8", "truncated", "unboxed", "timeout", "length"]
     groups = {
         "": ASKED,

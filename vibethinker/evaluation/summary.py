@@ -1,4 +1,4 @@
-"""What samples come to: pass@K, majority, truncation, lengths, over files and domains, with their uncertainty.
+"""Metrics of samples over files and domains, with their uncertainty: pass@K, majority votes, truncation, lengths.
 
 Problems are the unit of every interval and standard error, since the samples of one problem are not independent.
 """
@@ -6,111 +6,126 @@ Problems are the unit of every interval and standard error, since the samples of
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, Final
 
-from vibethinker.evaluation.store import Said
+from vibethinker.evaluation.grading import GradedSamples
 from vibethinker.evaluation.voting import Cluster, Compare, cluster_answers, majority
-from vibethinker.metrics.functional import bootstrap_interval, pass_at_k, standard_error
+from vibethinker.metrics.functional import bootstrap_interval, distinct_solutions, pass_at_k, standard_error
 
 FEW: Final = 20  # problems below which an interval is too narrow
 ALL: Final = "all"
 _CLUSTERS_SHOWN: Final = 5
 
 Row = dict[str, Any]
-Figures = dict[str, float]
+Metrics = dict[str, float]
 
 
-def votes(said: Sequence[Said], compare: Compare) -> list[list[Cluster] | None]:
+def votes(samples: GradedSamples, compare: Compare) -> list[list[Cluster] | None]:
     """The clusters of each problem's answers; `None` for programs, which are not voted on."""
-    voting = [one for one in said if not one.problem.tests]
-    found = iter(cluster_answers([one.given for one in voting], compare))
-    return [None if one.problem.tests else next(found) for one in said]
+    answers = [samples.answers[samples.group(i)] for i, problem in enumerate(samples.problems) if not problem.tests]
+    found = iter(cluster_answers(answers, compare))
+    return [None if problem.tests else next(found) for problem in samples.problems]
 
 
-def figures(said: Said, clusters: Sequence[Cluster] | None, ks: Sequence[int], distinct: int | None = None) -> Figures:
-    """Every metric of one problem; pass@1 is avg@n.
+def distinct_counts(samples: GradedSamples) -> list[int]:
+    """The number of distinct correct solutions of each problem."""
+    return [
+        distinct_solutions(samples.completions[samples.group(i)], correct, programs=bool(problem.tests))
+        for i, (problem, correct) in enumerate(zip(samples.problems, samples.correct.tolist(), strict=True))
+    ]
+
+
+def problem_metrics(
+    samples: GradedSamples,
+    ks: Sequence[int],
+    clusters: Sequence[Sequence[Cluster] | None] | None = None,
+    distinct: Sequence[int] | None = None,
+) -> list[Metrics]:
+    """Every metric of each problem; pass@1 is avg@n.
 
     Args:
-        said: its samples, their completions aside.
-        clusters: of its answers, as `votes` gives them.
+        samples: graded, with answers; completions are not needed.
         ks: of pass@K.
-        distinct: its distinct correct solutions, where they have been counted.
+        clusters: of the answers, as `votes` gives them; without them there is no majority.
+        distinct: as `distinct_counts` gives them; without them they are left out.
     """
-    n, correct = len(said.outcomes), said.correct
-    values = {f"pass@{k}": pass_at_k(n, sum(correct), k) for k in ks}
-    if clusters is not None:
-        values[f"majority@{n}"] = majority(clusters, correct)
-    if distinct is not None:
-        values["distinct_solutions"] = distinct
-    values["truncated"] = 1 - fmean(said.finished)
-    values["unboxed"] = fmean(said.unboxed)
-    values["timeout"] = fmean(kind == "timeout" for kind in said.kinds)
-    values["length"] = fmean(said.tokens)
-    return values
+    n, metrics = samples.n, []
+    columns = (samples.correct, samples.finished, samples.lengths)
+    for i, (correct, finished, lengths) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+        own = samples.group(i)
+        values = {f"pass@{k}": pass_at_k(n, sum(correct), k) for k in ks}
+        if clusters is not None and (cluster := clusters[i]) is not None:
+            values[f"majority@{n}"] = majority(cluster, correct)
+        if distinct is not None:
+            values["distinct_solutions"] = distinct[i]
+        values["truncated"] = 1 - fmean(finished)
+        values["unboxed"] = fmean(samples.unboxed[own])
+        values["timeout"] = fmean(kind == "timeout" for kind in samples.kinds[own])
+        values["length"] = fmean(lengths)
+        metrics.append(values)
+    return metrics
 
 
-def summarize(said: Sequence[Said], values: Sequence[Figures], **labels: Any) -> list[Row]:
+def summarize(samples: GradedSamples, metrics: Sequence[Metrics], **labels: Any) -> list[Row]:
     """One row for each file, domain and metric: the mean over problems, its 95% interval and its standard error.
 
     Where there are several domains, or several files, `all` of them come last; a mean over files is over their
-    problems. Rows have a `file` where the problems are of files.
+    problems. Rows have a `file` where the problems are from files.
 
     Args:
-        said: the samples of each problem.
-        values: the metrics of each; a row counts the problems that have its metric.
+        samples: graded.
+        metrics: of each problem; a row counts the problems that have its metric.
         labels: further entries of every row.
     """
     rows: list[Row] = []
-    files = list(dict.fromkeys(one.file for one in said))
+    problems = list(zip(samples.files, (p.domain for p in samples.problems), metrics, strict=True))
+    files = list(dict.fromkeys(samples.files))
     for file in [*files, *([ALL] if len(files) > 1 else [])]:
-        of_file = [(one, v) for one, v in zip(said, values, strict=True) if file in (ALL, one.file)]
-        domains = sorted({one.problem.domain for one, _ in of_file})
+        of_file = [(domain, values) for name, domain, values in problems if file in (ALL, name)]
+        domains = sorted({domain for domain, _ in of_file})
         for domain in [*domains, *([ALL] if len(domains) > 1 else [])]:
-            own = [v for one, v in of_file if domain in (ALL, one.problem.domain)]
-            place = {**labels, **({"file": file} if file else {}), "domain": domain}
-            rows += _rows(own, place, len(of_file[0][0].outcomes))
+            own = [values for name, values in of_file if domain in (ALL, name)]
+            group = {**labels, **({"file": file} if file else {}), "domain": domain}
+            rows += [{**group, **row, "samples": samples.n} for row in _rows(own)]
     return rows
 
 
-def _rows(values: Sequence[Figures], place: Mapping[str, Any], samples: int) -> list[Row]:
-    metrics = dict.fromkeys(metric for figure in values for metric in figure)
+def _rows(metrics: Sequence[Metrics]) -> list[Row]:
     rows = []
-    for metric in metrics:
-        own = [figure[metric] for figure in values if metric in figure]
-        interval = bootstrap_interval(own)
-        bounds = {"mean": interval.mean, "low": interval.low, "high": interval.high}
-        counts = {"standard_error": standard_error(own), "problems": len(own), "samples": samples}
-        rows.append({**place, "metric": metric, **bounds, **counts})
+    for metric in dict.fromkeys(name for values in metrics for name in values):
+        own = [values[metric] for values in metrics if metric in values]
+        interval = bootstrap_interval(own)._asdict()
+        rows.append({"metric": metric, **interval, "standard_error": standard_error(own), "problems": len(own)})
     return rows
 
 
-def listing(said: Sequence[Said], clusters: Sequence[list[Cluster] | None]) -> list[dict[str, Any]]:
-    """Each problem with its pass rate and what it was answered with, the hardest first.
+def listing(samples: GradedSamples, clusters: Sequence[Sequence[Cluster] | None]) -> list[dict[str, Any]]:
+    """A record of each problem with its pass rate and its most frequent answers, the hardest problem first.
 
-    The most frequent answers are given with how many samples have them and whether they are right; a sample without an
-    answer is in none.
+    Answers come with the number of their samples and whether they are right; a sample without an answer counts in
+    none.
     """
-    records = [_record(*both) for both in zip(said, clusters, strict=True)]
+    records = [_record(samples, *both) for both in enumerate(clusters)]
     return sorted(records, key=lambda record: record["pass_rate"])
 
 
-def _record(said: Said, clusters: Sequence[Cluster] | None) -> dict[str, Any]:
-    problem = said.problem
+def _record(samples: GradedSamples, index: int, clusters: Sequence[Cluster] | None) -> dict[str, Any]:
+    problem, file, correct = samples.problems[index], samples.files[index], samples.correct[index].tolist()
     record = {
-        **({"file": said.file} if said.file else {}),
+        **({"file": file} if file else {}),
         "id": problem.id,
         "domain": problem.domain,
         "expected": problem.expected,
-        "pass_rate": fmean(said.correct),
-        "truncated": sum(not finished for finished in said.finished),
-        "kinds": dict(Counter(said.kinds).most_common()),
+        "pass_rate": fmean(correct),
+        "truncated": int((~samples.finished[index]).sum()),
+        "kinds": dict(Counter(samples.kinds[samples.group(index)]).most_common()),
     }
     if clusters is None:
         return record
     answers = [
-        {"answer": c.answer, "samples": len(c.samples), "right": any(said.correct[place] for place in c.leaders)}
+        {"answer": c.answer, "samples": len(c.samples), "right": any(correct[sample] for sample in c.leaders)}
         for c in clusters[:_CLUSTERS_SHOWN]
     ]
     return {**record, "majority": clusters[0].answer if clusters else None, "answers": answers}

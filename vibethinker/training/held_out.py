@@ -8,14 +8,15 @@ import lightning.pytorch as pl
 import torch
 from torchmetrics import MeanMetric
 
-from vibethinker.evaluation.grading import Judged, said, stable_seed
-from vibethinker.evaluation.summary import figures
+from vibethinker.evaluation.grading import GradedSamples, extract_answers
+from vibethinker.evaluation.summary import problem_metrics
 from vibethinker.problems import Problem
 from vibethinker.training.distributed import gather
+from vibethinker.utils.seeding import stable_seed
 
 
 class HeldOut(pl.LightningModule):
-    """A module that is validated, tested and asked by sampling from it. Says how in `judge`."""
+    """A module that is validated, tested and asked by sampling from it. Says how in `sample_and_grade`."""
 
     seed: int
 
@@ -23,9 +24,9 @@ class HeldOut(pl.LightningModule):
         super().__init__()
         self._means: dict[str, MeanMetric] = {}
 
-    def judge(self, problems: Sequence[Problem], n: int, seeds: Sequence[int]) -> Judged:
-        """Samples `n` answers to every problem and scores them."""
-        raise NotImplementedError("a HeldOut subclass defines judge")
+    def sample_and_grade(self, problems: Sequence[Problem], n: int, seeds: Sequence[int]) -> GradedSamples:
+        """Samples `n` completions of every problem and grades them."""
+        raise NotImplementedError("a HeldOut subclass defines sample_and_grade")
 
     def on_validation_epoch_start(self) -> None:
         self._means = {}
@@ -40,7 +41,7 @@ class HeldOut(pl.LightningModule):
         self._count("test", batch, n=8, ks=(1, 8))
 
     def predict_step(self, batch: list[Problem], batch_idx: int) -> list[str]:
-        return self.judge(batch, 1, [stable_seed(self.seed, p.id) for p in batch]).completions
+        return list(self.sample_and_grade(batch, 1, [stable_seed(self.seed, p.id) for p in batch]).completions)
 
     def on_validation_epoch_end(self) -> None:
         self._log_means()
@@ -49,10 +50,10 @@ class HeldOut(pl.LightningModule):
         self._log_means()
 
     def _count(self, split: str, batch: list[Problem], n: int, ks: Sequence[int]) -> None:
-        judged = self.judge(batch, n, [stable_seed(self.seed, split, p.id) for p in batch])
-        for one in said(judged):
-            for name, value in figures(one, None, ks).items():
-                for key in (f"{split}/{name}", f"{split}/{one.problem.domain}/{name}"):
+        samples = self.sample_and_grade(batch, n, [stable_seed(self.seed, split, p.id) for p in batch])
+        for problem, metrics in zip(batch, problem_metrics(extract_answers(samples), ks), strict=True):
+            for name, value in metrics.items():
+                for key in (f"{split}/{name}", f"{split}/{problem.domain}/{name}"):
                     self._means.setdefault(key, MeanMetric().to(self.device)).update(value)
 
     def _log_means(self) -> None:

@@ -22,7 +22,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
-from vibethinker.evaluation.grading import Judged, judge
+from vibethinker.evaluation.grading import GradedSamples, grade, sample
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.memory.activation_checkpointing import decide_
 from vibethinker.models.export import export
@@ -202,28 +202,28 @@ class PolicyModule(HeldOut):
             )
         return self._engine
 
-    def judge(
+    def sample_and_grade(
         self,
         problems: Sequence[Problem],
         n: int,
         seeds: Sequence[int],
         sampling: Sampling | None = None,
         progress: Progress | None = None,
-    ) -> Judged:
-        """Samples from the weights as they are now, by default as the module does, and scores the answers."""
+    ) -> GradedSamples:
+        """Samples from the weights as they are now, by default as the module does, and grades the completions."""
         self.sync_seconds = self.engine.sync(self.policy)
         try:
-            return judge(
+            samples = sample(
                 self.engine,
                 self.tokenizer,
                 problems,
-                self.reward,
                 n=n,
                 sampling=sampling or self.sampling,
                 seeds=seeds,
                 instruction=self.instruction,
                 progress=progress,
             )
+            return grade(samples, self.reward)
         finally:
             if self.device.type == "cuda":
                 self.engine.release()  # keys and values, gigabytes of them, and updates take turns
