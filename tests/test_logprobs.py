@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vibethinker import logprobs
 from vibethinker.logprobs import linear_logprobs
+from vibethinker.ops.logprob_head import torch as reference
 
 
 def plain(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -32,8 +32,8 @@ def test_values_and_gradients(chunk: int, temperature: float) -> None:
         logp, entropy = function(hidden, weight)
         (upstream[0] * logp + upstream[1] * entropy).sum().backward()
         grads.append((logp.detach(), entropy.detach(), hidden.grad, weight.grad))
-    for ours, reference in zip(*grads, strict=True):
-        torch.testing.assert_close(ours, reference, atol=2e-5, rtol=2e-5)
+    for ours, expected in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, expected, atol=2e-5, rtol=2e-5)
 
 
 def test_double_precision_gradients_against_finite_differences() -> None:
@@ -93,7 +93,7 @@ def test_the_fused_kernels_are_the_plain_arithmetic(dtype: torch.dtype, toleranc
     hidden, weight = torch.randn(37, 64, device="cuda"), 0.3 * torch.randn(5001, 64, device="cuda")
     targets, upstream = torch.randint(5001, (37,), device="cuda"), torch.randn(2, 37, device="cuda")
     results = []
-    for kernels in (None, logprobs):
+    for kernels in (None, reference):
         h, w = (x.clone().to(dtype).requires_grad_() for x in (hidden, weight))
         logp, entropy = linear_logprobs(h, w, targets, 0.7, 16, kernels)
         (upstream[0] * logp + upstream[1] * entropy).sum().backward()

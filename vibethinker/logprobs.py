@@ -1,4 +1,4 @@
-"""Log-probability and entropy of given tokens straight from hidden states; the logits are never held whole.
+"""Log-probability and entropy of given tokens straight from hidden states; never all logits at once.
 
 The vocabulary of a small model is its widest layer: for 16k tokens and 152k words the logits alone are 9 GiB in float32
 and their gradient as much again. Here the head runs over chunks of tokens, forward and once more in backward.
@@ -6,37 +6,45 @@ and their gradient as much again. Here the head runs over chunks of tokens, forw
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import torch
+from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
-from vibethinker.ops import kernels_of
+from vibethinker.ops import logprob_head
+from vibethinker.ops.logprob_head import LogprobHead
 
 CHUNK = 1536  # tokens at a time: less would be slower (a fifth at 512), more takes room and gains next to nothing
 
 
 def linear_logprobs(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
+    hidden: Float[Tensor, "T H"],
+    weight: Float[Tensor, "V H"],
+    targets: Int[Tensor, " T"],
     temperature: float = 1.0,
     chunk: int = CHUNK,
-    kernels: Any = None,
-) -> tuple[Tensor, Tensor]:
+    kernels: LogprobHead | None = None,
+) -> tuple[Float32[Tensor, " T"], Float32[Tensor, " T"]]:
     r"""Log-probs $\ln\,\mathrm{softmax}(h W^\top / \tau)_y$ and entropies of these distributions, both with gradient.
+
+    >>> logp, entropy = linear_logprobs(torch.zeros(2, 3), torch.randn(4, 3), torch.tensor([0, 3]))
+    >>> logp.exp(), entropy.exp()  # four equally likely tokens
+    (tensor([0.2500, 0.2500]), tensor([4., 4.]))
 
     Args:
         hidden: [T, H] final hidden states.
-        weight: [V, H] of the head.
+        weight: [V, H] weight of the head.
         targets: [T] token ids.
         temperature: τ > 0, the temperature the tokens were sampled at.
         chunk: tokens whose logits exist at one time.
-        kernels: the arithmetic on logits; by default the device's.
+        kernels: the arithmetic on logits; by default the one for the device.
 
     Returns:
         log-probs [T] and entropies in nats [T], float32.
+
+    Raises:
+        ValueError: a temperature or a chunk that is not positive.
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
@@ -44,46 +52,15 @@ def linear_logprobs(
         raise ValueError(f"chunk must be at least 1, got {chunk}")
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    kernels = kernels or kernels_of(hidden.device, "logprob_head", sys.modules[__name__])
+    kernels = kernels or logprob_head.implementation(hidden.device)
     logp, entropy = _LinearLogProbs.apply(hidden.to(dtype), weight, targets, temperature, chunk, kernels)
     return logp, entropy
-
-
-def statistics(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probs of the targets, entropies and normalisers, each float32 [T], from logits [T, V]."""
-    scaled = logits.float() / temperature
-    normaliser = scaled.logsumexp(-1)
-    entropy = normaliser - scaled.softmax(-1).mul_(scaled).sum(-1)
-    return scaled.gather(-1, targets[:, None])[:, 0] - normaliser, entropy, normaliser
-
-
-def gradient_(
-    logits: Tensor,
-    targets: Tensor,
-    normaliser: Tensor,
-    entropy: Tensor,
-    grad_logp: Tensor,
-    grad_entropy: Tensor,
-    temperature: float,
-) -> Tensor:
-    """The gradient with respect to logits [T, V]: ∂logp/∂z = onehot − p;  ∂entropy/∂z = −p · (ln p + entropy)."""
-    log_p = logits.float().div_(temperature)  # in place where they are float32
-    log_p -= normaliser[:, None]
-    grad = log_p.exp().neg_()
-    grad *= log_p.add_(entropy[:, None]).mul_(grad_entropy[:, None]).add_(grad_logp[:, None])
-    grad.scatter_add_(1, targets[:, None], grad_logp[:, None])
-    return grad.div_(temperature).to(logits.dtype)
-
-
-def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b."""
-    total += a @ b
 
 
 class _LinearLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk: int, kernels: Any
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk: int, kernels: LogprobHead
     ) -> tuple[Tensor, Tensor]:
         head = weight.to(hidden.dtype)
         results = [torch.empty(len(hidden), dtype=torch.float32, device=hidden.device) for _ in range(3)]

@@ -1,12 +1,12 @@
-"""The merge kernel against the plain function of `vibethinker.packed.shared_prompts`, in float64."""
+"""The merge kernel against the reference, in float64."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from vibethinker.ops.attention_merge import torch as reference
 from vibethinker.ops.attention_merge import triton as merging
-from vibethinker.packed.shared_prompts import merge_
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -24,7 +24,7 @@ def test_merge(dtype: torch.dtype, shape: tuple[int, int, int], strided: bool, d
         out, other = (x.transpose(0, 1).contiguous().transpose(0, 1) for x in (out, other))
     part = slice(2, 2 + rows)
     expected, expected_lse = out.double().cpu(), lse.double().cpu()
-    merge_(expected[part], expected_lse[:, part], other.double().cpu(), other_lse.double().cpu())
+    reference.merge_(expected[part], expected_lse[:, part], other.double().cpu(), other_lse.double().cpu())
     merging.merge_(out[part], lse[:, part], other, other_lse)
     rounding = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}[dtype]
     torch.testing.assert_close(out.double().cpu(), expected, atol=rounding, rtol=rounding)

@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vibethinker.ops.decode_attention import Split
 from vibethinker.ops.decode_attention import triton as cached_attention
 from vibethinker.ops.decode_state import torch as plain
 from vibethinker.ops.decode_state import triton as state
-from vibethinker.ops.decode_state.torch import ENDED, LENGTH, LIMIT, MADE, SEQUENCE, State
+from vibethinker.ops.decode_state.state import ENDED, GENERATED, LENGTH, LIMIT, SEQUENCE, DecodeState
+from vibethinker.ops.decoder_layers import Rotation
 from vibethinker.ops.decoder_layers import triton as steps
-from vibethinker.ops.decoder_layers.torch import Rotation
 
 
 def normal(*shape: int, device: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -78,9 +79,9 @@ def test_swiglu(device: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(("splits", "share"), [(1, 4096), (2, 64), (8, 16)])
+@pytest.mark.parametrize("split", [Split(1, 4096), Split(2, 64), Split(8, 16)])
 @pytest.mark.parametrize("rotates", ["not", "rotated", "normed and rotated"])
-def test_attend(rotates: str, splits: int, share: int, dtype: torch.dtype, device: str) -> None:
+def test_attend(rotates: str, split: Split, dtype: torch.dtype, device: str) -> None:
     """Prompts alone, with many tokens after them, and none, in places full of what others left behind."""
     if dtype == torch.bfloat16 and device == "cpu":
         pytest.skip("the interpreter takes its bits for integers in a matrix product")
@@ -90,7 +91,7 @@ def test_attend(rotates: str, splits: int, share: int, dtype: torch.dtype, devic
     made = torch.tensor([0, 100, 1, 0, 17, 64, 3, 107, 0], device=device)
     lengths, rows = of_prompt + made, len(made)
     stores = [normal(n, kv_heads, m, size, device=device, seed=n, dtype=dtype) for n, m in ((7, 64), (rows + 1, room))]
-    of_prompts, of_completions = ((x.clone(), x.flip(0).contiguous()) for x in stores)
+    of_prompts, of_completions = (torch.stack([x, x.flip(0)]) for x in stores)
     for row in range(rows):
         for store, end, index in ((of_prompts, of_prompt[row], place[row]), (of_completions, made[row], row)):
             for x in store:
@@ -107,7 +108,7 @@ def test_attend(rotates: str, splits: int, share: int, dtype: torch.dtype, devic
         rotation = Rotation(cos, sin, weights)
         seen_q, seen_k = (rotated(x, cos[lengths], sin[lengths]) for x in (seen_q, seen_k))
     known_rows = (lengths, place, of_prompt)
-    out = cached_attention.attend(q, k, v, of_prompts, of_completions, known_rows, 0.3, splits, share, rotation)
+    out = cached_attention.attend(q, k, v, of_prompts, of_completions, known_rows, 0.3, split, rotation)
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     for row, (place_of_row, end_of_prompt, end) in enumerate(zip(place, of_prompt, made, strict=True)):
         keys, values = (
@@ -138,10 +139,10 @@ def test_copy_rows(device: str) -> None:
 @pytest.mark.parametrize("grows", [True, False])
 def test_advance_is_the_plain_one(grows: bool, device: str) -> None:
     """Twenty draws of five rows: stops, limits, a row that never began, NaN late."""
-    ours, expected = (State.empty(6, 32, torch.device(device)) for _ in range(2))
+    ours, expected = (DecodeState.empty(6, 32, torch.device(device)) for _ in range(2))
     stops = torch.tensor([3, -1, 7, -1, -1, -1, -1, -1], device=device)
     for one in (ours, expected):
-        one.rows[ENDED, :4], one.rows[MADE, :4], one.rows[LENGTH, :4] = 0, 1, 5
+        one.rows[ENDED, :4], one.rows[GENERATED, :4], one.rows[LENGTH, :4] = 0, 1, 5
         one.rows[LIMIT] = torch.tensor([20, 4, 12, 30, 9, 9], device=device)
         one.rows[SEQUENCE] = torch.arange(6, device=device)
     for step in range(20):

@@ -18,8 +18,8 @@ from vibethinker.ops.train_layers import triton as layers
 from vibethinker.packed.packing import pack
 from vibethinker.packed.patching import fuse_
 
-SMALL = {"hidden_size": 64, "intermediate_size": 88}
-LARGE = {"hidden_size": 256, "intermediate_size": 520, "vocab_size": 1000}
+SMALL: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 88}
+LARGE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 520, "vocab_size": 1000}
 
 
 @pytest.mark.parametrize("autocast", [False, True])

@@ -1,4 +1,4 @@
-"""The head's fused kernels against the plain functions of `vibethinker.logprobs`."""
+"""The head's fused kernels against the reference."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from vibethinker import logprobs
+from vibethinker.ops.logprob_head import torch as reference
 from vibethinker.ops.logprob_head import triton as head
 
 TOKENS, WORDS = 5, 5001  # two blocks of columns, the second one not full
@@ -24,7 +24,7 @@ def test_statistics_and_gradient(dtype: torch.dtype, temperature: float, device:
     targets = torch.tensor([0, 0, 4, 4096, WORDS - 1])
     upstream = torch.randn(2, TOKENS, generator=generator)
     logits, targets, upstream = (x.to(device) for x in (logits, targets, upstream))
-    expected = logprobs.statistics(logits, targets, temperature)
+    expected = reference.statistics(logits, targets, temperature)
     for ours, plain in zip(head.statistics(logits, targets, temperature), expected, strict=True):
         assert ours.dtype == torch.float32
         finite = ~plain.isnan()  # the plain entropy makes 0 · −∞ of a word without mass
@@ -35,7 +35,7 @@ def test_statistics_and_gradient(dtype: torch.dtype, temperature: float, device:
     rows = [0, 1, 4]
     _, entropy, normaliser = expected
     arguments: Any = (*(x[rows] for x in (targets, normaliser, entropy, *upstream)), temperature)
-    plain = logprobs.gradient_(logits[rows].float(), *arguments)
+    plain = reference.gradient_(logits[rows].float(), *arguments)
     ours = head.gradient_(logits[rows], *arguments)
     assert ours.dtype == dtype
     tolerance = {torch.float32: 1e-4, torch.float16: 1e-3, torch.bfloat16: 1e-2}[dtype]  # of exp on a GPU

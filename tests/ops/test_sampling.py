@@ -1,4 +1,4 @@
-"""The sampling kernels against `vibethinker.rollout.sampling_params`, in blocks far smaller than the vocabulary."""
+"""The sampling kernels against the reference, in blocks far smaller than the vocabulary."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from vibethinker.ops.sampling import torch as plain
 from vibethinker.ops.sampling import triton as kernels
-from vibethinker.rollout import sampling_params as plain
 from vibethinker.rollout.sampling_params import Sampling
 
 BLOCK = 64
@@ -165,7 +165,7 @@ def assert_in_place(logits: Tensor, uniforms: Tensor, sampling: Sampling, drawn_
     """Each token's share of the exact cumulative distribution holds the point, to float32's rounding."""
     tokens, logp, drawn = drawn_ones
     scores = logits.double() / sampling.temperature
-    kept = plain._cut(scores, sampling) if sampling.cuts else scores
+    kept = plain._filtered(scores, sampling) if sampling.filters else scores
     probability = kept.softmax(-1)
     after = probability.cumsum(-1).gather(1, tokens[:, None])[:, 0]
     before = after - probability.gather(1, tokens[:, None])[:, 0]

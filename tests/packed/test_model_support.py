@@ -25,7 +25,7 @@ from tests.support.fits import fit, sft
 from tests.support.models import load_model
 from vibethinker.models.loading import Lora
 from vibethinker.packed import attention
-from vibethinker.packed.model_support import refusal
+from vibethinker.packed.model_support import incompatibility
 from vibethinker.rollout import RolloutEngine, Sampling
 
 SHAPE: dict[str, Any] = {
@@ -78,20 +78,20 @@ def saved(config: PreTrainedConfig, folder: Path, tiny_model: str) -> str:
 @pytest.mark.parametrize("name", LIKE_OURS)
 def test_rows_of_a_model_that_mixes_tokens_by_attention_alone(name: str) -> None:
     model = random_model(LIKE_OURS[name]).train()
-    assert refusal(model) is None
+    assert incompatibility(model) is None
     assert all(module.training for module in model.modules())
     assert model.config._attn_implementation == attention.NAME
 
 
 def test_an_adapter_over_one(tmp_path: Path, tiny_model: str) -> None:
     policy = load_model(saved(LIKE_OURS["olmo2"], tmp_path, tiny_model), lora=Lora(rank=2, dropout=0.5))
-    assert refusal(policy) is None
+    assert incompatibility(policy) is None
 
 
 @pytest.mark.parametrize("name", UNLIKE)
 def test_what_else_mixes_tokens_is_found(name: str) -> None:
     config, reason = UNLIKE[name]
-    assert reason in str(refusal(random_model(config)))
+    assert reason in str(incompatibility(random_model(config)))
 
 
 @pytest.mark.parametrize("name", UNLIKE)

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
 from tests.support.fits import fit, plain_grpo, weights
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.models.loading import Lora, with_checkpointing, with_lora
+from vibethinker.ops.train_layers import torch as reference
 from vibethinker.packed.attention import NAME, PackedAttention, hidden_states
 from vibethinker.packed.packing import PackedRow, pack
 from vibethinker.packed.patching import compile_, fuse_
@@ -26,40 +26,25 @@ ROW = pack([torch.arange(5), torch.arange(3) + 7], [torch.arange(9) + 1, torch.a
 
 
 class Plain:
-    """The kernels' arithmetic, written out."""
+    """The reference, which counts its calls."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
 
-    def add_norm(
-        self,
-        residual: Tensor,
-        update: Tensor | None,
-        weight: Tensor,
-        epsilon: float,
-        dtype: torch.dtype,
-        readers: int = 1,
-    ) -> tuple[Tensor, ...]:
+    def add_norm(self, residual: Tensor, update: Tensor | None, *args: Any) -> tuple[Tensor, ...]:
         self.calls.append("norm" if update is None else "add and norm")
-        total = residual if update is None else residual + update
-        return (total, *[F.rms_norm(total, total.shape[-1:], weight, epsilon).to(dtype)] * readers)
+        return reference.add_norm(residual, update, *args)
 
-    def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
-        return self.add_norm(x, None, weight, epsilon, dtype)[1]
+    def rms_norm(self, x: Tensor, *args: Any) -> Tensor:
+        return self.add_norm(x, None, *args)[1]
 
-    def rotate(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    def rotate(self, *args: Any) -> tuple[Tensor, Tensor]:
         self.calls.append("rotate")
-        half = torch.complex(*(x[0, :, : x.shape[-1] // 2].float() for x in (cos, sin)))
+        return reference.rotate(*args)
 
-        def turned(x: Tensor) -> Tensor:
-            pairs = torch.complex(*x.float().chunk(2, -1)) * half[:, None]
-            return torch.cat([pairs.real, pairs.imag], -1).to(x.dtype)
-
-        return turned(query), turned(key)
-
-    def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
+    def swiglu(self, *args: Any) -> Tensor:
         self.calls.append("swiglu")
-        return gate * gate.sigmoid() * up
+        return reference.swiglu(*args)
 
 
 def random_model(kind: Any, lora: bool = False, **shape: Any) -> Any:

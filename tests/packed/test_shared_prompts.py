@@ -17,11 +17,12 @@ from tests.support.fits import fit, plain_grpo, weights
 from tests.support.groups import GROUPS, WORDS, Groups, groups, sequences
 from vibethinker import grpo
 from vibethinker.logprobs import linear_logprobs
+from vibethinker.ops.attention_merge.torch import merge_
 from vibethinker.packed import attention
 from vibethinker.packed.attention import NAME, PackedAttention, hidden_states
 from vibethinker.packed.packing import PackedRow, pack
 from vibethinker.packed.partition import partition_groups
-from vibethinker.packed.shared_prompts import FLASH, Bounds, calls, merge_, shared_attention
+from vibethinker.packed.shared_prompts import FLASH, Bounds, calls, shared_attention
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -27,13 +27,14 @@ from transformers import (
 )
 
 from vibethinker.logprobs import linear_logprobs
+from vibethinker.ops.decode_attention import Split
+from vibethinker.ops.sampling.torch import sample, uniforms
 from vibethinker.packed import attention
 from vibethinker.packed.attention import PackedAttention, hidden_states
 from vibethinker.packed.packing import pack
 from vibethinker.rollout import RolloutEngine, Rollouts, Sampling, decoder
 from vibethinker.rollout import kv_cache as cache
-from vibethinker.rollout.kv_cache import Split, slot_bytes
-from vibethinker.rollout.sampling_params import sample, uniforms
+from vibethinker.rollout.kv_cache import slot_bytes
 
 PROMPTS = [[5, 6, 7, 8, 9], [3], [40, 41], [5, 6, 7, 8, 9], [11, 12, 13, 14, 15, 16, 17, 18, 19]]
 ARCHITECTURES: dict[str, Any] = {  # mistral goes through transformers' own layers, the others through fewer operations
@@ -263,8 +264,8 @@ def test_no_room_for_any_prompt(model: PreTrainedModel) -> None:
 def test_programs_reach_the_longest_sequence(rows: int, longest: int) -> None:
     for others in (1, longest):
         split = Split.of(np.array([longest, *[others] * (rows - 1)]), rows, 2)
-        assert split.count * split.share >= longest
-        assert split.count & (split.count - 1) == 0
+        assert split.programs * split.chunk >= longest
+        assert split.programs & (split.programs - 1) == 0
 
 
 def test_a_full_device_splits_the_sequences_of_uneven_batches_alone() -> None:

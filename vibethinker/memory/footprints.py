@@ -52,8 +52,9 @@ class HeadFootprint:
     """What the kernels on CUDA take, without their work."""
 
     @staticmethod
-    def statistics(logits: Tensor, targets: Tensor, temperature: float) -> list[Tensor]:
-        return [torch.empty(len(logits)) for _ in range(3)]
+    def statistics(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        logp, entropy, normaliser = (torch.empty(len(logits)) for _ in range(3))
+        return logp, entropy, normaliser
 
     @staticmethod
     def gradient_(logits: Tensor, *_: Any) -> Tensor:

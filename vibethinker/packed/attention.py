@@ -192,8 +192,8 @@ def interface(
 AttentionInterface.register(NAME, interface)
 
 
-def body(model: PreTrainedModel) -> nn.Module:
-    """The decoder without its head: under PEFT's wrapper, under any architecture."""
+def backbone(model: PreTrainedModel) -> nn.Module:
+    """The model without its head: under PEFT's wrapper, under any architecture."""
     plain: Any = model
     if hasattr(model, "get_base_model"):
         plain = plain.get_base_model()
@@ -202,5 +202,5 @@ def body(model: PreTrainedModel) -> nn.Module:
 
 def hidden_states(model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor, attention: Attention) -> Tensor:
     """Final hidden states of one row, [T] → [T, H]."""
-    out = body(model)(input_ids=input_ids[None], position_ids=position_ids[None], attention=attention, use_cache=False)
-    return out.last_hidden_state[0]
+    inputs = {"input_ids": input_ids[None], "position_ids": position_ids[None]}
+    return backbone(model)(**inputs, attention=attention, use_cache=False).last_hidden_state[0]

@@ -1,7 +1,8 @@
-"""Whether this library computes a model as the model computes itself: tried with the weights at hand, not looked up.
+"""Checks that packed rows give the log-probs of the model's own forward pass, by computing a few tokens in both ways.
 
-Only attention is ours. What else mixes tokens (convolutions, recurrent states) would run over the borders of a packed
-row, and what lies behind the last hidden state besides the head (a scale, a cap) would be left out, both in silence.
+This library replaces attention alone. Other operations that mix tokens (convolutions, recurrent states) would cross the
+borders of a packed row, and a scale or a cap between the last hidden state and the logits would be left out, without
+any error.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from transformers import PreTrainedModel
 
 from vibethinker.packed.attention import PackedAttention, hidden_states
 from vibethinker.packed.packing import pack
-from vibethinker.packed.patching import known
+from vibethinker.packed.patching import is_supported
 
 _TOKENS: Final = 16
-# Mean |Δ log-prob| of a drawn token that is no more than other kernels. Of small random models it was 0.01 in bfloat16,
-# and 0.3 to 2.5 of those that are computed wrongly; deeper ones round more often.
+# Mean |Δ log-prob| of a sampled token that other kernels explain. It was 0.01 for small random models in bfloat16, and
+# 0.3 to 2.5 for those that are computed wrongly; deeper models round more often.
 _ROUNDING: Final = 0.01
 _ROUNDING_OF_HALF: Final = 0.2
 
 
-class _Attending:
-    """Sees which layers attend through this library, and computes nothing."""
+class _AttendingLayers:
+    """An attention that records which layers call it and returns zeros."""
 
     def __init__(self) -> None:
         self.layers: set[int] = set()
@@ -37,28 +38,28 @@ class _Attending:
 
 
 @torch.no_grad()
-def refusal(model: PreTrainedModel) -> str | None:
-    """Why a model's packed rows cannot be computed here, or would not be what it computes; `None` if they are.
+def incompatibility(model: PreTrainedModel) -> str | None:
+    """Why packed rows of a model cannot be computed, or differ from its own forward pass; `None` if neither.
 
-    Llama, Qwen2 and Qwen3 need no more than that every layer attends through this library. Any other model computes a
-    few tokens in both ways, which takes it three short forward passes.
+    For Llama, Qwen2 and Qwen3 it is enough that every layer attends through this library. Any other model computes a
+    few tokens in both ways, three short forward passes in all.
     """
-    seen, token = _Attending(), torch.zeros(1, dtype=torch.long, device=model.device)
+    attending, token = _AttendingLayers(), torch.zeros(1, dtype=torch.long, device=model.device)
     try:
-        hidden_states(model, token, token, seen)
-        if len(seen.layers) < model.config.num_hidden_layers:
+        hidden_states(model, token, token, attending)
+        if len(attending.layers) < model.config.num_hidden_layers:
             return "not all of its layers attend through transformers' AttentionInterface"
-        return None if known(model.config) else _difference(model)
+        return None if is_supported(model.config) else _difference(model)
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # whatever an architecture trips over
+    except Exception as error:  # whatever an architecture raises
         return " ".join((str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}").split())
 
 
 def _difference(model: Any) -> str | None:
     vocabulary = model.get_input_embeddings().weight.shape[0]
     first, other, second = torch.randint(vocabulary, (3, _TOKENS), generator=torch.Generator().manual_seed(0))
-    with _at_rest(model):
+    with _evaluating(model):
         beside_first, beside_other = (_packed(model, [beside, second]) for beside in (first, other))
         by_itself = _own(model, second[:-1])
     allowed = _ROUNDING if beside_first.dtype == torch.float32 else _ROUNDING_OF_HALF
@@ -71,7 +72,7 @@ def _difference(model: Any) -> str | None:
 
 
 def _apart(a: Tensor, b: Tensor) -> float:
-    """Mean |Δ log-prob| over what is drawn from `b`: of unlikely tokens rounding is large and means nothing."""
+    """Mean |Δ log-prob| over samples from `b`: for unlikely tokens rounding is large and means nothing."""
     return (b.exp() * (a - b).abs()).sum(-1).mean().item()
 
 
@@ -84,25 +85,25 @@ def _packed(model: Any, sequences: list[Tensor]) -> Tensor:
 
 
 def _own(model: Any, ids: Tensor) -> Tensor:
-    """Logits of one sequence by transformers alone."""
+    """Logits of one sequence from the model's own forward pass."""
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    ours = plain.config._attn_implementation
+    packed = plain.config._attn_implementation
     plain.set_attn_implementation("eager")
     try:
         logits: Tensor = model(input_ids=ids[None].to(model.device), use_cache=False).logits[0]
     finally:
-        plain.set_attn_implementation(ours)
+        plain.set_attn_implementation(packed)
     return logits
 
 
 @contextmanager
-def _at_rest(model: nn.Module) -> Iterator[None]:
-    """Nothing drops out. Layers of bitsandbytes go on training: in evaluation they repack their weights on a CPU."""
-    busy = [m for m in model.modules() if m.training and not type(m).__module__.startswith("bitsandbytes")]
-    for module in busy:
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """No dropout. Layers of bitsandbytes stay in training mode: in evaluation they repack their weights on a CPU."""
+    training = [m for m in model.modules() if m.training and not type(m).__module__.startswith("bitsandbytes")]
+    for module in training:
         module.training = False
     try:
         yield
     finally:
-        for module in busy:
+        for module in training:
             module.training = True

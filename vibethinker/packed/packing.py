@@ -152,7 +152,8 @@ def _segments(
 ) -> tuple[list[_Segment], tuple[int, ...]]:
     """The segments of a row in its order, and how many continue each shared prompt."""
     # A completion of one token has no inputs: nothing of its sequence is in the row but the prompt
-    shared, whole = [], []
+    shared: list[tuple[list[int], Tensor, list[int]]] = []
+    whole: list[tuple[list[int], Tensor, list[int]]] = []
     for members in group_members(group):
         prompt = prompts[members[0]]
         if any(prompts[i] is not prompt and not torch.equal(prompts[i], prompt) for i in members):

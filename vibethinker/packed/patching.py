@@ -1,7 +1,7 @@
-"""Fewer and larger kernels between the matrix products: our own, or those that `torch.compile` makes.
+"""Fewer and larger kernels between the matrix products: those of `vibethinker.ops`, or of `torch.compile`.
 
 Both are bound to the modules of one model. Transformers' own classes and functions stay as they are, so that the same
-process goes on working on a CPU, and models made later are plain ones. Names of weights do not change.
+process goes on working on a CPU, and models built later are plain ones. Names of weights do not change.
 """
 
 from __future__ import annotations
@@ -9,71 +9,44 @@ from __future__ import annotations
 import inspect
 from functools import partial
 from types import MethodType
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from vibethinker.ops import train_layers
+from vibethinker.ops.train_layers import TrainLayers
 from vibethinker.packed import attention
 from vibethinker.packed.attention import Attention, attend
 
 _FAMILIES: Final = ("llama", "qwen2", "qwen3")
 
 
-class Kernels(Protocol):
-    """The arithmetic, with its gradients; `vibethinker.ops.train_layers.triton` has it for CUDA."""
-
-    def add_norm(
-        self,
-        residual: Tensor,
-        update: Tensor | None,
-        weight: Tensor,
-        epsilon: float,
-        dtype: torch.dtype,
-        readers: int = 1,
-    ) -> tuple[Tensor, ...]:
-        """residual + update, and its RMS norm once for each reader, all of them [..., H]."""
-        ...
-
-    def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
-        """[..., H] → [..., H]."""
-        ...
-
-    def rotate(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """query [T, heads, D], key [T, kv_heads, D], angles [1, T, D]."""
-        ...
-
-    def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
-        """silu(gate) · up."""
-        ...
-
-
-def known(config: Any) -> bool:
-    """Whether a model's layers are what the kernels compute."""
+def is_supported(config: Any) -> bool:
+    """Returns True where a model's layers are those that the kernels compute."""
     return config.model_type in _FAMILIES and config.hidden_act in ("silu", "swish")
 
 
-def fuse_(model: Any, kernels: Kernels | None = None) -> bool:
+def fuse_(model: Any, kernels: TrainLayers | None = None) -> bool:
     """Gives a Qwen2, Qwen3 or Llama model, loaded with the attention of this library, fused decoder layers.
 
     Args:
-        model: in place, on the device it runs on.
-        kernels: `vibethinker.ops.train_layers.triton` by default, if the model is on CUDA.
+        model: changed in place, on the device it runs on.
+        kernels: by default those of `vibethinker.ops.train_layers` on CUDA, and none elsewhere.
 
     Returns:
-        Whether the model has them now.
+        True if the model has them now.
     """
-    if not known(model.config):
+    if not is_supported(model.config):
         return False
     if kernels is None:
-        if next(model.parameters()).device.type != "cuda":
+        device = next(model.parameters()).device
+        if device.type != "cuda":
             return False
-        from vibethinker.ops.train_layers import triton as layers
-
-        kernels = layers
-    for module in attention.body(model).modules():
+        kernels = train_layers.implementation(device)
+    for module in attention.backbone(model).modules():
         if isinstance(module, GradientCheckpointingLayer):
             _bind(module, _recomputable(_layer(kernels)))
         elif hasattr(module, "q_proj"):
@@ -89,16 +62,16 @@ def compile_(model: Any, backend: str = "inductor") -> None:
     """Compiles each decoder layer for rows of any length; all layers share the code, attention stays outside of it."""
     # The row's bounds reach attention as Python integers: traced, every row would be compiled anew
     AttentionInterface.register(attention.NAME, torch.compiler.disable(attention.interface))
-    made: dict[type, Any] = {}
-    for layer in attention.body(model).modules():
+    compiled: dict[type, Any] = {}
+    for layer in attention.backbone(model).modules():
         if not isinstance(layer, GradientCheckpointingLayer):
             continue
         if any("forward" in vars(part) for part in layer.children()):
             raise ValueError("compile_: the model's layers have been fused already")
         kind = type(layer)
-        if kind not in made:
-            made[kind] = _recomputable(torch.compile(inspect.unwrap(kind.forward), dynamic=True, backend=backend))
-        _bind(layer, made[kind])
+        if kind not in compiled:
+            compiled[kind] = _recomputable(torch.compile(inspect.unwrap(kind.forward), dynamic=True, backend=backend))
+        _bind(layer, compiled[kind])
 
 
 def _recomputable(inner: Any) -> Any:
@@ -117,7 +90,7 @@ def _bind(module: nn.Module, forward: Any) -> None:
     module.__dict__["forward"] = MethodType(forward, module)
 
 
-def _layer(kernels: Kernels) -> Any:
+def _layer(kernels: TrainLayers) -> Any:
     def forward(self: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         residual, *read = kernels.add_norm(hidden_states, None, *_of_norm(self.input_layernorm, hidden_states), 3)
         update = self.self_attn(*read, **kwargs)
@@ -128,7 +101,7 @@ def _layer(kernels: Kernels) -> Any:
     return forward
 
 
-def _attention(kernels: Kernels) -> Any:
+def _attention(kernels: TrainLayers) -> Any:
     def forward(
         self: Any,
         for_query: Tensor,
@@ -154,7 +127,7 @@ def _attention(kernels: Kernels) -> Any:
     return forward
 
 
-def _mlp(kernels: Kernels) -> Any:
+def _mlp(kernels: TrainLayers) -> Any:
     def forward(self: Any, for_gate: Tensor, for_up: Tensor) -> Tensor:
         out: Tensor = self.down_proj(kernels.swiglu(self.gate_proj(for_gate), self.up_proj(for_up)))
         return out
@@ -162,7 +135,7 @@ def _mlp(kernels: Kernels) -> Any:
     return forward
 
 
-def _norm(kernels: Kernels) -> Any:
+def _norm(kernels: TrainLayers) -> Any:
     def forward(self: Any, x: Tensor) -> Tensor:
         return kernels.rms_norm(x, *_of_norm(self, x))
 

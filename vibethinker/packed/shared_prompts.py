@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from vibethinker.ops import attention_merge
 from vibethinker.packed.packing import PackedRow
 from vibethinker.utils.async_copy import moved
 
@@ -186,18 +187,6 @@ def shared_attention(
     return out
 
 
-def merge_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
-    """Mixes attention to other keys into `out` [N, heads, D] and `lse` [heads, N], in place, by their log-sum-exp."""
-    if out.is_cuda:
-        from vibethinker.ops.attention_merge import triton as merging
-
-        merging.merge_(out, lse, other, other_lse)
-        return
-    weight = torch.sigmoid(other_lse - lse).T[..., None]  # exp(lse₂ − ln(exp lse₁ + exp lse₂))
-    out.copy_(torch.lerp(out.to(lse.dtype), other.to(lse.dtype), weight))
-    lse.copy_(torch.logaddexp(lse, other_lse))
-
-
 class _Shared(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -206,7 +195,8 @@ class _Shared(torch.autograd.Function):
         rest = calls.continuations
         out, lse = kernel.forward(query, key, value, calls.within, True, scale)
         keys, values = (_of_prompts(x, calls) for x in (key, value))
-        merge_(out[rest], lse[:, rest], *kernel.forward(query[rest], keys, values, calls.across, False, scale))
+        merge = attention_merge.implementation(out.device)
+        merge.merge_(out[rest], lse[:, rest], *kernel.forward(query[rest], keys, values, calls.across, False, scale))
         ctx.save_for_backward(query, key, value, out, lse)
         ctx.calls, ctx.scale, ctx.kernel = calls, scale, kernel
         return out

@@ -1,11 +1,11 @@
-"""In-process sampling that returns tokens and the log-probabilities they were drawn with.
+"""In-process sampling that returns tokens and the log-probabilities they were sampled with.
 
-The engine keeps its own copy of the policy's weights in the compute precision and a slot for every sequence in flight.
-A group's prompt is computed once and kept once; finished sequences leave, the rows behind them move up, and
-waiting ones take the free slots, so every decode step works on live sequences only. On CUDA a step is one graph.
+The engine keeps its own copy of the policy's weights in the compute precision and decodes with continuous batching: a
+slot holds one sequence, finished sequences are replaced by waiting ones, and every decode step works on unfinished
+sequences only. A group's prompt is computed and cached once. On CUDA a step is one graph.
 
-A rollout is a function of its prompt, its seed and the weights: not of the slot, batch or process it was made in, as
-far as kernels round the same in batches of other sizes and lengths.
+A rollout is a function of its prompt, its seed and the weights: not of slot, batch or process, as far as kernels round
+the same in batches of other sizes and lengths.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from vibethinker.models.loading import build_model
 from vibethinker.models.merging import copy_weights
 from vibethinker.models.source import context_of, rotations
 from vibethinker.packed.attention import hidden_states
-from vibethinker.packed.model_support import refusal
-from vibethinker.rollout import hf_generate as fallback
-from vibethinker.rollout.decoder import Body, Decoder
+from vibethinker.packed.model_support import incompatibility
+from vibethinker.rollout import hf_generate
+from vibethinker.rollout.decoder import Backbone, Decoder
 from vibethinker.rollout.hf_generate import Completion
 from vibethinker.rollout.kv_cache import slot_bytes
-from vibethinker.rollout.llama_decoder import FusedBody
+from vibethinker.rollout.llama_decoder import LlamaDecoder
 from vibethinker.rollout.sampling_params import Sampling, rollout_seeds
-from vibethinker.rollout.scheduler import Progress, Run
+from vibethinker.rollout.scheduler import Progress, Scheduler
 
 _GIB = 2**30
-_CACHE_SHARE = 0.8  # of the memory that is free, for keys and values that nobody has set a limit to
+_CACHE_FRACTION = 0.8  # of the free memory, for a KV cache without a limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,9 @@ class Rollouts:
         prompt_ids: P·n prompts; the members of a group share one tensor.
         completion_ids: P·n token tensors, the stop token included.
         logprobs: P·n float32 tensors, under the plain temperature distribution.
-        sampled_logprobs: the same under the distribution drawn from, which differs where top-k, top-p or min-p cut.
-        finished: bool [P·n]; false where the completion was cut at its length limit.
-        n: completions a prompt.
+        sampled_logprobs: the same under the distribution sampled from, which differs with top-k, top-p or min-p.
+        finished: bool [P·n]; false where the completion was truncated at its length limit.
+        n: completions of each prompt.
     """
 
     prompt_ids: list[Tensor]
@@ -69,11 +69,11 @@ class RolloutEngine:
     """Samples from a replica of a causal model.
 
     Args:
-        model: the policy: full, LoRA or quantized, on the device to sample on.
+        model: the policy (full, LoRA or quantized), on the device to sample on.
         max_length: longest prompt plus completion, in tokens.
-        slots: sequences in flight at one time; fewer where their keys and values would take too much memory.
-        dtype: of the replica and its cache; bfloat16 on CUDA and float32 on CPU by default.
-        cache_gib: memory for keys and values; by default four fifths of what a GPU has free when first asked.
+        slots: sequences decoded at one time; fewer where their KV cache would take too much memory.
+        dtype: precision of the replica and its cache; bfloat16 on CUDA and float32 on CPU by default.
+        cache_gib: memory for the KV cache in GiB; by default four fifths of a GPU's free memory at the first use.
         graphs: false runs every decode step kernel by kernel on CUDA too.
 
     Raises:
@@ -103,13 +103,14 @@ class RolloutEngine:
         self._most = self.slots = slots if cache_gib is None else self._fitting(slots, cache_gib * _GIB, "cache_gib")
         self.replica = self._empty_replica()
         self.sync(model)
-        if reason := refusal(self.replica):
+        reason = incompatibility(self.replica)
+        if reason:
             rank_zero_warn(
                 f"sampling through transformers' generate, which is slower: {reason}", category=RuntimeWarning
             )
             self.replica = self._empty_replica(packed=False)
             self.sync(model)
-        self._body = None if reason else self._body_of_replica()
+        self._backbone = None if reason else self._backbone_of_replica()
         self._decoder: Decoder | None = None
         self.stop_token_ids = stop_token_ids(model)
 
@@ -117,7 +118,7 @@ class RolloutEngine:
         return build_model(self._config, self.dtype, self.device, packed=packed).requires_grad_(False).eval()
 
     def _fitting(self, slots: int, room: float, name: str) -> int:
-        """How many sequences find room, and one more prompt."""
+        """The number of slots that fit into `room` bytes, beside one more prompt."""
         one = slot_bytes(self._config, self.max_length, self.dtype)
         if room < 2 * one:
             raise ValueError(
@@ -126,9 +127,9 @@ class RolloutEngine:
             )
         return min(slots, int(room // one) - 1)
 
-    def _body_of_replica(self) -> Body:
-        if FusedBody.serves(self.replica):
-            return FusedBody(self.replica, self.max_length)
+    def _backbone_of_replica(self) -> Backbone:
+        if LlamaDecoder.is_supported(self.replica):
+            return LlamaDecoder(self.replica, self.max_length)
         return lambda ids, positions, attention: hidden_states(self.replica, ids, positions, attention)
 
     def sync(self, model: PreTrainedModel) -> float:
@@ -140,19 +141,19 @@ class RolloutEngine:
         return time.perf_counter() - start
 
     def _decoder_for(self, completion_length: int) -> Decoder:
-        """Slots and graphs, made when first needed and when completions have another room."""
+        """Slots and graphs, allocated at the first use and whenever `max_new_tokens` changes."""
         if self._decoder is None or self._decoder.completion_length != completion_length:
             self.release()
             if self.device.type == "cuda" and self.cache_gib is None:
                 free = torch.cuda.mem_get_info(self.device)[0] + _unused(self.device)
-                self.slots = self._fitting(self._most, _CACHE_SHARE * free, "free GPU memory")
-            assert self._body is not None, "transformers' generate keeps its own cache"
+                self.slots = self._fitting(self._most, _CACHE_FRACTION * free, "free GPU memory")
+            assert self._backbone is not None, "transformers' generate keeps its own cache"
             lengths = (self.max_length - completion_length, completion_length)
-            self._decoder = Decoder(self.replica, self._body, self.slots, *lengths, self.graphs)
+            self._decoder = Decoder(self.replica, self._backbone, self.slots, *lengths, self.graphs)
         return self._decoder
 
     def release(self) -> None:
-        """Gives the memory of keys, values and graphs back until the next `generate`."""
+        """Frees the memory of the KV cache and the graphs until the next `generate`."""
         self._decoder = None
 
     def generate(
@@ -169,15 +170,15 @@ class RolloutEngine:
         Args:
             prompt_ids: `P` prompts.
             n: completions of each.
-            sampling: how tokens are drawn and where completions end.
-            seed: one number, to which each prompt's place is added, or a number for each prompt.
-            progress: called with completions done and in all.
-            limits: the most tokens each of the P·n completions may have, where that is less than `max_new_tokens`.
+            sampling: temperature, filters and where completions end.
+            seed: one number, to which each prompt's index is added, or a number for each prompt.
+            progress: called with the number of finished completions and of all.
+            limits: most tokens of each of the P·n completions, where that is less than `max_new_tokens`.
 
         Raises:
             ValueError: an empty prompt, or one that leaves no room for `max_new_tokens`; seeds or limits in the wrong
                 number; no room for any prompt.
-            FloatingPointError: the model gave NaN; the message names the step.
+            FloatingPointError: the model's logits are NaN; the message names the step.
         """
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
@@ -197,45 +198,45 @@ class RolloutEngine:
         seeds = rollout_seeds(_seeds(seed, len(prompts)), n)
         # under autocast keys would come in another precision than the cache's, and tokens from another distribution
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False), _current(self.device):
-            if self._body is None:
+            if self._backbone is None:
                 stop = torch.tensor(stops, dtype=torch.long)
-                done = fallback.generate(self.replica, prompts, n, sampling, seeds, stop, self.slots, progress)
-                done = [_cut(completion, limit) for completion, limit in zip(done, room.tolist(), strict=True)]
+                done = hf_generate.generate(self.replica, prompts, n, sampling, seeds, stop, self.slots, progress)
+                done = [_truncated(completion, limit) for completion, limit in zip(done, room.tolist(), strict=True)]
             else:
                 decoder = self._decoder_for(sampling.max_new_tokens)
                 decoder.begin(stops)
-                done = self._decoded(Run(decoder, prompts, n, sampling, seeds, room), progress)
+                done = self._decoded(Scheduler(decoder, prompts, n, sampling, seeds, room), progress)
         return Rollouts(
             prompt_ids=[p for p in prompts for _ in range(n)],
             completion_ids=_copied([tokens for tokens, *_ in done], torch.long),
             logprobs=_copied([logp for _, logp, *_ in done], torch.float32),
-            sampled_logprobs=_copied([drawn for _, _, drawn, _ in done], torch.float32),
+            sampled_logprobs=_copied([sampled for _, _, sampled, _ in done], torch.float32),
             finished=torch.tensor([finished for *_, finished in done], dtype=torch.bool),
             n=n,
         )
 
-    def _decoded(self, run: Run, progress: Progress | None) -> list[Completion]:
+    def _decoded(self, scheduler: Scheduler, progress: Progress | None) -> list[Completion]:
         try:
-            ended, outputs = run.finish(progress)
+            ended, outputs = scheduler.run(progress)
         except FloatingPointError:
-            self.release()  # a NaN among the stored values outlives its sequence: masked, it still is 0 · NaN
+            self.release()  # a cached NaN outlives its sequence: masked, it still is 0 · NaN
             raise
         rows = zip(ended.tolist(), *outputs, strict=True)
-        return [(t[: abs(end)], logp[: abs(end)], drawn[: abs(end)], end > 0) for end, t, logp, drawn in rows]
+        return [(t[: abs(end)], logp[: abs(end)], sampled[: abs(end)], end > 0) for end, t, logp, sampled in rows]
 
 
 def _current(device: torch.device) -> AbstractContextManager[Any]:
-    """Graphs and Triton's kernels go to the current device."""
+    """Makes a GPU the current device, where graphs and Triton's kernels run."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def _cut(completion: Completion, limit: int) -> Completion:
-    tokens, logp, drawn, finished = completion
-    return tokens[:limit], logp[:limit], drawn[:limit], finished and len(tokens) <= limit
+def _truncated(completion: Completion, limit: int) -> Completion:
+    tokens, logp, sampled, finished = completion
+    return tokens[:limit], logp[:limit], sampled[:limit], finished and len(tokens) <= limit
 
 
 def _copied(parts: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """All in one piece of memory, and out of inference mode: autograd refuses its tensors."""
+    """Copies into one piece of memory, outside of inference mode: autograd refuses its tensors."""
     return list(torch.cat([*parts]).to(dtype).split([len(p) for p in parts])) if parts else []
 
 
@@ -249,7 +250,7 @@ def _seeds(seed: int | Sequence[int], prompts: int) -> Tensor:
 
 
 def _limits(limits: Sequence[int] | None, total: int, most: int) -> Tensor:
-    """The most tokens of each completion, int64 [P·n]."""
+    """Most tokens of each completion, int64 [P·n]."""
     if limits is None:
         return torch.full((total,), most)
     if len(limits) != total or not all(1 <= limit <= most for limit in limits):
@@ -258,5 +259,5 @@ def _limits(limits: Sequence[int] | None, total: int, most: int) -> Tensor:
 
 
 def _unused(device: torch.device) -> int:
-    """Bytes that PyTorch holds and nobody uses."""
+    """Bytes that PyTorch has reserved and not allocated."""
     return torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

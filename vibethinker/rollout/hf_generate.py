@@ -1,8 +1,8 @@
-"""Sampling through transformers' `generate`, for models whose attention is not ours to replace.
+"""Sampling through transformers' `generate`, for models whose attention cannot be replaced.
 
-Much slower than the engine's own steps, yet the same draws: a logits processor draws each token from the rollout's
-seed and leaves nothing else to choose. A rollout is a function of its prompt, its seed and the weights, up to the
-rounding that padding brings.
+Much slower than the engine's own steps, with the same samples: a logits processor samples each token from the rollout's
+seed and masks all others. A rollout is a function of its prompt, its seed and the weights, up to the rounding that
+padding brings.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from vibethinker.rollout.sampling_params import Sampling, sample, uniforms
+from vibethinker.ops.sampling.torch import sample, uniforms
+from vibethinker.rollout.sampling_params import Sampling
 
-Completion = tuple[Tensor, Tensor, Tensor, bool]  # tokens, their two log-probs, whether a stop token ended it
-_PADDING = 0  # any token of the vocabulary: padded places are masked
+Completion = tuple[Tensor, Tensor, Tensor, bool]  # tokens, their two log-probs, true if a stop token ended it
+_PADDING = 0  # any token of the vocabulary: padding is masked
 
 
 def generate(
@@ -38,18 +39,18 @@ def generate(
         model: a causal model with an attention implementation of transformers, in evaluation mode.
         prompts: `P` int64 tensors of token ids.
         n: completions of each.
-        sampling: how tokens are drawn and where completions end; its stop tokens are not looked at.
+        sampling: temperature, filters and length limit; its stop tokens are ignored.
         seeds: int64 [P·n], group-major.
         stop_token_ids: int64 [K], the tokens that end a completion; may be empty.
         slots: sequences in one batch.
-        progress: called with completions done and in all, after every batch.
+        progress: called after every batch with the number of finished completions and of all.
 
     Returns:
         P·n completions, group-major, on the CPU: tokens with the stop token, their log-probs under the plain
-        temperature distribution, under the distribution drawn from, and whether a stop token ended it.
+        temperature distribution, under the distribution sampled from, and true if a stop token ended it.
 
     Raises:
-        FloatingPointError: the model gave NaN; the message names the step.
+        FloatingPointError: the model's logits are NaN; the message names the step.
     """
     total = len(prompts) * n
     done: list[Completion] = []
@@ -57,17 +58,19 @@ def generate(
     with _own_settings_only(model):
         while len(done) < total:
             batch = range(len(done), min(len(done) + slots, total))
-            draws = _Draws(seeds[batch.start : batch.stop].to(model.device), sampling, stop_token_ids, steps)
-            _run(model, [prompts[sequence // n] for sequence in batch], draws)
-            steps += len(draws.tokens)
-            done += draws.completions()
+            processor = _SamplingProcessor(
+                seeds[batch.start : batch.stop].to(model.device), sampling, stop_token_ids, steps
+            )
+            _run(model, [prompts[sequence // n] for sequence in batch], processor)
+            steps += len(processor.tokens)
+            done += processor.completions()
             if progress:
                 progress(len(done), total)
     return done
 
 
-class _Draws(LogitsProcessor):
-    """Draws a token for every row of a batch, records it, and leaves only that one to `generate`."""
+class _SamplingProcessor(LogitsProcessor):
+    """Samples and records a token for every row of a batch, and masks all others."""
 
     def __init__(self, seeds: Tensor, sampling: Sampling, stop_token_ids: Tensor, steps_before: int):
         self.seeds, self.sampling, self.stop = seeds, sampling, stop_token_ids.to(seeds.device)
@@ -75,37 +78,38 @@ class _Draws(LogitsProcessor):
         self.ended = torch.zeros_like(seeds, dtype=torch.bool)
         self.tokens: list[Tensor] = []
         self.logp: list[Tensor] = []
-        self.drawn_logp: list[Tensor] = []
+        self.sampled_logp: list[Tensor] = []
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """Logits [S, V] → zero for the sampled token of each row, −∞ for all others."""
         numbers = uniforms(self.seeds, torch.full_like(self.seeds, len(self.tokens)))
-        drawn = sample(scores, numbers, self.sampling)
-        for store, new in zip((self.tokens, self.logp, self.drawn_logp), drawn, strict=True):
+        sampled = sample(scores, numbers, self.sampling)
+        for store, new in zip((self.tokens, self.logp, self.sampled_logp), sampled, strict=True):
             store.append(new)
-        if (drawn[1].isnan() & ~self.ended).any():
+        if (sampled[1].isnan() & ~self.ended).any():
             step = self.steps_before + len(self.tokens)
             raise FloatingPointError(f"rollout: the model's logits are NaN at step {step}")
-        self.ended |= torch.isin(drawn[0], self.stop)
-        return torch.full_like(scores, -torch.inf).scatter_(1, drawn[0][:, None], 0.0)
+        self.ended |= torch.isin(sampled[0], self.stop)
+        return torch.full_like(scores, -torch.inf).scatter_(1, sampled[0][:, None], 0.0)
 
     def completions(self) -> Iterator[Completion]:
-        """What each row drew up to its first stop token; rows that ended went on drawing, for nothing."""
-        tokens, logp, drawn = (torch.stack(x, 1).cpu() for x in (self.tokens, self.logp, self.drawn_logp))
+        """The tokens of each row up to its first stop token; rows that had ended were sampled on, to no effect."""
+        tokens, logp, sampled = (torch.stack(x, 1).cpu() for x in (self.tokens, self.logp, self.sampled_logp))
         stopped = torch.isin(tokens, self.stop.cpu())
         finished = stopped.any(1)
         ends = torch.where(finished, stopped.int().argmax(1) + 1, tokens.shape[1])
         for row, end in enumerate(ends.tolist()):
-            yield tokens[row, :end].clone(), logp[row, :end].clone(), drawn[row, :end].clone(), bool(finished[row])
+            yield tokens[row, :end].clone(), logp[row, :end].clone(), sampled[row, :end].clone(), bool(finished[row])
 
 
-def _run(model: Any, prompts: list[Tensor], draws: _Draws) -> None:
+def _run(model: Any, prompts: list[Tensor], processor: _SamplingProcessor) -> None:
     """One batch, padded on the left, until every row has ended."""
     input_ids = pad_sequence(prompts, batch_first=True, padding_value=_PADDING, padding_side="left")
     mask = pad_sequence([torch.ones_like(p) for p in prompts], batch_first=True, padding_side="left")
     settings = GenerationConfig(
         do_sample=False,
-        max_new_tokens=draws.sampling.max_new_tokens,
-        eos_token_id=draws.stop.tolist() or None,
+        max_new_tokens=processor.sampling.max_new_tokens,
+        eos_token_id=processor.stop.tolist() or None,
         pad_token_id=_PADDING,
         use_cache=True,
     )
@@ -113,13 +117,13 @@ def _run(model: Any, prompts: list[Tensor], draws: _Draws) -> None:
         input_ids=input_ids.to(model.device),
         attention_mask=mask.to(model.device),
         generation_config=settings,
-        logits_processor=LogitsProcessorList([draws]),
+        logits_processor=LogitsProcessorList([processor]),
     )
 
 
 @contextmanager
 def _own_settings_only(model: Any) -> Iterator[None]:
-    """`generate` fills settings left open from the model's generation_config.json: penalties, cuts, stop tokens."""
+    """Hides the model's generation_config.json, from which `generate` takes penalties, filters and stop tokens."""
     saved, model.generation_config = model.generation_config, GenerationConfig()
     try:
         yield

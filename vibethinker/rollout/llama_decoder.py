@@ -1,8 +1,8 @@
-"""The decoder of Llama-like models for inference: the replica's own weights, few operations.
+"""Inference decoder of Llama-like models: the replica's own weights, few operations.
 
-What transformers computes in some thirty operations a layer takes eight here: queries, keys and values are one product,
-gate and up another, and what lies between products is one pass each. The residual stream is float32, as it is in an
-update under autocast.
+A layer of some thirty operations in transformers takes eight here: queries, keys and values are one product, gate and
+up another, and each step between products is one pass. The residual stream is float32, as it is in an update under
+autocast.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from vibethinker.ops import kernels_of
-from vibethinker.ops.decoder_layers import torch as steps
-from vibethinker.ops.decoder_layers.torch import Rotation
+from vibethinker.ops import decoder_layers
+from vibethinker.ops.decoder_layers import Rotation
 from vibethinker.packed.attention import Attention
-from vibethinker.packed.patching import known
+from vibethinker.packed.patching import is_supported as has_known_layers
 from vibethinker.rollout.kv_cache import DecodeAttention, head_size
 
 _FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")  # angles that do not change with the sequence
@@ -58,20 +57,20 @@ class _Layer(NamedTuple):
     down: _Linear
 
 
-class FusedBody:
-    """A model's decoder as a function of tokens, positions and attention, `[T] → [T, H]`.
+class LlamaDecoder:
+    """A model's layers as a function of tokens, positions and attention, `[T] → [T, H]`.
 
     The weights stay the model's parameters, under the same names: those that are multiplied together are moved into
-    one tensor, of which they are views. Copying new weights into the model is all there is to a new policy.
+    one tensor, of which they are views. Copying new weights into the model makes this the decoder of a new policy.
 
     Args:
-        model: one that `serves` says yes to.
-        max_length: positions there are.
+        model: one that `is_supported` accepts.
+        max_length: number of positions.
     """
 
     def __init__(self, model: PreTrainedModel, max_length: int):
         config, self.model = model.config, model
-        self.kernels: Any = kernels_of(model.device, "decoder_layers", steps)
+        self.kernels = decoder_layers.implementation(model.device)
         decoder: Any = model.base_model
         self.embedding = decoder.embed_tokens.weight
         self.heads, self.kv_heads, self.size = config.num_attention_heads, config.num_key_value_heads, head_size(config)
@@ -83,14 +82,17 @@ class FusedBody:
         self.norm = _Norm.of(decoder.norm)
 
     @staticmethod
-    def serves(model: PreTrainedModel) -> bool:
-        """Whether the model's decoder is one of those known here."""
+    def is_supported(model: PreTrainedModel) -> bool:
+        """Returns True where these operations compute the model's layers."""
         config: Any = model.config
         rotation = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-        return known(config) and rotation in _FIXED_ROTATIONS and not getattr(config, "use_sliding_window", False)
+        windowed = getattr(config, "use_sliding_window", False)
+        return has_known_layers(config) and rotation in _FIXED_ROTATIONS and not windowed
 
     def __call__(self, input_ids: Tensor, position_ids: Tensor, attention: Attention) -> Tensor:
-        kernels, update = self.kernels, None
+        """Final hidden states [T, H] of tokens [T] at positions [T]."""
+        kernels = self.kernels
+        update: Tensor | None = None
         residual = F.embedding(input_ids, self.embedding).float()
         for index, layer in enumerate(self.layers):
             x = kernels.add_norm_(residual, update, *layer.first)
@@ -99,14 +101,13 @@ class FusedBody:
             update = F.linear(mixed.flatten(1), *layer.out)
             x = kernels.add_norm_(residual, update, *layer.second)
             update = F.linear(kernels.swiglu(F.linear(x, *layer.gate_up)), *layer.down)
-        hidden: Tensor = kernels.add_norm_(residual, update, *self.norm)
-        return hidden
+        return kernels.add_norm_(residual, update, *self.norm)
 
     def _attended(self, index: int, qkv: Tensor, position_ids: Tensor, attention: Attention) -> Tensor:
         rotation, scale = self.layers[index].rotation, self.layers[index].scale
         heads = qkv.view(qkv.shape[0], -1, self.size)
         q, k, v = torch.split_with_sizes(heads, [self.heads, self.kv_heads, self.kv_heads], 1)
-        if isinstance(attention, DecodeAttention) and attention.plain is None:
+        if isinstance(attention, DecodeAttention) and attention.rotates:
             return attention.attend(index, q, k, v, scale, rotation)
         self.kernels.rotate_(qkv, position_ids, self.heads, self.kv_heads, rotation)
         return attention.attend(index, q, k, v, scale)

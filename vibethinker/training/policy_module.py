@@ -31,7 +31,7 @@ from vibethinker.models.prompts import prompt_ids
 from vibethinker.models.quantization import Quantization
 from vibethinker.models.source import ModelSource, load_tokenizer
 from vibethinker.packed.attention import PackedAttention, hidden_states
-from vibethinker.packed.model_support import refusal
+from vibethinker.packed.model_support import incompatibility
 from vibethinker.packed.packing import PackedRow, Slice
 from vibethinker.packed.patching import compile_, fuse_
 from vibethinker.problems import Problem
@@ -322,7 +322,7 @@ class PolicyModule(HeldOut):
 
     def on_fit_start(self) -> None:
         with self.trainer.precision_plugin.forward_context():
-            reason = refusal(self.policy)
+            reason = incompatibility(self.policy)
         if reason:
             raise ValueError(f"model {self.source.name!r} cannot be trained in packed rows: {reason}")
         self._norm = None

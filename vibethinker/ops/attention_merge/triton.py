@@ -1,4 +1,4 @@
-"""Attention to two sets of keys as attention to both (Triton): see `vibethinker.packed.shared_prompts`."""
+"""Merged attention in one pass (Triton)."""
 
 # Triton's language is no Python that a type checker could follow.
 # mypy: ignore-errors
@@ -30,29 +30,29 @@ def _merge(
     """All heads of one token."""
     row = tl.program_id(0).to(tl.int64)
     head = tl.arange(0, heads_block).to(tl.int64)
-    place = tl.arange(0, width_block)
+    column = tl.arange(0, width_block)
     there = head < heads
     mine = lse + head * lse_head + row
     first = tl.load(mine, mask=there, other=0.0)
     second = tl.load(other_lse + head * other_lse_head + row, mask=there, other=0.0)
     highest = tl.maximum(first, second)
     total = highest + tl.log(tl.exp(first - highest) + tl.exp(second - highest))
-    inside = there[:, None] & (place < width)[None, :]
-    target = out + row * out_row + (head * out_head)[:, None] + place[None, :]
+    inside = there[:, None] & (column < width)[None, :]
+    target = out + row * out_row + (head * out_head)[:, None] + column[None, :]
     one = tl.load(target, mask=inside, other=0.0).to(tl.float32)
-    two = tl.load(other + row * other_row + (head * other_head)[:, None] + place[None, :], mask=inside, other=0.0)
+    two = tl.load(other + row * other_row + (head * other_head)[:, None] + column[None, :], mask=inside, other=0.0)
     mixed = one * tl.exp(first - total)[:, None] + two.to(tl.float32) * tl.exp(second - total)[:, None]
     tl.store(target, mixed.to(out.dtype.element_ty), mask=inside)
     tl.store(mine, total, mask=there)
 
 
 def merge_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
-    """Mixes `other` into `out`, both [N, heads, D], and `other_lse` into `lse`, both float32 [heads, N], in place."""
+    """See `vibethinker.ops.attention_merge.AttentionMerge`; `lse` and `other_lse` are float32."""
     rows, heads, width = out.shape
     if not rows:
         return
     if any(x.stride(-1) != 1 for x in (out, lse, other, other_lse)):
-        raise ValueError("merging: the last dimension must be contiguous")
+        raise ValueError("attention merge: the last dimension must be contiguous")
     strides = *out.stride()[:2], lse.stride(0), *other.stride()[:2], other_lse.stride(0)
     blocks = triton.next_power_of_2(heads), triton.next_power_of_2(width)
     _merge[(rows,)](out, lse, other, other_lse, *strides, heads, width, *blocks, num_warps=4)

@@ -10,7 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from vibethinker.ops.decode_attention.split import Split
 from vibethinker.ops.decoder_layers.torch import Rotation
+
+ROTATES = True
 
 _LOG2_E = 1.4426950408889634
 _COPIED = 8192  # elements a program copies
@@ -29,18 +32,18 @@ def _rotated(
     size: tl.constexpr,
     columns: tl.constexpr,
 ):
-    """Heads that begin at these places [H, 1], normalised if so asked and rotated: float32 [H, columns]."""
-    place = tl.arange(0, columns)
-    partner = (place + size // 2) % size
-    x = tl.load(heads + place[None, :], mask=real, other=0.0).to(tl.float32)
+    """Heads at these pointers [H, 1], normalised if `norms` and rotated: float32 [H, columns]."""
+    column = tl.arange(0, columns)
+    partner = (column + size // 2) % size
+    x = tl.load(heads + column[None, :], mask=real, other=0.0).to(tl.float32)
     y = tl.load(heads + partner[None, :], mask=real, other=0.0).to(tl.float32)
     if norms:
         scale = tl.rsqrt(tl.sum(x * x, 1) / size + epsilon)[:, None]
-        x = x * scale * tl.load(norm + place, mask=place < size, other=0.0).to(tl.float32)[None, :]
+        x = x * scale * tl.load(norm + column, mask=column < size, other=0.0).to(tl.float32)[None, :]
         y = y * scale * tl.load(norm + partner).to(tl.float32)[None, :]
-    angle = place % (size // 2)
-    c = tl.load(cos + angle, mask=place < size, other=0.0)
-    s = tl.load(sin + angle, mask=place < size, other=0.0) * tl.where(place < size // 2, -1.0, 1.0)
+    angle = column % (size // 2)
+    c = tl.load(cos + angle, mask=column < size, other=0.0)
+    s = tl.load(sin + angle, mask=column < size, other=0.0) * tl.where(column < size // 2, -1.0, 1.0)
     return x * c[None, :] + y * s[None, :]
 
 
@@ -71,7 +74,7 @@ def _attend(
     room,
     heads,
     kv_heads,
-    share,
+    chunk,
     splits,
     direct: tl.constexpr,
     rotates: tl.constexpr,
@@ -85,39 +88,39 @@ def _attend(
 ):
     row, head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     length = tl.load(lengths + row).to(tl.int32)
-    start = split * share
+    start = split * chunk
     if (split == 0) | (start < length):
         of_prompt = tl.load(prompt_lengths + row).to(tl.int32)
         member = tl.arange(0, rows_of_q)
-        place = tl.arange(0, columns)
-        inside = (place < size)[None, :]
+        column = tl.arange(0, columns)
+        inside = (column < size)[None, :]
         real = (member < group)[:, None] & inside
         q_heads = (head * group + member)[:, None] * size
         q_row = query + row * query_stride + q_heads
         # the new token, which split 0 also takes into the cache
         k_row = key + row * key_stride + head * size + tl.zeros([1, 1], tl.int32)
-        new_v = tl.load(value + row * value_stride + head * size + place[None, :], mask=inside, other=0.0)
+        new_v = tl.load(value + row * value_stride + head * size + column[None, :], mask=inside, other=0.0)
         if rotates:
             turn = length.to(tl.int64) * (size // 2)
             q = _rotated(q_row, real, q_norm, cos + turn, sin + turn, epsilon, norms, size, columns)
             new_k = _rotated(k_row, inside, k_norm, cos + turn, sin + turn, epsilon, norms, size, columns)
             q, new_k = q.to(query.dtype.element_ty), new_k.to(key.dtype.element_ty)
         else:
-            q = tl.load(q_row + place[None, :], mask=real, other=0.0)
-            new_k = tl.load(k_row + place[None, :], mask=inside, other=0.0)
+            q = tl.load(q_row + column[None, :], mask=real, other=0.0)
+            new_k = tl.load(k_row + column[None, :], mask=inside, other=0.0)
         base = (row * kv_heads + head) * room * size
         prompt_base = (tl.load(prompts + row) * kv_heads + head) * prompt_room * size
         own = tl.sum(q.to(tl.float32) * new_k.to(tl.float32), 1) * scale
         first = split == 0
         if first:
-            new = base + (length - of_prompt).to(tl.int64) * size + place[None, :]
+            new = base + (length - of_prompt).to(tl.int64) * size + column[None, :]
             tl.store(keys + new, new_k, mask=inside)
             tl.store(values + new, new_v, mask=inside)
         highest = tl.where(first, own, float("-inf"))
         total = tl.zeros([rows_of_q], tl.float32) + tl.where(first, 1.0, 0.0)
         mixed = tl.zeros([rows_of_q, columns], tl.float32) + tl.where(first, new_v.to(tl.float32), 0.0)
         # one loop over the prompt's tokens and then the sequence's own, so that loads never wait at the border
-        end = tl.minimum(start + share, length)
+        end = tl.minimum(start + chunk, length)
         to_prompt = tl.minimum(end, of_prompt)
         tiles_of_prompt = tl.cdiv(tl.maximum(to_prompt - start, 0), block)
         from_own, to_own = tl.maximum(start, of_prompt) - of_prompt, end - of_prompt
@@ -127,7 +130,7 @@ def _attend(
             at = token + tl.arange(0, block)
             real_token = at < tl.where(in_prompt, to_prompt, to_own)
             seen = real_token[:, None] & inside
-            where = at.to(tl.int64)[:, None] * size + place[None, :]
+            where = at.to(tl.int64)[:, None] * size + column[None, :]
             k = tl.load(tl.where(in_prompt, prompt_keys + prompt_base, keys + base) + where, mask=seen, other=0.0)
             score = tl.dot(q, tl.trans(k), input_precision=precision) * scale
             score = tl.where(real_token[None, :], score, float("-inf"))
@@ -140,64 +143,52 @@ def _attend(
             highest = above
         if direct:
             mixed = (mixed / total[:, None]).to(out.dtype.element_ty)
-            tl.store(out + row * heads * size + q_heads + place[None, :], mixed, mask=real)
+            tl.store(out + row * heads * size + q_heads + column[None, :], mixed, mask=real)
         else:
             part = (row * heads + head * group + member) * splits + split
-            tl.store(out + part[:, None] * size + place[None, :], mixed / total[:, None], mask=real)
+            tl.store(out + part[:, None] * size + column[None, :], mixed / total[:, None], mask=real)
             tl.store(sums + part, highest + tl.log2(total), mask=member < group)
 
 
 @triton.jit
-def _combine(parts, sums, lengths, out, heads, share, splits: tl.constexpr, size: tl.constexpr, columns: tl.constexpr):
+def _combine(parts, sums, lengths, out, heads, chunk, splits: tl.constexpr, size: tl.constexpr, columns: tl.constexpr):
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     length = tl.load(lengths + row).to(tl.int32)
-    place = tl.arange(0, columns)
+    column = tl.arange(0, columns)
     split = tl.arange(0, splits)
-    used = (split == 0) | (split * share < length)
+    used = (split == 0) | (split * chunk < length)
     part = (row * heads + head) * splits
     log_sum = tl.load(sums + part + split, mask=used, other=float("-inf"))
     weight = tl.exp2(log_sum - tl.max(log_sum, 0))
     weight = weight / tl.sum(weight, 0)
-    where = (part + split)[:, None] * size + place[None, :]
-    mixed = tl.load(parts + where, mask=used[:, None] & (place < size)[None, :], other=0.0)
+    where = (part + split)[:, None] * size + column[None, :]
+    mixed = tl.load(parts + where, mask=used[:, None] & (column < size)[None, :], other=0.0)
     mixed = tl.sum(mixed * weight[:, None], 0)
-    tl.store(out + (row * heads + head) * size + place, mixed.to(out.dtype.element_ty), mask=place < size)
+    tl.store(out + (row * heads + head) * size + column, mixed.to(out.dtype.element_ty), mask=column < size)
+
+
+def plan(rows: tuple[Tensor, Tensor, Tensor], completions: Tensor, split: Split, previous: Split | None) -> Split:
+    """See `vibethinker.ops.decode_attention.DecodeAttentionKernels`."""
+    return split
 
 
 def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    of_prompts: tuple[Tensor, Tensor],
-    of_completions: tuple[Tensor, Tensor],
+    prompts: Tensor,
+    completions: Tensor,
     rows: tuple[Tensor, Tensor, Tensor],
     scale: float,
-    splits: int,
-    share: int,
+    plan: Split,
     rotation: Rotation | None = None,
 ) -> Tensor:
-    """One new token of each of `R` sequences: into the cache with it, and its attention over what is there.
+    """Flash attention (arXiv 2205.14135) with the query heads that share keys in one program, and Flash-Decoding.
 
-    Flash attention (arXiv 2205.14135) with the query heads that share keys in one program and long sequences in
-    several, whose results are then combined (Flash-Decoding). Prompts are read from where several sequences share them,
-    so that only the first of these waits for memory.
-
-    Args:
-        query: [R, heads, D].
-        key, value: [R, kv_heads, D] of the new token.
-        of_prompts: keys and values of prompts, each [prompts, kv_heads, M, D], contiguous.
-        of_completions: keys and values of completions, each [≥ R, kv_heads, N, D], contiguous; row i is sequence i's.
-        rows: int64 [R] each: tokens in the cache before this one, the prompt's included; which prompt; its tokens.
-        scale: of the scores.
-        splits: programs a sequence's tokens are dealt to, a power of two.
-        share: tokens each takes; splits · share must reach the longest sequence.
-        rotation: what query and key have still to go through; a token's position is its sequence's length.
-
-    Returns:
-        [R, heads, D] in the query's precision.
+    Programs of one prompt read it at the same time, so that only the first of them waits for memory.
     """
     count, heads, size = query.shape
-    kv_heads, lengths = key.shape[1], rows[0]
+    kv_heads, lengths, (splits, chunk) = key.shape[1], rows[0], plan
     query, key, value = (x if x.stride()[1:] == (size, 1) else x.contiguous() for x in (query, key, value))
     group = heads // kv_heads
     out = torch.empty(count, heads, size, dtype=query.dtype, device=query.device)
@@ -212,8 +203,8 @@ def attend(
         query,
         key,
         value,
-        *of_prompts,
-        *of_completions,
+        *prompts,
+        *completions,
         *rows,
         parts,
         sums,
@@ -226,11 +217,11 @@ def attend(
         query.stride(0),
         key.stride(0),
         value.stride(0),
-        of_prompts[0].shape[2],
-        of_completions[0].shape[2],
+        prompts[0].shape[2],
+        completions[0].shape[2],
         heads,
         kv_heads,
-        share,
+        chunk,
         splits,
         splits == 1,
         rotation is not None,
@@ -245,7 +236,7 @@ def attend(
         num_stages=_STAGES,
     )
     if splits > 1:
-        _combine[(count, heads)](parts, sums, lengths, out, heads, share, splits, size, columns, num_warps=4)
+        _combine[(count, heads)](parts, sums, lengths, out, heads, chunk, splits, size, columns, num_warps=4)
     return out
 
 
@@ -253,23 +244,16 @@ def attend(
 def _copy(store, sources, targets, lengths, heads, room, rows, size: tl.constexpr, block: tl.constexpr):
     """One program: some tokens of one head of one layer, for one pair of rows."""
     pair, plane = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    place = tl.program_id(2) * block + tl.arange(0, block)
-    inside = place < tl.load(lengths + pair) * size
+    column = tl.program_id(2) * block + tl.arange(0, block)
+    inside = column < tl.load(lengths + pair) * size
     layer, head = plane // heads, plane % heads
     source = ((layer * rows + tl.load(sources + pair)) * heads + head) * room * size
     target = ((layer * rows + tl.load(targets + pair)) * heads + head) * room * size
-    tl.store(store + target + place, tl.load(store + source + place, mask=inside), mask=inside)
+    tl.store(store + target + column, tl.load(store + source + column, mask=inside), mask=inside)
 
 
 def copy_rows_(store: Tensor, sources: Tensor, targets: Tensor, lengths: Tensor, longest: int) -> None:
-    """Copies tokens of some rows of a cache onto others, no row being both.
-
-    Args:
-        store: [..., rows, heads, M, D], contiguous.
-        sources, targets: int64 [C].
-        lengths: int64 [C], tokens to copy.
-        longest: the largest of them.
-    """
+    """See `vibethinker.ops.decode_attention.DecodeAttentionKernels`."""
     rows, heads, room, size = store.shape[-4:]
     if not len(sources) or not longest:
         return

@@ -1,4 +1,4 @@
-"""Booking drawn tokens, all rows in one program (Triton): the contract of `vibethinker.ops.decode_state.torch`."""
+"""Recording sampled tokens, all rows in one program (Triton)."""
 
 # Triton's language is no Python that a type checker could follow.
 # mypy: ignore-errors
@@ -9,19 +9,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vibethinker.ops.decode_state import torch as layout
+from vibethinker.ops.decode_state import state as fields
 
-_LAST, _LENGTH, _MADE = tl.constexpr(layout.LAST), tl.constexpr(layout.LENGTH), tl.constexpr(layout.MADE)
-_LIMIT, _ENDED = tl.constexpr(layout.LIMIT), tl.constexpr(layout.ENDED)
+_LAST, _LENGTH, _GENERATED = map(tl.constexpr, (fields.LAST, fields.LENGTH, fields.GENERATED))
+_LIMIT, _ENDED = tl.constexpr(fields.LIMIT), tl.constexpr(fields.ENDED)
 
 
 @triton.jit
 def _advance(
     state,
     counters,
-    drawn_tokens,
-    drawn_logp,
-    drawn_under,
+    sampled_tokens,
+    sampled_logp,
+    sampled_under,
     stops,
     tokens,
     logp,
@@ -38,23 +38,23 @@ def _advance(
     step = tl.load(counters) + 1
     ended = tl.load(state + _ENDED * slots + row, mask=inside, other=1)
     alive = inside & (ended == 0)
-    made = tl.load(state + _MADE * slots + row, mask=alive, other=0)
-    token = tl.load(drawn_tokens + row, mask=alive, other=0)
-    value = tl.load(drawn_logp + row, mask=alive, other=0.0)
-    where = row.to(tl.int64) * room + made
+    generated = tl.load(state + _GENERATED * slots + row, mask=alive, other=0)
+    token = tl.load(sampled_tokens + row, mask=alive, other=0)
+    value = tl.load(sampled_logp + row, mask=alive, other=0.0)
+    where = row.to(tl.int64) * room + generated
     tl.store(tokens + where, token.to(tl.int32), mask=alive)
     tl.store(logp + where, value, mask=alive)
-    tl.store(under + where, tl.load(drawn_under + row, mask=alive, other=0.0), mask=alive)
-    made += 1
+    tl.store(under + where, tl.load(sampled_under + row, mask=alive, other=0.0), mask=alive)
+    generated += 1
     stop = tl.load(stops + tl.arange(0, known_stops))
     stopped = tl.max((token[:, None] == stop[None, :]).to(tl.int32), 1) > 0
-    at_limit = made >= tl.load(state + _LIMIT * slots + row, mask=alive, other=0)
+    at_limit = generated >= tl.load(state + _LIMIT * slots + row, mask=alive, other=0)
     tl.store(state + _LAST * slots + row, token, mask=alive)
     if grows:
         length = tl.load(state + _LENGTH * slots + row, mask=alive, other=0)
         tl.store(state + _LENGTH * slots + row, length + 1, mask=alive)
-    tl.store(state + _MADE * slots + row, made, mask=alive)
-    tl.store(state + _ENDED * slots + row, tl.where(stopped, made, tl.where(at_limit, -made, 0)), mask=alive)
+    tl.store(state + _GENERATED * slots + row, generated, mask=alive)
+    tl.store(state + _ENDED * slots + row, tl.where(stopped, generated, tl.where(at_limit, -generated, 0)), mask=alive)
     broken = tl.max((alive & (value != value)).to(tl.int32), 0)
     fault = tl.load(counters + 1)
     tl.store(counters + 1, tl.where((fault == 0) & (broken > 0), step, fault))
@@ -64,17 +64,17 @@ def _advance(
 def advance(
     state: Tensor,
     counters: Tensor,
-    drawn: tuple[Tensor, Tensor, Tensor],
+    sampled: tuple[Tensor, Tensor, Tensor],
     stops: Tensor,
     outputs: tuple[Tensor, Tensor, Tensor],
     grows: bool,
 ) -> None:
-    """Books one drawn token for each of the first `R` rows, as `vibethinker.ops.decode_state.torch.advance` does."""
-    rows, slots, room = len(drawn[0]), state.stride(0), outputs[0].shape[1]
+    """See `vibethinker.ops.decode_state.Advance`."""
+    rows, slots, room = len(sampled[0]), state.stride(0), outputs[0].shape[1]
     _advance[(1,)](
         state,
         counters,
-        *drawn,
+        *sampled,
         stops,
         *outputs,
         rows,

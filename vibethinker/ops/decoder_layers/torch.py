@@ -1,4 +1,4 @@
-"""What lies between the products of a decoder layer in inference, in PyTorch's operations."""
+"""The steps between the matrix products of a decoder layer in PyTorch's operations."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 class Rotation(NamedTuple):
-    """What queries and keys go through before they meet (rotary embedding, arXiv 2104.09864).
+    """Rotary embedding of queries and keys (arXiv 2104.09864), with the norm of each head that may precede it.
 
     Attributes:
         cos, sin: float32 [M, D/2], of each position's angles.
-        norms: where each head is normalised first, the weights [D] of the queries' and the keys' RMS norm, and epsilon.
+        norms: weights [D] of the queries' and the keys' RMS norm and its epsilon; `None` without such norms.
     """
 
     cos: Tensor
@@ -22,10 +22,7 @@ class Rotation(NamedTuple):
 
 
 def add_norm_(residual: Tensor, update: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
-    """Adds an update [T, H] to the float32 residual stream [T, H], in place, and gives its RMS norm.
-
-    The norm is in the weight's precision. Without an update the stream stays as it is.
-    """
+    """See `vibethinker.ops.decoder_layers.DecoderLayers`."""
     if update is not None:
         residual.add_(update)
     return _normed(residual, weight, epsilon).to(weight.dtype)
@@ -36,15 +33,7 @@ def _normed(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 
 
 def rotate_(qkv: Tensor, positions: Tensor, heads: int, kv_heads: int, rotation: Rotation) -> None:
-    """Rotates queries and keys by their positions, in place.
-
-    Args:
-        qkv: [T, (heads + 2·kv_heads)·D], the queries, keys and values of each token.
-        positions: int64 [T].
-        heads: of the queries.
-        kv_heads: of keys and values.
-        rotation: how.
-    """
+    """See `vibethinker.ops.decoder_layers.DecoderLayers`."""
     x = qkv.view(qkv.shape[0], heads + 2 * kv_heads, -1)[:, : heads + kv_heads]
     rotated = x.float()
     if rotation.norms:
@@ -60,6 +49,6 @@ def rotate_(qkv: Tensor, positions: Tensor, heads: int, kv_heads: int, rotation:
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
-    """[T, 2·I], gate and up side by side → silu(gate) · up [T, I]."""
+    """See `vibethinker.ops.decoder_layers.DecoderLayers`."""
     gate, up = gate_up.chunk(2, -1)
     return F.silu(gate).mul_(up)

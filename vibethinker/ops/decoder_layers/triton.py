@@ -1,8 +1,7 @@
-"""What lies between the products of a decoder layer in inference, each one pass over its data (Triton).
+"""The steps between the matrix products of a decoder layer, each one pass over its data (Triton).
 
 At one token a sequence every operation is a few microseconds long, so what counts is how many there are and how often
-they pass over memory. Arithmetic is float32, results are rounded once. The contract is
-`vibethinker.ops.decoder_layers.torch`'s.
+they pass over memory. Arithmetic is float32, results are rounded once.
 """
 
 # Triton's language is no Python that a type checker could follow.
@@ -21,22 +20,19 @@ from vibethinker.ops.decoder_layers.torch import Rotation
 @triton.jit
 def _add_norm(residual, update, weight, out, width, epsilon, adds: tl.constexpr, block: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
-    place = tl.arange(0, block)
-    inside = place < width
-    x = tl.load(residual + row * width + place, mask=inside, other=0.0)
+    column = tl.arange(0, block)
+    inside = column < width
+    x = tl.load(residual + row * width + column, mask=inside, other=0.0)
     if adds:
-        x += tl.load(update + row * width + place, mask=inside, other=0.0).to(tl.float32)
-        tl.store(residual + row * width + place, x, mask=inside)
+        x += tl.load(update + row * width + column, mask=inside, other=0.0).to(tl.float32)
+        tl.store(residual + row * width + column, x, mask=inside)
     scale = tl.rsqrt(tl.sum(x * x, 0) / width + epsilon)
-    normed = x * scale * tl.load(weight + place, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row * width + place, normed.to(out.dtype.element_ty), mask=inside)
+    normed = x * scale * tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * width + column, normed.to(out.dtype.element_ty), mask=inside)
 
 
 def add_norm_(residual: Tensor, update: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
-    """Adds an update [T, H] to the float32 residual stream [T, H], in place, and gives its RMS norm.
-
-    The norm is in the weight's precision. Without an update the stream stays as it is.
-    """
+    """See `vibethinker.ops.decoder_layers.DecoderLayers`."""
     rows, width = residual.shape
     out = torch.empty(rows, width, dtype=weight.dtype, device=residual.device)
     block = triton.next_power_of_2(width)
@@ -62,22 +58,22 @@ def _rotate(
     half: tl.constexpr,
 ):
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    place = tl.arange(0, half)
-    inside = place < size // 2
-    first = qkv + row * stride + head * size + place
+    column = tl.arange(0, half)
+    inside = column < size // 2
+    first = qkv + row * stride + head * size + column
     second = first + size // 2
     x = tl.load(first, mask=inside, other=0.0).to(tl.float32)
     y = tl.load(second, mask=inside, other=0.0).to(tl.float32)
     if norms:
         of_query = inside & (head < heads)
         of_key = inside & (head >= heads)
-        w = tl.load(q_norm + place, mask=of_query, other=0.0) + tl.load(k_norm + place, mask=of_key, other=0.0)
+        w = tl.load(q_norm + column, mask=of_query, other=0.0) + tl.load(k_norm + column, mask=of_key, other=0.0)
         q_norm, k_norm = q_norm + size // 2, k_norm + size // 2
-        u = tl.load(q_norm + place, mask=of_query, other=0.0) + tl.load(k_norm + place, mask=of_key, other=0.0)
+        u = tl.load(q_norm + column, mask=of_query, other=0.0) + tl.load(k_norm + column, mask=of_key, other=0.0)
         scale = tl.rsqrt((tl.sum(x * x, 0) + tl.sum(y * y, 0)) / size + epsilon)
         x = x * scale * w.to(tl.float32)
         y = y * scale * u.to(tl.float32)
-    angle = tl.load(positions + row) * (size // 2) + place
+    angle = tl.load(positions + row) * (size // 2) + column
     c = tl.load(cos + angle, mask=inside, other=0.0)
     s = tl.load(sin + angle, mask=inside, other=0.0)
     tl.store(first, (x * c - y * s).to(qkv.dtype.element_ty), mask=inside)
@@ -85,15 +81,7 @@ def _rotate(
 
 
 def rotate_(qkv: Tensor, positions: Tensor, heads: int, kv_heads: int, rotation: Rotation) -> None:
-    """Rotates queries and keys by their positions, in place.
-
-    Args:
-        qkv: [T, (heads + 2·kv_heads)·D], the queries, keys and values of each token.
-        positions: int64 [T].
-        heads: of the queries.
-        kv_heads: of keys and values.
-        rotation: how.
-    """
+    """See `vibethinker.ops.decoder_layers.DecoderLayers`."""
     size = qkv.shape[1] // (heads + 2 * kv_heads)
     cos, sin, norms = rotation
     q_norm, k_norm, epsilon = norms or (qkv, qkv, 0.0)
@@ -105,15 +93,15 @@ def rotate_(qkv: Tensor, positions: Tensor, heads: int, kv_heads: int, rotation:
 @triton.jit
 def _swiglu(gate_up, out, width, block: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
-    place = tl.program_id(1) * block + tl.arange(0, block)
-    inside = place < width
-    gate = tl.load(gate_up + row * 2 * width + place, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(gate_up + row * 2 * width + width + place, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row * width + place, (gate * tl.sigmoid(gate) * up).to(out.dtype.element_ty), mask=inside)
+    column = tl.program_id(1) * block + tl.arange(0, block)
+    inside = column < width
+    gate = tl.load(gate_up + row * 2 * width + column, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + row * 2 * width + width + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * width + column, (gate * tl.sigmoid(gate) * up).to(out.dtype.element_ty), mask=inside)
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
-    """[T, 2·I], gate and up side by side → silu(gate) · up [T, I]."""
+    """See `vibethinker.ops.decoder_layers.DecoderLayers`."""
     rows, width = len(gate_up), gate_up.shape[1] // 2
     out = torch.empty(rows, width, dtype=gate_up.dtype, device=gate_up.device)
     block = min(triton.next_power_of_2(width), 1024)

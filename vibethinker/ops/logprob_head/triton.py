@@ -1,4 +1,4 @@
-"""What a chunk of logits is needed for on CUDA, one pass each, in place (Triton).
+"""Log-probs, entropies and gradients of a chunk of logits, one pass each, in place (Triton).
 
 Reading 152k logits a token costs more than the product that makes them: PyTorch's own operations pass over them a dozen
 times. One online pass (arXiv 1805.02867) gives log-prob and entropy; another turns logits into their gradient.
@@ -30,10 +30,10 @@ def _statistics(logits, targets, logp, entropy, normaliser, columns, temperature
         z = tl.load(start_of_row + start + offsets, mask=inside, other=float("-inf")).to(tl.float32) / temperature
         before, highest = highest, tl.maximum(highest, tl.max(z, 0))
         base = tl.where(highest == float("-inf"), 0.0, highest)  # so far there may be no word with mass
-        share = tl.exp(z - base)
+        mass = tl.exp(z - base)
         shrink = tl.exp(before - base)
-        total = total * shrink + tl.sum(share, 0)
-        weighted = weighted * shrink + tl.sum(tl.where(share > 0, z * share, 0.0), 0)
+        total = total * shrink + tl.sum(mass, 0)
+        weighted = weighted * shrink + tl.sum(tl.where(mass > 0, z * mass, 0.0), 0)
     log_total = highest + tl.log(total)
     chosen = tl.load(start_of_row + tl.load(targets + row)).to(tl.float32) / temperature
     tl.store(logp + row, chosen - log_total)
@@ -44,18 +44,18 @@ def _statistics(logits, targets, logp, entropy, normaliser, columns, temperature
 @triton.jit
 def _gradient(logits, targets, normaliser, entropy, grad_logp, grad_entropy, columns, temperature, block: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
-    place = tl.program_id(1) * block + tl.arange(0, block)
-    inside = place < columns
-    where = logits + row * columns + place
+    column = tl.program_id(1) * block + tl.arange(0, block)
+    inside = column < columns
+    where = logits + row * columns + column
     log_p = tl.load(where, mask=inside, other=0.0).to(tl.float32) / temperature - tl.load(normaliser + row)
     of_logp = tl.load(grad_logp + row)
     of_entropy = tl.load(grad_entropy + row) * (log_p + tl.load(entropy + row))
-    grad = tl.where(place == tl.load(targets + row), of_logp, 0.0) - tl.exp(log_p) * (of_logp + of_entropy)
+    grad = tl.where(column == tl.load(targets + row), of_logp, 0.0) - tl.exp(log_p) * (of_logp + of_entropy)
     tl.store(where, (grad / temperature).to(logits.dtype.element_ty), mask=inside)
 
 
 def statistics(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probs of the targets, entropies and normalisers, each float32 [T], from logits [T, V]."""
+    """See `vibethinker.ops.logprob_head.LogprobHead`."""
     results = [torch.empty(len(logits), dtype=torch.float32, device=logits.device) for _ in range(3)]
     if len(logits):
         _statistics[(len(logits),)](logits, targets, *results, logits.shape[1], temperature, _BLOCK, num_warps=8)
@@ -71,7 +71,7 @@ def gradient_(
     grad_entropy: Tensor,
     temperature: float,
 ) -> Tensor:
-    """Turns logits [T, V] into the gradient with respect to them, in their place and precision."""
+    """Overwrites the logits: see `vibethinker.ops.logprob_head.LogprobHead`."""
     rows, columns = logits.shape
     grid = (rows, triton.cdiv(columns, _BLOCK))
     if rows:
@@ -82,7 +82,7 @@ def gradient_(
 
 
 def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b with float32 sums: products rounded to half precision before they are added would drift."""
+    """Products rounded to half precision before they are added would drift."""
     if a.dtype == torch.float32:
         total.addmm_(a, b)
     else:

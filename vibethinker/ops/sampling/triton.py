@@ -1,10 +1,9 @@
-"""Drawing tokens on CUDA (Triton): the contract of `vibethinker.rollout.sampling_params`, reading the logits once or
-twice.
+"""Sampling the next token, reading the logits once or twice (Triton).
 
 Every row is read in blocks of columns. One kernel gives each block's mass; the next finds the block in which the
-cumulated mass passes the point to draw, and reads only that one again. Cuts are a threshold on a row's scores, found by
-search over the order of floating-point numbers instead of a sort. Nothing waits for the host, so all of it can be
-captured in a CUDA graph after one call outside.
+cumulative mass passes the uniform number, and reads only that one again. Filters are a threshold on a row's scores,
+found by search over the order of floating-point numbers instead of a sort. Nothing waits for the host, so all of it can
+be captured in a CUDA graph after one call outside.
 """
 
 # Triton's language is no Python that a type checker could follow.
@@ -19,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vibethinker.rollout.sampling_params import Sampling
+from vibethinker.ops.sampling.torch import SamplingParams
 
 _BLOCK = 4096  # columns at a time
 _UNUSED_BITS = {torch.bfloat16: 16, torch.float16: 13, torch.float32: 0}  # of a float32 that holds such a number
@@ -33,8 +32,8 @@ _INFINITY = tl.constexpr(float("inf"))
 
 @triton.jit
 def _load(row, start, columns, block: tl.constexpr):
-    place = start + tl.arange(0, block)
-    return tl.load(row + place, mask=place < columns, other=-_INFINITY).to(tl.float32)
+    column = start + tl.arange(0, block)
+    return tl.load(row + column, mask=column < columns, other=-_INFINITY).to(tl.float32)
 
 
 @triton.jit
@@ -132,22 +131,22 @@ def _threshold(
 
 @triton.jit
 def _masses(
-    logits, thresholds, peaks, masses, kept, stride, columns, parts, scale, cuts: tl.constexpr, block: tl.constexpr
+    logits, thresholds, peaks, masses, kept, stride, columns, parts, scale, filtered: tl.constexpr, block: tl.constexpr
 ):
     """A block's highest score and its mass relative to that: of all tokens, and of those kept."""
     part, index = tl.program_id(0), tl.program_id(1).to(tl.int64)
     score = _load(logits + index * stride, part * block, columns, block) * scale
     peak = tl.max(score, 0)
     mass = tl.exp(score - tl.where(peak == -_INFINITY, 0.0, peak))
-    place = index * parts + part
-    tl.store(peaks + place, peak)
-    tl.store(masses + place, tl.sum(mass, 0))
-    if cuts:
-        tl.store(kept + place, tl.sum(tl.where(score >= tl.load(thresholds + index), mass, 0.0), 0))
+    index_of_part = index * parts + part
+    tl.store(peaks + index_of_part, peak)
+    tl.store(masses + index_of_part, tl.sum(mass, 0))
+    if filtered:
+        tl.store(kept + index_of_part, tl.sum(tl.where(score >= tl.load(thresholds + index), mass, 0.0), 0))
 
 
 @triton.jit
-def _draw(
+def _sample(
     logits,
     uniforms,
     thresholds,
@@ -156,13 +155,13 @@ def _draw(
     kept,
     tokens,
     logp,
-    drawn_logp,
+    sampled_logp,
     stride,
     columns,
     parts,
     scale,
     greedy: tl.constexpr,
-    cuts: tl.constexpr,
+    filtered: tl.constexpr,
     width: tl.constexpr,
     block: tl.constexpr,
 ):
@@ -180,91 +179,82 @@ def _draw(
         chosen = tl.min(tl.where(peak == highest, part, parts - 1), 0)
     else:
         mass = whole
-        if cuts:
+        if filtered:
             mass = tl.load(kept + index * parts + part, mask=there, other=0.0) * shrink
         point = tl.load(uniforms + index) * tl.sum(mass, 0)
         first = tl.min(tl.where((tl.cumsum(mass, 0) > point) & (mass > 0), part, parts), 0)
         chosen = tl.minimum(first, tl.max(tl.where(mass > 0, part, 0), 0))
     score = _load(row, chosen * block, columns, block) * scale
-    place = chosen * block + tl.arange(0, block)
-    token = tl.min(tl.where(score == tl.max(score, 0), place, columns - 1), 0)  # the first of the block's likeliest
+    column = chosen * block + tl.arange(0, block)
+    token = tl.min(tl.where(score == tl.max(score, 0), column, columns - 1), 0)  # the first of the block's likeliest
     if not greedy:
         inside = tl.exp(score - base)
-        if cuts:
+        if filtered:
             inside = tl.where(score >= tl.load(thresholds + index), inside, 0.0)
         rest = point - tl.sum(tl.where(part < chosen, mass, 0.0), 0)
-        first = tl.min(tl.where((tl.cumsum(inside, 0) > rest) & (inside > 0), place, columns), 0)
+        first = tl.min(tl.where((tl.cumsum(inside, 0) > rest) & (inside > 0), column, columns), 0)
         # sums in another order may end below the point: then the last token with mass, which lies next to it
-        token = tl.minimum(first, tl.max(tl.where(inside > 0, place, token), 0))
+        token = tl.minimum(first, tl.max(tl.where(inside > 0, column, token), 0))
     score_of_token = tl.load(row + token).to(tl.float32) * scale
     plain = score_of_token - log_total
-    drawn = plain
+    sampled = plain
     if greedy:
-        drawn = tl.where(plain == plain, 0.0, plain)
-    elif cuts:
-        drawn = tl.where(plain == plain, score_of_token - base - tl.log(tl.sum(mass, 0)), plain)
+        sampled = tl.where(plain == plain, 0.0, plain)
+    elif filtered:
+        sampled = tl.where(plain == plain, score_of_token - base - tl.log(tl.sum(mass, 0)), plain)
     tl.store(tokens + index, token.to(tl.int64))
     tl.store(logp + index, plain)
-    tl.store(drawn_logp + index, drawn)
+    tl.store(sampled_logp + index, sampled)
 
 
 @triton.jit
 def _uniforms(seeds, positions, numbers, count, block: tl.constexpr):
-    place = tl.program_id(0) * block + tl.arange(0, block)
-    inside = place < count
-    seed = tl.load(seeds + place, mask=inside, other=0)
-    x = seed + (tl.load(positions + place, mask=inside, other=0) + 1) * _GOLDEN
+    column = tl.program_id(0) * block + tl.arange(0, block)
+    inside = column < count
+    seed = tl.load(seeds + column, mask=inside, other=0)
+    x = seed + (tl.load(positions + column, mask=inside, other=0) + 1) * _GOLDEN
     x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * _MIX_1  # int64 shifts drag the sign along: masked away
     x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * _MIX_2
     x = x ^ ((x >> 31) & 0x1FFFFFFFF)
-    tl.store(numbers + place, ((x >> 40) & 0xFFFFFF).to(tl.float32) * 0.000000059604644775390625, mask=inside)  # 2⁻²⁴
+    tl.store(numbers + column, ((x >> 40) & 0xFFFFFF).to(tl.float32) * 0.000000059604644775390625, mask=inside)  # 2⁻²⁴
 
 
-def sample(logits: Tensor, uniforms: Tensor, sampling: Sampling, block: int = _BLOCK) -> tuple[Tensor, Tensor, Tensor]:
-    """Draws one token a row by inverting the cumulative distribution.
-
-    Args:
-        logits: [S, V] in bfloat16, float16 or float32.
-        uniforms: float32 [S] in [0, 1), one number decides a token.
-        sampling: temperature and cuts.
-        block: columns at a time, a power of two.
-
-    Returns:
-        tokens int64 [S]; float32 log-probs under the plain temperature distribution [S] and under the one drawn from
-        [S]. A row with NaN has NaN log-probs and some token of the vocabulary.
-    """
+def sample(
+    logits: Tensor, uniforms: Tensor, params: SamplingParams, block: int = _BLOCK
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `vibethinker.ops.sampling.Sampler`; `block` is columns at a time, a power of two."""
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
     uniforms = uniforms.float().contiguous()
     rows, columns = logits.shape
-    greedy = sampling.temperature == 0
-    scale = 1.0 / (sampling.temperature or 1.0)
-    cuts = sampling.cuts and not greedy
+    greedy = params.temperature == 0
+    scale = 1.0 / (params.temperature or 1.0)
+    filtered = params.filters and not greedy
     parts = triton.cdiv(columns, block)
     peaks, masses, kept = torch.empty(3, rows, parts, dtype=torch.float32, device=logits.device)
-    thresholds, logp, drawn_logp = torch.empty(3, rows, dtype=torch.float32, device=logits.device)
+    thresholds, logp, sampled_logp = torch.empty(3, rows, dtype=torch.float32, device=logits.device)
     tokens = torch.empty(rows, dtype=torch.long, device=logits.device)
     if rows == 0:
-        return tokens, logp, drawn_logp
-    if cuts:
+        return tokens, logp, sampled_logp
+    if filtered:
         _threshold[(rows,)](
             logits,
             thresholds,
             logits.stride(0),
             columns,
             scale,
-            float(sampling.top_k),
-            math.log(sampling.min_p) if sampling.min_p else -math.inf,
-            sampling.top_p,
-            by_count=0 < sampling.top_k < columns,
-            by_mass=sampling.top_p < 1,
+            float(params.top_k),
+            math.log(params.min_p) if params.min_p else -math.inf,
+            params.top_p,
+            by_count=0 < params.top_k < columns,
+            by_mass=params.top_p < 1,
             unused=_UNUSED_BITS[logits.dtype],
             block=block,
             num_warps=16,
         )
     _masses[(parts, rows)](
-        logits, thresholds, peaks, masses, kept, logits.stride(0), columns, parts, scale, cuts=cuts, block=block
+        logits, thresholds, peaks, masses, kept, logits.stride(0), columns, parts, scale, filtered=filtered, block=block
     )
-    _draw[(rows,)](
+    _sample[(rows,)](
         logits,
         uniforms,
         thresholds,
@@ -273,22 +263,22 @@ def sample(logits: Tensor, uniforms: Tensor, sampling: Sampling, block: int = _B
         kept,
         tokens,
         logp,
-        drawn_logp,
+        sampled_logp,
         logits.stride(0),
         columns,
         parts,
         scale,
         greedy=greedy,
-        cuts=cuts,
+        filtered=filtered,
         width=triton.next_power_of_2(parts),
         block=block,
         num_warps=8,
     )
-    return tokens, logp, drawn_logp
+    return tokens, logp, sampled_logp
 
 
 def uniforms(seeds: Tensor, positions: Tensor) -> Tensor:
-    """A number in [0, 1) from a rollout's seed and the token's position: int64 [S], int64 [S] → float32 [S]."""
+    """See `vibethinker.ops.sampling.Sampler`."""
     seeds, positions = seeds.long().contiguous(), positions.long().contiguous()
     numbers = torch.empty(len(seeds), dtype=torch.float32, device=seeds.device)
     if len(seeds):

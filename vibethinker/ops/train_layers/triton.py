@@ -1,4 +1,4 @@
-"""What lies between the matrix products of a decoder layer in training, forward and backward (Triton).
+"""The steps between the matrix products of a decoder layer in training, forward and backward (Triton).
 
 These steps do next to no arithmetic, so each is one pass over its data: sums of branches, their norm and the casts to
 half precision go together, and so do the gradients of all that read a norm. Arithmetic is float32, results are rounded
@@ -39,9 +39,9 @@ def _add_norm(
     block: tl.constexpr,
 ):
     row = tl.program_id(0) * tile + tl.arange(0, tile)
-    place = tl.arange(0, block)
-    inside = (row < rows)[:, None] & (place < width)[None, :]
-    where = row.to(tl.int64)[:, None] * width + place[None, :]
+    column = tl.arange(0, block)
+    inside = (row < rows)[:, None] & (column < width)[None, :]
+    where = row.to(tl.int64)[:, None] * width + column[None, :]
     x = tl.load(residual + where, mask=inside, other=0.0).to(tl.float32)
     if adds:
         x += tl.load(update + where, mask=inside, other=0.0).to(tl.float32)
@@ -49,7 +49,7 @@ def _add_norm(
         tl.store(total + where, rounded, mask=inside)
         x = rounded.to(tl.float32)
     scale = tl.rsqrt(tl.sum(x * x, 1) / width + epsilon)
-    w = tl.load(weight + place, mask=place < width, other=0.0).to(tl.float32)
+    w = tl.load(weight + column, mask=column < width, other=0.0).to(tl.float32)
     tl.store(out + where, (x * scale[:, None] * w[None, :]).to(out.dtype.element_ty), mask=inside)
     tl.store(scales + row, scale, mask=row < rows)
 
@@ -77,13 +77,13 @@ def _add_norm_backward(
     stages: tl.constexpr,
 ):
     program = tl.program_id(0)
-    place = tl.arange(0, block)
-    w = tl.load(weight + place, mask=place < width, other=0.0).to(tl.float32)[None, :]
+    column = tl.arange(0, block)
+    w = tl.load(weight + column, mask=column < width, other=0.0).to(tl.float32)[None, :]
     of_weight = tl.zeros([tile, block], tl.float32)
     for start in tl.range(program * tile, rows, tl.num_programs(0) * tile, num_stages=stages):
         row = start + tl.arange(0, tile)
-        inside = (row < rows)[:, None] & (place < width)[None, :]
-        where = row.to(tl.int64)[:, None] * width + place[None, :]
+        inside = (row < rows)[:, None] & (column < width)[None, :]
+        where = row.to(tl.int64)[:, None] * width + column[None, :]
         scale = tl.load(scales + row, mask=row < rows, other=0.0)[:, None]
         x = tl.load(total + where, mask=inside, other=0.0).to(tl.float32) * scale
         grad = tl.load(to_first + where, mask=inside, other=0.0).to(tl.float32)
@@ -103,7 +103,7 @@ def _add_norm_backward(
         if casts:
             tl.store(to_update + where, grad.to(to_update.dtype.element_ty), mask=inside)
     if trains:
-        tl.store(to_weight + program.to(tl.int64) * width + place, tl.sum(of_weight, 0), mask=place < width)
+        tl.store(to_weight + program.to(tl.int64) * width + column, tl.sum(of_weight, 0), mask=column < width)
 
 
 def _shape(width: int) -> tuple[int, int, int]:
@@ -171,27 +171,13 @@ class _AddNorm(torch.autograd.Function):
 def add_norm(
     residual: Tensor, update: Tensor | None, weight: Tensor, epsilon: float, dtype: torch.dtype, readers: int = 1
 ) -> tuple[Tensor, ...]:
-    """Adds an update to the residual stream, and normalises the sum by its root mean square (arXiv 1910.07467).
-
-    Args:
-        residual: [..., H] in any precision.
-        update: [..., H], likewise; without one the sum is the residual itself. Taking it from here, and not from
-            elsewhere, spares a pass over the gradients that meet in it.
-        weight: [H] of the norm.
-        epsilon: added to the mean square.
-        dtype: of the norm.
-        readers: modules that read the norm, at most 3. Each gets it as a tensor of its own, over the same memory, so
-            that their gradients are added up here.
-
-    Returns:
-        The sum [..., H] in the wider precision of the two, and the norm [..., H] for each reader.
-    """
+    """See `vibethinker.ops.train_layers.TrainLayers`."""
     out: tuple[Tensor, ...] = _AddNorm.apply(residual, update, weight, epsilon, dtype, readers)
     return out
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
-    """x [..., H] · rsqrt(mean x² + epsilon) · weight [H], in the precision asked for."""
+    """See `vibethinker.ops.train_layers.TrainLayers`."""
     return add_norm(x, None, weight, epsilon, dtype)[1]
 
 
@@ -210,14 +196,14 @@ def _rotate(
     half: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)
-    place = tl.arange(0, half)
-    inside = (row < rows)[:, None] & (place < size // 2)[None, :]
-    angle = (row // heads)[:, None] * stride + place[None, :]
+    column = tl.arange(0, half)
+    inside = (row < rows)[:, None] & (column < size // 2)[None, :]
+    angle = (row // heads)[:, None] * stride + column[None, :]
     c = tl.load(cos + angle, mask=inside, other=0.0).to(tl.float32)
     s = tl.load(sin + angle, mask=inside, other=0.0).to(tl.float32)
     if back:
         s = -s
-    first = row[:, None] * size + place[None, :]
+    first = row[:, None] * size + column[None, :]
     second = first + size // 2
     a = tl.load(x + first, mask=inside, other=0.0).to(tl.float32)
     b = tl.load(x + second, mask=inside, other=0.0).to(tl.float32)
@@ -250,40 +236,31 @@ class _Rotate(torch.autograd.Function):
 
 
 def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotates queries and keys by their positions (rotary embedding, arXiv 2104.09864).
-
-    Args:
-        query: [T, heads, D].
-        key: [T, kv_heads, D].
-        cos, sin: [..., T, D or D/2], of the angle of each position and pair; of D the first half is read.
-
-    Returns:
-        Both as they came in, contiguous.
-    """
+    """See `vibethinker.ops.train_layers.TrainLayers`."""
     cos, sin = cos.contiguous(), sin.contiguous()
     return _Rotate.apply(query, cos, sin), _Rotate.apply(key, cos, sin)
 
 
 @triton.jit
 def _swiglu(gate, up, out, count, block: tl.constexpr):
-    place = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
-    inside = place < count
-    g = tl.load(gate + place, mask=inside, other=0.0).to(tl.float32)
-    u = tl.load(up + place, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + place, (g * tl.sigmoid(g) * u).to(out.dtype.element_ty), mask=inside)
+    column = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    inside = column < count
+    g = tl.load(gate + column, mask=inside, other=0.0).to(tl.float32)
+    u = tl.load(up + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + column, (g * tl.sigmoid(g) * u).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _swiglu_backward(gate, up, grad, to_gate, to_up, count, block: tl.constexpr):
-    place = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
-    inside = place < count
-    g = tl.load(gate + place, mask=inside, other=0.0).to(tl.float32)
-    u = tl.load(up + place, mask=inside, other=0.0).to(tl.float32)
-    d = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
+    column = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    inside = column < count
+    g = tl.load(gate + column, mask=inside, other=0.0).to(tl.float32)
+    u = tl.load(up + column, mask=inside, other=0.0).to(tl.float32)
+    d = tl.load(grad + column, mask=inside, other=0.0).to(tl.float32)
     sigmoid = tl.sigmoid(g)
     silu = g * sigmoid
-    tl.store(to_gate + place, (d * u * (sigmoid + silu * (1 - sigmoid))).to(to_gate.dtype.element_ty), mask=inside)
-    tl.store(to_up + place, (d * silu).to(to_up.dtype.element_ty), mask=inside)
+    tl.store(to_gate + column, (d * u * (sigmoid + silu * (1 - sigmoid))).to(to_gate.dtype.element_ty), mask=inside)
+    tl.store(to_up + column, (d * silu).to(to_up.dtype.element_ty), mask=inside)
 
 
 class _Swiglu(torch.autograd.Function):
@@ -309,6 +286,6 @@ class _Swiglu(torch.autograd.Function):
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) · up (arXiv 2002.05202), each [..., I]; backward keeps the two alone."""
+    """See `vibethinker.ops.train_layers.TrainLayers`."""
     out: Tensor = _Swiglu.apply(gate, up)
     return out

@@ -1,0 +1,116 @@
+"""Decode attention in PyTorch's operations; the scores of a prompt are one product for all rows of its group."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vibethinker.ops.decode_attention.split import Split
+from vibethinker.ops.decoder_layers.torch import Rotation
+
+ROTATES = False
+
+
+class Plan:
+    """What all layers of a step have in common: groups, masks and where the new token goes.
+
+    Args:
+        rows: see `vibethinker.ops.decode_attention.DecodeAttentionKernels.plan`.
+        completions: likewise.
+        previous: likewise.
+    """
+
+    def __init__(self, rows: tuple[Tensor, Tensor, Tensor], completions: Tensor, previous: Plan | None):
+        lengths, prompts, prompt_lengths = rows
+        same = previous is not None and torch.equal(previous.groups.prompts, prompts)
+        self.groups: _Groups = previous.groups if previous and same else _Groups(prompts)
+        generated = lengths - prompt_lengths
+        self.prompt_room, self.room = int(prompt_lengths.max()), int(generated.max()) + 1
+        unseen = torch.cat([_unseen(prompt_lengths, self.prompt_room), _unseen(generated + 1, self.room)], 1)
+        self.bias = torch.zeros(unseen.shape, device=unseen.device).masked_fill_(unseen, -torch.inf)[:, None, None]
+        kv_heads, room = completions.shape[2:4]
+        head = torch.arange(len(generated) * kv_heads, device=generated.device).view(len(generated), -1)
+        self.new = (head * room + generated[:, None]).flatten()
+
+
+def plan(rows: tuple[Tensor, Tensor, Tensor], completions: Tensor, split: Split, previous: Plan | None) -> Plan:
+    """See `vibethinker.ops.decode_attention.DecodeAttentionKernels`."""
+    return Plan(rows, completions, previous)
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prompts: Tensor,
+    completions: Tensor,
+    rows: tuple[Tensor, Tensor, Tensor],
+    scale: float,
+    plan: Plan,
+    rotation: Rotation | None = None,
+) -> Tensor:
+    """See `vibethinker.ops.decode_attention.DecodeAttentionKernels`."""
+    for store, new in zip(completions, (key, value), strict=True):
+        store.flatten(0, 2).index_put_((plan.new,), new.flatten(0, 1))
+    count, kv_heads, size = len(query), key.shape[1], query.shape[-1]
+    q = scale * query.view(count, kv_heads, -1, size)  # query heads of one key head, as if they were tokens
+    k, v = completions[:, :count, :, : plan.room]
+    prompt_k, prompt_v = prompts[:, plan.groups.slots, :, : plan.prompt_room]
+    to_prompt = plan.groups.apart(_product(plan.groups.together(q), prompt_k.mT))
+    scores = torch.cat([to_prompt, _product(q, k.mT)], -1).float().add_(plan.bias)
+    weights = scores.softmax(-1).to(v.dtype)
+    of_prompt, of_completion = weights[..., : plan.prompt_room], weights[..., plan.prompt_room :]
+    out = _product(of_completion, v)
+    out.add_(plan.groups.apart(_product(plan.groups.together(of_prompt), prompt_v)))
+    return out.view(query.shape)
+
+
+def copy_rows_(store: Tensor, sources: Tensor, targets: Tensor, lengths: Tensor, longest: int) -> None:
+    """See `vibethinker.ops.decode_attention.DecodeAttentionKernels`; copies `longest` tokens of every row."""
+    for of_layer in store.flatten(0, -5):
+        of_layer[targets, :, :longest] = of_layer[sources, :, :longest]
+
+
+class _Groups:
+    """Rows that share a prompt, the same for as long as no row comes, goes or moves.
+
+    Args:
+        prompts: int64 [R], the slot of each row's prompt.
+    """
+
+    def __init__(self, prompts: Tensor):
+        count, device = len(prompts), prompts.device
+        self.prompts = prompts.clone()
+        slots, group = prompts.unique(return_inverse=True)
+        first, last = int(slots[0]), int(slots[-1])
+        neighbours = last - first < len(slots)
+        self.slots = slice(first, last + 1) if neighbours else slots  # a view where it can be
+        members = group.bincount()
+        order, row = group.argsort(stable=True), torch.arange(count, device=device)
+        rank = torch.empty_like(group)
+        rank[order] = row - (members.cumsum(0) - members)[group[order]]
+        self.size = int(members.max())
+        self.within = group * self.size + rank  # index of a row among groups padded to the largest
+        self.member = torch.zeros(len(members) * self.size, dtype=torch.long, device=device)
+        self.member[self.within] = row
+        self.in_order = len(self.member) == count and torch.equal(self.member, row)
+
+    def together(self, x: Tensor) -> Tensor:
+        """[R, kv_heads, T, X] of rows → [P, kv_heads, members · T, X] of groups, all rows' heads as if tokens."""
+        x = x if self.in_order else x.index_select(0, self.member)
+        return x.unflatten(0, (-1, self.size)).transpose(1, 2).flatten(2, 3)
+
+    def apart(self, x: Tensor) -> Tensor:
+        """The inverse of `together`."""
+        x = x.unflatten(2, (self.size, -1)).transpose(1, 2).flatten(0, 1)
+        return x if self.in_order else x.index_select(0, self.within)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Many small products: PyTorch's attention for the CPU is meant for longer queries, and `matmul` copies."""
+    return torch.bmm(a.flatten(0, 1), b.flatten(0, 1)).view(*a.shape[:3], b.shape[3])
+
+
+def _unseen(lengths: Tensor, room: int) -> Tensor:
+    """True at the indices from `lengths` [R] on, [R, room]."""
+    return torch.arange(room, device=lengths.device) >= lengths[:, None]
