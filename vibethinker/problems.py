@@ -1,4 +1,4 @@
-"""The one record that flows through everything: data modules make it, rollouts answer it, rewards judge it."""
+"""The record that data modules produce, rollouts answer and rewards grade."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ CODE_INSTRUCTION: Final = "Write the program in a ```python block."
 
 Split = Literal["train", "probe", "val", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "probe", "val", "test")
-_HELD_OUT_SHARE: Final = 0.1  # of each held-out split; train has the rest
+_HELD_OUT_FRACTION: Final = 0.1  # of the problems, in each held-out split; train has the rest
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A question, how its answer is judged, and demonstrations of how to reach it.
+    """A question, the answer or tests that grade a completion, and demonstrations.
 
     Attributes:
         id: unique within its source; stable across runs.
         domain: `algebra`, `geometry`, `calculus`, `statistics`, `code`, or any other name.
         prompt: the question as the user asks it, without instruction or chat markup.
-        answer: the exact final answer (`None` when `tests` judge instead).
+        answer: the exact final answer (`None` if `tests` grade the completions).
         tests: test cases of a programming problem, in the three forms that `vibethinker.sandbox` runs.
-        solutions: demonstrations, different paths to the same answer, each ending in `\\boxed{answer}`, or in a fenced
-            program where `tests` judge.
-        source: where the problem came from (`embedded`, a file, a hub name).
+        solutions: demonstrations, different paths to the same answer, each ending in `\\boxed{answer}`, or in a code
+            block if there are `tests`.
+        source: origin of the problem (`embedded`, a file, a hub name).
     """
 
     id: str
@@ -42,12 +42,12 @@ class Problem:
 
     @property
     def instruction(self) -> str:
-        """What a problem of this kind is followed by, unless it is said otherwise."""
+        """The default instruction after the prompt of a problem of this kind."""
         return CODE_INSTRUCTION if self.tests else INSTRUCTION
 
     @property
     def expected(self) -> str:
-        """What is right, for people to read: the answer, or a test in one line."""
+        """The answer, or the first test in one line, for people to read."""
         if not self.tests:
             return str(self.answer)
         match dict(self.tests[0]):
@@ -59,10 +59,10 @@ class Problem:
                 return f"{test.get('assert')}, …"
 
     def messages(self, instruction: str | None = None) -> list[dict[str, str]]:
-        """The conversation that a chat template renders: one user turn, the same for embedded and real data.
+        """The conversation for a chat template: one user message, the same for embedded and real data.
 
         Args:
-            instruction: what follows the prompt; the problem's own by default, nothing when empty.
+            instruction: text after the prompt; the problem's own by default, none if empty.
         """
         instruction = self.instruction if instruction is None else instruction
         content = f"{self.prompt}\n{instruction}" if instruction else self.prompt
@@ -70,18 +70,18 @@ class Problem:
 
 
 def normalized_prompt(prompt: str) -> str:
-    """Case, width and white space removed: two prompts that differ in nothing else are one problem."""
+    """The prompt without differences of case, width and white space: prompts that are then equal are one problem."""
     return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", prompt)).strip().casefold()
 
 
 def split_of(prompt: str) -> Split:
-    """The split a problem belongs to, from a hash of its normalised prompt.
+    """The split of a problem, from a hash of its normalised prompt.
 
-    Membership is a property of the text alone, so no seed, order, size or source can put one problem into two splits.
+    It depends on the text alone, so no seed, order, size or source can put one problem into two splits.
     """
     digest = hashlib.sha256(normalized_prompt(prompt).encode()).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64
+    position = int.from_bytes(digest[:8], "big") / 2**64
     for index, name in enumerate(SPLITS[1:]):
-        if place < (index + 1) * _HELD_OUT_SHARE:
+        if position < (index + 1) * _HELD_OUT_FRACTION:
             return name
     return "train"

@@ -1,23 +1,22 @@
-"""The embedded problems: endless, seeded, exact, each with several genuinely different solutions.
+"""Embedded problems: endless, seeded, with exact answers and at least two different solutions each.
 
-A problem is a pure function of (domain, split, difficulty, seed, index), so any place of any stream is reached at once
-and a resumed run sees the same problems. The split hangs on a canonical key of the mathematical problem, so neither
-another phrasing, nor another order of symmetric data, nor another seed or difficulty can carry it into a second split.
+A problem is a pure function of (domain, split, difficulty, seed, index), so every index is reached at once and a
+resumed run sees the same problems. The split depends on a canonical key of the mathematical problem, so another
+wording, another order of symmetric data, another seed or difficulty never puts a problem into a second split.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
 from vibethinker.datamodules.generators import algebra, calculus, geometry, statistics
 from vibethinker.datamodules.generators import programming as code
-from vibethinker.datamodules.generators.generator import Draft, Family
+from vibethinker.datamodules.generators.family import Draft, Family, LevelRandom
 from vibethinker.problems import SPLITS, Problem, Split, split_of
 
-__all__ = ["DIFFICULTIES", "DOMAINS", "FAMILIES", "Draft", "Family", "generate", "unique"]
+__all__ = ["DIFFICULTIES", "DOMAINS", "FAMILIES", "Draft", "Family", "LevelRandom", "generate", "unique"]
 
 FAMILIES: Final[Mapping[str, tuple[Family, ...]]] = MappingProxyType(
     {
@@ -33,7 +32,14 @@ DIFFICULTIES: Final = (1, 2, 3, 4)
 
 
 def generate(domain: str, split: Split, index: int, *, difficulty: int = 2, seed: int = 0) -> Problem:
-    """The problem at place `index` of an endless stream; families take turns, so every slice is balanced.
+    """The problem at an index of an endless stream. Families alternate, so every slice is balanced.
+
+    Args:
+        domain: one of `DOMAINS`.
+        split: the split of every problem of the stream.
+        index: from 0.
+        difficulty: one of `DIFFICULTIES`.
+        seed: seed of the stream.
 
     Raises:
         ValueError: unknown domain, split or difficulty, or a negative index.
@@ -48,22 +54,29 @@ def generate(domain: str, split: Split, index: int, *, difficulty: int = 2, seed
     if index < 0:
         raise ValueError(f"index={index}: must not be negative")
     family = FAMILIES[domain][index % len(FAMILIES[domain])]
-    rng = random.Random(f"{domain}/{split}/{difficulty}/{seed}/{index}")
+    rng = LevelRandom(f"{domain}/{split}/{difficulty}/{seed}/{index}", difficulty=difficulty)
     while True:
-        draft = family(rng, difficulty)
+        draft = family(rng)
         identity = f"{domain}/{family.__name__}/{','.join(map(str, draft.key))}"
         if split_of(identity) == split:
-            return _problem(domain, identity, draft)
+            return _finished(domain, identity, draft)
 
 
 def unique(domain: str, split: Split, count: int, *, difficulty: int = 2, seed: int = 0) -> list[Problem]:
     """The first `count` distinct problems of a stream: a fixed held-out set.
 
+    Args:
+        domain: one of `DOMAINS`.
+        split: the split.
+        count: number of problems.
+        difficulty: one of `DIFFICULTIES`.
+        seed: seed of the stream.
+
     Raises:
-        ValueError: the options of `generate`, or the stream has (as good as) no further distinct problem.
+        ValueError: an option as in `generate`, or the stream has (almost) no further distinct problem.
     """
     found: dict[str, Problem] = {}
-    patience = 1000  # draws without a new problem; a stream with one new problem in 100 fails once in 20,000 sets
+    patience = 1000  # problems without a new one; a stream with one new problem in 100 fails once in 20,000 sets
     index = last_new = 0
     while len(found) < count:
         problem = generate(domain, split, index, difficulty=difficulty, seed=seed)
@@ -77,7 +90,7 @@ def unique(domain: str, split: Split, count: int, *, difficulty: int = 2, seed: 
     return list(found.values())
 
 
-def _problem(domain: str, identity: str, draft: Draft) -> Problem:
+def _finished(domain: str, identity: str, draft: Draft) -> Problem:
     if draft.tests:
         programs = tuple("\n".join(("```python", *lines, "```")) for lines in draft.solutions)
         return Problem(identity, domain, draft.prompt, None, draft.tests, programs, "embedded")

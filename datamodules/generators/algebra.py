@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from fractions import Fraction
 
-from vibethinker.datamodules.generators.generator import (
+from vibethinker.datamodules.generators.family import (
     Draft,
     Family,
+    LevelRandom,
     add,
     divide,
     multiply,
-    nonzero,
     polynomial,
     ratio,
     signed,
@@ -20,13 +19,12 @@ from vibethinker.datamodules.generators.generator import (
 )
 
 
-def linear(rng: random.Random, difficulty: int) -> Draft:
+def linear(rng: LevelRandom) -> Draft:
     """`a(x+b)=c`: expand the bracket, or divide by `a` first."""
-    level = difficulty - 1
-    a = rng.randint(2, (5, 9, 15, 30)[level])
-    b = nonzero(rng, (6, 12, 30, 60)[level])
-    c = a * (rng.randint((1, -9, -20, -50)[level], (12, 20, 40, 90)[level]) + b)
-    if difficulty == 4:  # the solution is then usually a fraction
+    a = rng.integer(2, (5, 9, 15, 30))
+    b = rng.nonzero((6, 12, 30, 60))
+    c = a * (rng.integer((1, -9, -20, -50), (12, 20, 40, 90)) + b)
+    if rng.difficulty == 4:  # the solution is then usually a fraction
         c += rng.randrange(a)
     equation = f"{a}(x{signed(b)})={c}"
     quotient = Fraction(c, a)
@@ -37,33 +35,30 @@ def linear(rng: random.Random, difficulty: int) -> Draft:
         f"x={ratio(c - a * b, a)}",
     ]
     divide_first = [f"x{signed(b)}={ratio(c, a)}", f"x={add(quotient, -b)}"]
-    prompt = rng.choice(("Solve {}.", "Find x if {}.", "What is x when {}?")).format(equation)
+    prompt = rng.phrase("Solve {}.", "Find x if {}.", "What is x when {}?").format(equation)
     return Draft((a, b, c), prompt, quotient - b, (expand, divide_first))
 
 
-def system(rng: random.Random, difficulty: int) -> Draft:
+def system(rng: LevelRandom) -> Draft:
     """`x+y=s`, `ax+by=c`: eliminate y, or substitute y."""
-    level = difficulty - 1
-    b = rng.randint(2, (4, 8, 15, 30)[level])
-    a = rng.randint(b + 1, (6, 9, 20, 40)[level])
-    x, y = (rng.randint((1, 1, -10, -30)[level], (9, 15, 25, 60)[level]) for _ in range(2))
+    b = rng.integer(2, (4, 8, 15, 30))
+    a = rng.integer(b + 1, (6, 9, 20, 40))
+    x, y = (rng.integer((1, 1, -10, -30), (9, 15, 25, 60)) for _ in range(2))
     s, c = x + y, a * x + b * y
     left = term(a - b)
     last = [] if a - b == 1 else [f"x={ratio(c - b * s, a - b)}"]
     eliminate = [multiply(b, s), f"{b}x+{b}y={b * s}", f"{left}={add(c, -b * s)}", *last]
     substitute = [f"y={s}-x", f"{a}x+{b}({s}-x)={c}", f"{left}{signed(b * s)}={c}", f"{left}={add(c, -b * s)}", *last]
-    pattern = rng.choice(("Given x+y={} and {}x+{}y={}, find x.", "Find x if x+y={} and {}x+{}y={}."))
+    pattern = rng.phrase("Given x+y={} and {}x+{}y={}, find x.", "Find x if x+y={} and {}x+{}y={}.")
     return Draft((s, a, b, c), pattern.format(s, a, b, c), x, (eliminate, substitute))
 
 
-def quadratic(rng: random.Random, difficulty: int) -> Draft:
+def quadratic(rng: LevelRandom) -> Draft:
     """`x^2+bx+c=e`, larger root: factor, or use the quadratic formula."""
-    level = difficulty - 1
-    limit = (6, 9, 15, 30)[level]
-    low, high = sorted((nonzero(rng, limit), nonzero(rng, limit)))
+    low, high = sorted(rng.nonzero((6, 9, 15, 30)) for _ in range(2))
     if low == high:
         high += 1 if high != -1 else 2  # two roots, neither of them zero
-    e = rng.randint(1, (10, 30, 60, 99)[level])
+    e = rng.integer(1, (10, 30, 60, 99))
     b, product = -(low + high), low * high
     c = product + e
     gap = high - low
@@ -81,16 +76,15 @@ def quadratic(rng: random.Random, difficulty: int) -> Draft:
         add(-b, gap),
         divide(gap - b, 2),
     ]
-    pattern = rng.choice(("Find the larger root of {}={}.", "Find the larger solution of {}={}."))
+    pattern = rng.phrase("Find the larger root of {}={}.", "Find the larger solution of {}={}.")
     return Draft((b, c, e), pattern.format(polynomial(1, b, c), e), high, (factor, formula))
 
 
-def series(rng: random.Random, difficulty: int) -> Draft:
+def series(rng: LevelRandom) -> Draft:
     """Sum of an arithmetic sequence: pair first with last, or count how often the difference occurs."""
-    level = difficulty - 1
-    first = rng.randint(1, (15, 30, 60, 99)[level])
-    step = rng.randint(2, (5, 9, 15, 25)[level]) * rng.choice((1, 1, -1))
-    n = rng.randint(4, (6, 12, 20, 40)[level])
+    first = rng.integer(1, (15, 30, 60, 99))
+    step = rng.integer(2, (5, 9, 15, 25)) * rng.choice((1, 1, -1))
+    n = rng.integer(4, (6, 12, 20, 40))
     rise = step * (n - 1)
     last, often = first + rise, n * (n - 1) // 2
     pair = [
@@ -107,19 +101,16 @@ def series(rng: random.Random, difficulty: int) -> Draft:
         multiply(often, step),
         add(n * first, often * step),
     ]
-    pattern = rng.choice(
-        ("Find the sum of the first {} terms of {},{},{},...", "Add the first {} terms of {},{},{},...")
-    )
+    pattern = rng.phrase("Find the sum of the first {} terms of {},{},{},...", "Add the first {} terms of {},{},{},...")
     prompt = pattern.format(n, first, first + step, first + 2 * step)
     return Draft((first, step, n), prompt, n * first + often * step, (pair, count))
 
 
-def composition(rng: random.Random, difficulty: int) -> Draft:
+def composition(rng: LevelRandom) -> Draft:
     """`f(g(k))` of linear functions: from the inside out, or compose the functions first."""
-    level = difficulty - 1
-    a, c = (rng.randint(2, (3, 5, 9, 15)[level]) for _ in range(2))
-    b, d = (nonzero(rng, (5, 9, 20, 40)[level]) for _ in range(2))
-    k = rng.randint(1, (5, 9, 12, 20)[level])
+    a, c = (rng.integer(2, (3, 5, 9, 15)) for _ in range(2))
+    b, d = (rng.nonzero((5, 9, 20, 40)) for _ in range(2))
+    k = rng.integer(1, (5, 9, 12, 20))
     inner = c * k + d
     answer = a * inner + b
     inside_out = [multiply(c, k), f"g({k})={add(c * k, d)}", multiply(a, inner), f"f({inner})={add(a * inner, b)}"]
@@ -131,7 +122,7 @@ def composition(rng: random.Random, difficulty: int) -> Draft:
         multiply(a * c, k),
         add(a * c * k, a * d + b),
     ]
-    pattern = rng.choice(("Let f(x)={} and g(x)={}. Find f(g({})).", "If f(x)={} and g(x)={}, what is f(g({}))?"))
+    pattern = rng.phrase("Let f(x)={} and g(x)={}. Find f(g({})).", "If f(x)={} and g(x)={}, what is f(g({}))?")
     prompt = pattern.format(polynomial(a, b), polynomial(c, d), k)
     return Draft((a, b, c, d, k), prompt, answer, (inside_out, compose))
 

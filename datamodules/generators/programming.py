@@ -1,44 +1,41 @@
-"""Code: one small function each, judged by hidden calls whose values no program here has computed.
+"""Programming: one small function each, graded by hidden calls whose expected values no program here has computed.
 
-Every family has a program that says what the prompt says, and one whose constants were worked out before; curves
-through two points have no other. The first kind takes copying alone, the second mental arithmetic: which of them to
-write is what a policy can learn from its rewards. A problem's tests depend on its key alone.
+Every family has a program that is literally what the prompt says, and one whose constants are computed in advance;
+curves through two points have only the latter. The first kind needs copying alone, the second mental arithmetic: which
+of them to write is what a policy can learn from its rewards. A problem's tests depend on its key alone.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vibethinker.datamodules.generators.generator import Draft, Family, nonzero, polynomial, signed
+from vibethinker.datamodules.generators.family import Draft, Family, LevelRandom, polynomial, signed
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz" * 5
 
 
-def affine(rng: random.Random, difficulty: int) -> Draft:
-    """`a(x+b)`: as it is said, or expanded."""
-    level = difficulty - 1
-    a = rng.randint(2, (9, 40, 99, 400)[level])
-    b = nonzero(rng, (9, 60, 200, 900)[level])
+def affine(rng: LevelRandom) -> Draft:
+    """`a(x+b)`: literally, or expanded."""
+    a = rng.integer(2, (9, 40, 99, 400))
+    b = rng.nonzero((9, 60, 200, 900))
     change = f"add {b} to x" if b > 0 else f"subtract {-b} from x"
-    pattern = rng.choice(("Write f(x): {}, then multiply by {}.", "f(x) is: {}, times {}. Write f."))
-    said = _returning("x", f"{a}*(x{signed(b)})")
+    pattern = rng.phrase("Write f(x): {}, then multiply by {}.", "f(x) is: {}, times {}. Write f.")
+    literal = _returning("x", f"{a}*(x{signed(b)})")
     expanded = _returning("x", f"{a}*x{signed(a * b)}")
     tests = _calls(lambda x: (x + b) * a, [0], [1], [-3], [10], [b + 60])
-    return Draft((a, b), pattern.format(change, a), None, (said, expanded), tests)
+    return Draft((a, b), pattern.format(change, a), None, (literal, expanded), tests)
 
 
-def points(rng: random.Random, difficulty: int) -> Draft:
+def points(rng: LevelRandom) -> Draft:
     """The line through two points: by its slope and intercept, or by its slope from the first point."""
-    level = difficulty - 1
-    a = nonzero(rng, (9, 25, 60, 150)[level])
-    b = nonzero(rng, (9, 70, 200, 900)[level])
-    p = rng.randint(1, (2, 4, 6, 9)[level])
-    q = p + rng.randint(1, (2, 4, 6, 9)[level])
+    a = rng.nonzero((9, 25, 60, 150))
+    b = rng.nonzero((9, 70, 200, 900))
+    p = rng.integer(1, (2, 4, 6, 9))
+    q = p + rng.integer(1, (2, 4, 6, 9))
     first, second = a * p + b, a * q + b
-    pattern = rng.choice(
-        ("Write the line f(x) with f({})={} and f({})={}.", "f is linear, f({})={}, f({})={}. Write f(x).")
+    pattern = rng.phrase(
+        "Write the line f(x) with f({})={} and f({})={}.", "f is linear, f({})={}, f({})={}. Write f(x)."
     )
     intercept = _returning("x", polynomial(a, b).replace("x", "*x" if abs(a) > 1 else "x"))
     slope = _returning("x", f"{first}{signed(a)}*(x-{p})")
@@ -46,55 +43,49 @@ def points(rng: random.Random, difficulty: int) -> Draft:
     return Draft((a, b), pattern.format(p, first, q, second), None, (intercept, slope), tests)
 
 
-def parabola(rng: random.Random, difficulty: int) -> Draft:
+def parabola(rng: LevelRandom) -> Draft:
     """The parabola through two points: in powers of x, or with x factored out."""
-    level = difficulty - 1
-    b, c = (nonzero(rng, (9, 60, 200, 900)[level]) for _ in range(2))
-    pattern = rng.choice(("f(x)=x^2+bx+c, f(1)={}, f(2)={}. Write f.", "Write f(x)=x^2+bx+c with f(1)={} and f(2)={}."))
+    b, c = (rng.nonzero((9, 60, 200, 900)) for _ in range(2))
+    pattern = rng.phrase("f(x)=x^2+bx+c, f(1)={}, f(2)={}. Write f.", "Write f(x)=x^2+bx+c with f(1)={} and f(2)={}.")
     powers = _returning("x", polynomial(1, b, c).replace("x^2", "x*x").replace(f"{b}x", f"{b}*x"))
     factored = _returning("x", f"x*(x{signed(b)}){signed(c)}")
     tests = _calls(lambda x: x**2 + b * x + c, [0], [-1], [3], [10], [-20])
     return Draft((b, c), pattern.format(1 + b + c, 4 + 2 * b + c), None, (powers, factored), tests)
 
 
-def branch(rng: random.Random, difficulty: int) -> Draft:
+def branch(rng: LevelRandom) -> Draft:
     """A shifted number, multiplied above a threshold: shift first, or cases in terms of the argument."""
-    level = difficulty - 1
-    a = rng.randint(2, (5, 9, 30, 99)[level])
-    t = rng.randint(1, (9, 40, 99, 400)[level])
-    b = nonzero(rng, (9, 50, 200, 900)[level])
-    pattern = rng.choice(
-        ("Write f(x): with y=x{}, {} times y if y>{}, else y.", "f(x) is y=x{}, or {} times y for y>{}. Write f.")
+    a = rng.integer(2, (5, 9, 30, 99))
+    t = rng.integer(1, (9, 40, 99, 400))
+    b = rng.nonzero((9, 50, 200, 900))
+    pattern = rng.phrase(
+        "Write f(x): with y=x{}, {} times y if y>{}, else y.", "f(x) is y=x{}, or {} times y for y>{}. Write f."
     )
-    said = ["def f(x):", f"    y=x{signed(b)}", f"    if y>{t}:", f"        return {a}*y", "    return y"]
+    literal = ["def f(x):", f"    y=x{signed(b)}", f"    if y>{t}:", f"        return {a}*y", "    return y"]
     cases = _returning("x", f"{a}*x{signed(a * b)} if x>{t - b} else x{signed(b)}")
     tests = _calls(lambda x: (x + b) * (a if x + b > t else 1), [t - b], [t - b + 1], [t - b - 1], [t - b + 50], [-b])
-    return Draft((a, t, b), pattern.format(signed(b), a, t), None, (said, cases), tests)
+    return Draft((a, t, b), pattern.format(signed(b), a, t), None, (literal, cases), tests)
 
 
-def summation(rng: random.Random, difficulty: int) -> Draft:
+def summation(rng: LevelRandom) -> Draft:
     """A sum over a range: a loop, or the closed form."""
-    level = difficulty - 1
-    a = rng.randint(2, (9, 40, 99, 400)[level])
-    b = nonzero(rng, (9, 60, 200, 900)[level])
-    pattern = rng.choice(
-        ("Write f(n): the sum of {}k{} for k from 1 to n.", "f(n) adds up {}k{} for k=1 to n. Write f.")
-    )
+    a = rng.integer(2, (9, 40, 99, 400))
+    b = rng.nonzero((9, 60, 200, 900))
+    pattern = rng.phrase("Write f(n): the sum of {}k{} for k from 1 to n.", "f(n) adds up {}k{} for k=1 to n. Write f.")
     loop = ["def f(n):", "    s=0", "    for k in range(1,n+1):", f"        s+={a}*k{signed(b)}", "    return s"]
     closed = _returning("n", f"n*({a}*n{signed(a + 2 * b)})//2" if a + 2 * b else f"n*{a}*n//2")
     tests = _calls(lambda n: sum(a * k + b for k in range(n + 1)) - b, [0], [1], [2], [5], [9])
     return Draft((a, b), pattern.format(a, signed(b)), None, (loop, closed), tests)
 
 
-def within(rng: random.Random, difficulty: int) -> Draft:
+def within(rng: LevelRandom) -> Draft:
     """Elements near a value, added or counted: by their distance in a loop, or between bounds in a generator."""
-    level = difficulty - 1
-    middle = rng.randint(1, (9, 70, 300, 800)[level])
-    reach = rng.randint(2, (9, 60, 300, 900)[level])
+    middle = rng.integer(1, (9, 70, 300, 800))
+    reach = rng.integer(2, (9, 60, 300, 900))
     counted = rng.random() < 0.5
     what, term = ("number", "1") if counted else ("sum", "x")
-    pattern = rng.choice(
-        ("Write f(v): the {} of elements of v within {} of {}.", "f(v) is the {} of all in v within {} of {}. Write f.")
+    pattern = rng.phrase(
+        "Write f(v): the {} of elements of v within {} of {}.", "f(v) is the {} of all in v within {} of {}. Write f."
     )
     low, high = middle - reach, middle + reach
     near = f"        if abs(x-{middle})<={reach}:"
@@ -116,17 +107,13 @@ def within(rng: random.Random, difficulty: int) -> Draft:
     return Draft((int(counted), middle, reach), pattern.format(what, reach, middle), None, (loop, bounds), tests)
 
 
-def mapped(rng: random.Random, difficulty: int) -> Draft:
+def mapped(rng: LevelRandom) -> Draft:
     """Large elements, each changed: choose and change in a loop, or change all and choose by the changed bound."""
-    level = difficulty - 1
-    low = rng.randint(1, (9, 60, 300, 800)[level])
-    b = nonzero(rng, (9, 60, 300, 900)[level])
+    low = rng.integer(1, (9, 60, 300, 800))
+    b = rng.nonzero((9, 60, 300, 900))
     each = f"plus {b}" if b > 0 else f"minus {-b}"
-    pattern = rng.choice(
-        (
-            "Write f(v): the list of the elements of v above {}, each {}.",
-            "f(v) lists all in v over {}, each {}. Write f.",
-        )
+    pattern = rng.phrase(
+        "Write f(v): the list of the elements of v above {}, each {}.", "f(v) lists all in v over {}, each {}. Write f."
     )
     append = f"            w+=[x{signed(b)}]"
     choose_first = ["def f(v):", "    w=[]", "    for x in v:", f"        if x>{low}:", append, "    return w"]
@@ -136,54 +123,47 @@ def mapped(rng: random.Random, difficulty: int) -> Draft:
     return Draft((low, b), pattern.format(low, each), None, (choose_first, change_first), tests)
 
 
-def extremes(rng: random.Random, difficulty: int) -> Draft:
+def extremes(rng: LevelRandom) -> Draft:
     """Two multiples of the largest and one of the smallest: by name, or collected over the sorted list."""
-    level = difficulty - 1
-    a, b = (rng.randint(2, (9, 70, 200, 900)[level]) for _ in range(2))
-    pattern = rng.choice(
-        (
-            "Write f(v): {} times the range of v plus {} times its maximum.",
-            "f(v) is {}*(largest-smallest)+{}*largest of v. Write f.",
-        )
+    a, b = (rng.integer(2, (9, 70, 200, 900)) for _ in range(2))
+    pattern = rng.phrase(
+        "Write f(v): {} times the range of v plus {} times its maximum.",
+        "f(v) is {}*(largest-smallest)+{}*largest of v. Write f.",
     )
-    said = ["def f(v):", "    m=max(v)", f"    return {a}*(m-min(v))+{b}*m"]
+    literal = ["def f(v):", "    m=max(v)", f"    return {a}*(m-min(v))+{b}*m"]
     collected = ["def f(v):", "    v=sorted(v)", f"    return {a + b}*v[-1]-{a}*v[0]"]
     tests = _calls(
         lambda v: max(a * (max(v) - x) for x in v) + b * max(v), [[4]], [[1, 2]], [[5, -3, 8, 0]], [[9, 9, 2]]
     )
-    return Draft((a, b), pattern.format(a, b), None, (said, collected), tests)
+    return Draft((a, b), pattern.format(a, b), None, (literal, collected), tests)
 
 
-def pair(rng: random.Random, difficulty: int) -> Draft:
-    """`a(x+y)-b(x-y)`: as it is said, or collected."""
-    level = difficulty - 1
-    a, b = (rng.randint(2, (9, 70, 200, 900)[level]) for _ in range(2))
+def pair(rng: LevelRandom) -> Draft:
+    """`a(x+y)-b(x-y)`: literally, or collected."""
+    a, b = (rng.integer(2, (9, 70, 200, 900)) for _ in range(2))
     if a == b:  # x would vanish
         a += 1
-    pattern = rng.choice(("Write f(x,y): {} times x+y minus {} times x-y.", "f(x,y) is {}(x+y)-{}(x-y). Write f."))
-    said = _returning("x,y", f"{a}*(x+y)-{b}*(x-y)")
+    pattern = rng.phrase("Write f(x,y): {} times x+y minus {} times x-y.", "f(x,y) is {}(x+y)-{}(x-y). Write f.")
+    literal = _returning("x,y", f"{a}*(x+y)-{b}*(x-y)")
     collected = _returning("x,y", f"{a - b}*x+{a + b}*y")
     tests = _calls(lambda x, y: a * x + a * y - b * x + b * y, [0, 0], [1, 0], [0, 1], [5, -2], [-3, 8])
-    return Draft((a, b), pattern.format(a, b), None, (said, collected), tests)
+    return Draft((a, b), pattern.format(a, b), None, (literal, collected), tests)
 
 
-def text(rng: random.Random, difficulty: int) -> Draft:
+def text(rng: LevelRandom) -> Draft:
     """Letters dropped twice and the rest repeated: one after the other, or at once."""
-    level = difficulty - 1
-    i, j = (rng.randint(2, (9, 40, 45, 55)[level]) for _ in range(2))
-    k = rng.randint(2, (9, 60, 99, 400)[level])
-    pattern = rng.choice(
-        (
-            "Write f(s): drop {} letters of s, then {} more, repeat the rest {} times.",
-            "f(s) is s without {} and then {} letters in front, {} times. Write f.",
-        )
+    i, j = (rng.integer(2, (9, 40, 45, 55)) for _ in range(2))
+    k = rng.integer(2, (9, 60, 99, 400))
+    pattern = rng.phrase(
+        "Write f(s): drop {} letters of s, then {} more, repeat the rest {} times.",
+        "f(s) is s without {} and then {} letters in front, {} times. Write f.",
     )
-    said = ["def f(s):", f"    s=s[{i}:]", f"    return s[{j}:]*{k}"]
+    literal = ["def f(s):", f"    s=s[{i}:]", f"    return s[{j}:]*{k}"]
     at_once = _returning("s", f"s[{i + j}:]*{k}")
     gone = i + j
     words = "", _LETTERS[:gone], _LETTERS[3 : 4 + gone], _LETTERS[7 : 10 + gone], _LETTERS[1 : 6 + gone]
     tests = _calls(lambda s: "".join(list(s[gone:]) * k), *([word] for word in words))
-    return Draft((i + j, k), pattern.format(i, j, k), None, (said, at_once), tests)
+    return Draft((i + j, k), pattern.format(i, j, k), None, (literal, at_once), tests)
 
 
 def _returning(parameters: str, expression: str) -> list[str]:
@@ -191,7 +171,7 @@ def _returning(parameters: str, expression: str) -> list[str]:
 
 
 def _calls(function: Callable[..., Any], *arguments: Sequence[Any]) -> tuple[Mapping[str, Any], ...]:
-    """What the program is asked, and what `function`, which is no solution, says to it."""
+    """Calls with the expected values, computed by `function`, which is none of the solutions."""
     return tuple({"call": "f", "args": list(args), "expected": function(*args)} for args in arguments)
 
 

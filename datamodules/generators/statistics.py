@@ -3,41 +3,36 @@
 from __future__ import annotations
 
 import math
-import random
 from fractions import Fraction
 from itertools import combinations
 
-from vibethinker.datamodules.generators.generator import Draft, Family, add, divide, multiply, ratio
+from vibethinker.datamodules.generators.family import Draft, Family, LevelRandom, add, divide, multiply, ratio
 
 
-def missing(rng: random.Random, difficulty: int) -> Draft:
+def missing(rng: LevelRandom) -> Draft:
     """The number that gives a list its mean: total minus the others, or balance the deviations."""
-    level = difficulty - 1
-    others = (2, 3, 4, 5)[level]
-    spread = (5, 9, 20, 40)[level]
-    mean = rng.randint(spread + 1, (20, 40, 90, 200)[level])
+    others = rng.level((2, 3, 4, 5))
+    spread = rng.level((5, 9, 20, 40))
+    mean = rng.integer(spread + 1, (20, 40, 90, 200))
     known = [mean + rng.randint(-spread, spread) for _ in range(others)]
     deviations = [value - mean for value in known]
     amount, surplus = mean * (others + 1), sum(deviations)
     answer = mean - surplus
     by_total = [multiply(others + 1, mean), *_running_sum(known), add(amount, -sum(known))]
     by_balance = [*(add(value, -mean) for value in known), add(*deviations), add(mean, -surplus)]
-    pattern = rng.choice(
-        (
-            "{} numbers have mean {}. All but one are {}. Find the other.",
-            "The mean of {} numbers is {}. Known: {}. Find the last.",
-        )
+    pattern = rng.phrase(
+        "{} numbers have mean {}. All but one are {}. Find the other.",
+        "The mean of {} numbers is {}. Known: {}. Find the last.",
     )
     prompt = pattern.format(others + 1, mean, _listed(known))
     return Draft((mean, *sorted(known)), prompt, answer, (by_total, by_balance))
 
 
-def variance(rng: random.Random, difficulty: int) -> Draft:
+def variance(rng: LevelRandom) -> Draft:
     """Population variance: mean squared deviation, or the squared differences of all pairs over n^2."""
-    level = difficulty - 1
-    n = (3, 3, 4, 5)[level]
-    spread = (4, 9, 9, 12)[level]
-    mean = rng.randint(spread + 1, (20, 90, 90, 150)[level])
+    n = rng.level((3, 3, 4, 5))
+    spread = rng.level((4, 9, 9, 12))
+    mean = rng.integer(spread + 1, (20, 90, 90, 150))
     while True:
         deviations = [rng.randint(-spread, spread) for _ in range(n - 1)]
         deviations.append(-sum(deviations))
@@ -58,34 +53,33 @@ def variance(rng: random.Random, difficulty: int) -> Draft:
         add(*(value * value for value in differences)),
         divide(sum(value * value for value in differences), n * n, "V"),
     ]
-    pattern = rng.choice(("Find the variance of {}.", "What is the variance of {}?"))
+    pattern = rng.phrase("Find the variance of {}.", "What is the variance of {}?")
     return Draft(tuple(sorted(data)), pattern.format(_listed(data)), Fraction(sum(squares), n), (definition, by_pairs))
 
 
-def probability(rng: random.Random, difficulty: int) -> Draft:
+def probability(rng: LevelRandom) -> Draft:
     """One draw, red or blue: add the favourable counts, or the complement."""
-    limit = (9, 20, 50, 99)[difficulty - 1]
+    limit = rng.level((9, 20, 50, 99))
     red, blue, green = (rng.randint(1, limit) for _ in range(3))
     wanted, balls = red + blue, red + blue + green
     other, answer = Fraction(green, balls), Fraction(wanted, balls)
     addition = [add(red, blue), add(wanted, green), f"P={ratio(wanted, balls)}"]
     complement = [add(red, blue, green), f"Q={ratio(green, balls)}", f"P={add(1, -other)}"]
-    question = rng.choice(("the chance to draw red or blue", "the probability of not drawing green"))
+    question = rng.phrase("the chance to draw red or blue", "the probability of not drawing green")
     prompt = f"A bag has {red} red, {blue} blue and {green} green balls. Find {question}."
     return Draft((*sorted((red, blue)), green), prompt, answer, (addition, complement))
 
 
-def expectation(rng: random.Random, difficulty: int) -> Draft:
+def expectation(rng: LevelRandom) -> Draft:
     """Expected value of two outcomes: weighted mean, or the smaller one plus the expected surplus."""
-    level = difficulty - 1
     while True:
-        chances = rng.randint(2, (5, 9, 15, 30)[level])
+        chances = rng.integer(2, (5, 9, 15, 30))
         hits = rng.randint(1, chances - 1)
         if math.gcd(hits, chances) == 1:
             break
-    low = rng.randint(1, (15, 25, 60, 99)[level])
-    gap = chances * rng.randint(1, (6, 8, 9, 9)[level])
-    if difficulty > 2:  # the expectation is then usually a fraction
+    low = rng.integer(1, (15, 25, 60, 99))
+    gap = chances * rng.integer(1, (6, 8, 9, 9))
+    if rng.difficulty > 2:  # the expectation is then usually a fraction
         gap += rng.randrange(chances)
     high, misses = low + gap, chances - hits
     answer = low + Fraction(gap * hits, chances)
@@ -102,23 +96,20 @@ def expectation(rng: random.Random, difficulty: int) -> Draft:
         divide(hits * gap, chances, "S"),
         f"E={add(low, answer - low)}",
     ]
-    pattern = rng.choice(
-        (
-            "A game pays {} with probability {}/{} and {} otherwise. Find the expected pay.",
-            "X={} with probability {}/{}, else X={}. Find the mean of X.",
-        )
+    pattern = rng.phrase(
+        "A game pays {} with probability {}/{} and {} otherwise. Find the expected pay.",
+        "X={} with probability {}/{}, else X={}. Find the mean of X.",
     )
     prompt = pattern.format(high, hits, chances, low)
     return Draft((high, hits, chances, low), prompt, answer, (weighted, surplus))
 
 
-def pairs(rng: random.Random, difficulty: int) -> Draft:
+def pairs(rng: LevelRandom) -> Draft:
     """Pairs with at least one woman, some excluded: take the pairs of men from all, or add mixed pairs and women's."""
-    level = difficulty - 1
-    men, women = (rng.randint(2, (7, 12, 30, 60)[level]) for _ in range(2))
+    men, women = (rng.integer(2, (7, 12, 30, 60)) for _ in range(2))
     everyone, mixed = men + women, men * women
     of_all, of_men, of_women = (math.comb(group, 2) for group in (everyone, men, women))
-    excluded = rng.randint(1, min(of_all - of_men - 1, (20, 40, 90, 200)[level]))
+    excluded = rng.randint(1, min(of_all - of_men - 1, rng.level((20, 40, 90, 200))))
     answer = of_all - of_men - excluded
     complement = [
         add(men, women),

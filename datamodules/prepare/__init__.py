@@ -1,4 +1,4 @@
-"""Raw sets made into clean domain data: domains, duplicates, benchmarks, solutions, splits."""
+"""Converts raw data sets to clean domain data: domains, duplicates, benchmarks, solutions, splits."""
 
 from vibethinker.datamodules.prepare.pipeline import Prepared, prepare
 from vibethinker.datamodules.prepare.settings import Benchmark, Settings, Source

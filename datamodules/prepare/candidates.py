@@ -1,4 +1,4 @@
-"""Raw rows read: each becomes a candidate with its domain, or is removed for a reason."""
+"""Reads raw rows: each becomes a candidate with its domain, or is removed for a reason."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ NO_VALUE: Final = "(none)"
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A usable problem and the line, or row of a table, where it stands.
+    """A usable problem and its line, or row of a table.
 
     Attributes:
-        boxed: whether its answer was taken from a solution.
+        problem: the problem.
+        line: of its source, from 1.
+        boxed: True if its answer was taken from a solution.
     """
 
     problem: Problem
@@ -31,7 +33,7 @@ class Candidate:
     boxed: bool = False
 
     def removed(self, reason: str, **why: Any) -> Removed:
-        """The record of its removal."""
+        """The record of its removal; `why` are details of the reason."""
         return Removed(self.problem.id, self.problem.source, self.line, self.problem.domain, reason, why)
 
 
@@ -40,8 +42,12 @@ class Removed:
     """A row that is not in the result.
 
     Attributes:
+        id: of the problem.
+        source: file of the row.
+        line: of the source, from 1.
+        domain: `None` if the row has none.
         reason: `no domain`, `unusable`, `no answer`, `contaminated`, `duplicate`, `near duplicate` or `answers differ`.
-        why: what more there is to say about it: the row it duplicates, the n-gram it shares, …
+        why: details: the id of the row it duplicates, the n-gram it shares, …
     """
 
     id: str
@@ -53,10 +59,10 @@ class Removed:
 
 
 def read_sources(settings: Settings) -> tuple[list[Candidate], list[Removed], dict[str, int]]:
-    """Every row of every source, in order: candidates, removed ones, and the number of rows of each file.
+    """The candidates and the removed rows of all sources, in order, and the number of rows of each file.
 
     Raises:
-        FileNotFoundError, ValueError: naming the file, or the option, that is not as it should be.
+        FileNotFoundError, ValueError: naming the file or the option.
     """
     domain_of = {value: domain for domain, values in settings.domains.items() for value in values}
     candidates: list[Candidate] = []
@@ -113,7 +119,7 @@ def read_file(file: Benchmark) -> list[Row]:
 
 
 def _values(row: Row) -> list[str]:
-    """What stands in the domain column: a text, or a list of them."""
+    """The values in the domain column, which holds a text or a list of texts."""
     value = row.value("domain")
     found = [str(item).strip() for item in (value if isinstance(value, list) else [value]) if item is not None]
     return [item for item in found if item] or [NO_VALUE]
@@ -124,7 +130,7 @@ def _read(row: Row, source: Source, domain: str | None, values: Sequence[str]) -
     if domain is None:
         return Removed(*where, None, "no domain", {"value": ", ".join(values)})
     if isinstance(answer := row.value("answer"), str) and not answer.strip():
-        row = replace(row, raw={**row.raw, row.columns["answer"]: None})  # a solution may have it
+        row = replace(row, raw={**row.raw, row.columns["answer"]: None})  # it is then taken from a solution
     try:
         problem = row.partial_problem(domain)
         if not problem.prompt:

@@ -1,7 +1,7 @@
-"""The folder that is made: a file for each split, `removed.jsonl`, `report.json`. The same input gives the same bytes.
+"""The output folder: a file for each split, `removed.jsonl`, `report.json`. The same input gives the same bytes.
 
 train.jsonl probe.jsonl val.jsonl test.jsonl    problems of all domains, as `DomainDataModule` reads them
-removed.jsonl                                   every row that is in none of them, and why
+removed.jsonl                                   all other rows, each with the reason
 report.json                                     counts, settings, and a hash of every file read and written
 """
 
@@ -23,20 +23,26 @@ from vibethinker.utils.atomic import staged_folder
 
 REPORT: Final = "report.json"
 REMOVED: Final = "removed.jsonl"
-_FORMAT: Final = 1  # of what is written; another one makes an older folder another result
+_FORMAT: Final = 1  # version of the output; folders of another version are out of date
 
 
 def identity(settings: Settings) -> dict[str, Any]:
-    """What decides the result: every setting but where it goes, and the content of every file."""
+    """Everything that decides the result: all settings but the output folder, and a hash of every file."""
     options = {name: value for name, value in asdict(settings).items() if name != "out"}
     files = [file.data for file in [*settings.sources, *settings.benchmarks]]
     return {"format": _FORMAT, "settings": options, "inputs": {name: _digest(Path(name)) for name in files}}
 
 
 def write(prepared: Prepared, made_from: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """Makes the folder, whole or not at all, in place of an older one; returns its report.
+    """Writes the folder, completely or not at all, in place of an older one. A split without problems has no file.
 
-    A split without problems has no file.
+    Args:
+        prepared: the result.
+        made_from: its `identity`.
+        out: the folder.
+
+    Returns:
+        The content of `report.json`.
     """
     with staged_folder(out) as folder:
         for split, problems in prepared.splits.items():
@@ -50,10 +56,10 @@ def write(prepared: Prepared, made_from: Mapping[str, Any], out: Path) -> dict[s
 
 
 def read_report(out: Path) -> dict[str, Any] | None:
-    """The report of a folder that was made here; `None` when there is nothing yet.
+    """The report of a folder that `prepare` wrote; `None` if there is no folder or an empty one.
 
     Raises:
-        FileExistsError: it is something else, which nothing here may replace.
+        FileExistsError: it is something else, which must not be replaced.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
@@ -66,13 +72,13 @@ def read_report(out: Path) -> dict[str, Any] | None:
 
 
 def first_changed(out: Path, report: Mapping[str, Any]) -> str | None:
-    """The first file of a folder that is not as it was written."""
+    """The first file of a folder whose content has changed since it was written, if any."""
     files = report["outputs"].items()
     return next((name for name, digest in files if not (out / name).is_file() or _digest(out / name) != digest), None)
 
 
 def counts(prepared: Prepared) -> dict[str, Any]:
-    """The figures of a report."""
+    """The counts of a report."""
     removed: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for row in prepared.removed:
         removed[row.reason][row.domain or ""] += 1
@@ -93,21 +99,20 @@ def counts(prepared: Prepared) -> dict[str, Any]:
 
 
 def _domains(prepared: Prepared) -> dict[str, dict[str, int]]:
-    """For each domain: problems of each split, problems without a solution, problems with several."""
-    made: dict[str, dict[str, int]] = {}
+    """By domain: number of problems in each split, without a solution, and with several."""
+    counts: dict[str, dict[str, int]] = {}
     for domain in sorted({problem.domain for problems in prepared.splits.values() for problem in problems}):
         own = {split: [p for p in problems if p.domain == domain] for split, problems in prepared.splits.items()}
         paths = [len(p.solutions) for problems in own.values() for p in problems]
         without, several = sum(n == 0 for n in paths), sum(n > 1 for n in paths)
-        made[domain] = {split: len(problems) for split, problems in own.items()}
-        made[domain] |= {"without_solution": without, "several_solutions": several}
-    return made
+        counts[domain] = {split: len(problems) for split, problems in own.items()}
+        counts[domain] |= {"without_solution": without, "several_solutions": several}
+    return counts
 
 
 def _row(problem: Problem) -> dict[str, Any]:
-    """The fields that say something, under their usual names."""
-    fields = asdict(problem)
-    return {name: value for name, value in fields.items() if value is not None}
+    """The fields that have a value."""
+    return {name: value for name, value in asdict(problem).items() if value is not None}
 
 
 def _removal(row: Removed) -> dict[str, Any]:

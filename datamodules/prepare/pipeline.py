@@ -1,39 +1,39 @@
-"""The steps from raw rows to domain data, in the order in which they are taken.
+"""The steps from raw rows to clean domain data, in their order.
 
-Rows, what is unusable, benchmarks, exact duplicates, near duplicates, solutions, splits. A clean row that nearly
-duplicates a contaminated one goes with it.
+Unusable rows, benchmark problems, exact duplicates and near duplicates are removed, solutions are graded, and the rest
+is split. A near duplicate of a benchmark problem is removed like the problem itself.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 
 from vibethinker.datamodules.prepare.candidates import Candidate, Removed, read_benchmarks, read_sources
-from vibethinker.datamodules.prepare.decontamination import BenchmarkIndex, Match
+from vibethinker.datamodules.prepare.decontamination import BenchmarkIndex
 from vibethinker.datamodules.prepare.duplicates import near_duplicates
 from vibethinker.datamodules.prepare.settings import Duplicates, Settings
-from vibethinker.datamodules.prepare.solutions import TIMEOUT, verified
+from vibethinker.datamodules.prepare.solutions import TIMEOUT, with_right_solutions
 from vibethinker.problems import SPLITS, Problem, Split, normalized_prompt, split_of
 from vibethinker.rewards import MathReward
 from vibethinker.utils.meter import tracked
 
-Group = list[Candidate]  # rows of one prompt, the first of which stays
+Group = list[Candidate]  # rows of one prompt; the first one is kept
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What became of every row.
+    """The result.
 
     Attributes:
-        splits: the problems that stay.
-        removed: rows that do not, in the order of sources and lines.
+        splits: the problems that are kept.
+        removed: all other rows, in the order of sources and lines.
         rows: number of rows of each source file.
         benchmarks: number of rows of each benchmark file.
-        boxed: problems whose answer was taken from a solution.
-        solutions: what became of the solutions of those that stay.
+        boxed: number of problems whose answer was taken from a solution.
+        solutions: number of solutions of these problems by outcome.
     """
 
     splits: Mapping[Split, Sequence[Problem]]
@@ -45,29 +45,28 @@ class Prepared:
 
 
 def prepare(settings: Settings) -> Prepared:
-    """Clean domain data from raw rows; a function of the settings and the files that they name.
+    """Clean domain data from raw rows, a pure function of the settings and the files that they name.
 
     Raises:
-        FileNotFoundError, ValueError: naming file, line or option; or nothing is left.
+        FileNotFoundError, ValueError: naming file, line or option; or no problem is left.
     """
     index, benchmark_sizes = read_benchmarks(settings)
     candidates, removed, sizes = read_sources(settings)
-    with MathReward(timeout=TIMEOUT) as reward:
-        candidates, empty = _without_empty_answers(candidates, reward)
-        groups, hit, contaminated = _without_benchmarks(_by_prompt(candidates), index)
-        groups, differing = _without_differing_answers(groups, reward)
-        groups, duplicates = _without_duplicates(groups, hit, settings.duplicates, reward)
-        problems, fates = verified([_merged(group) for group in groups], settings.solutions, reward)
-    gone = [*removed, *empty, *contaminated, *differing, *duplicates]
+    with MathReward(timeout=TIMEOUT) as reward:  # every step below adds the rows that it removes to `removed`
+        groups = _by_prompt(_with_comparable_answers(candidates, reward, removed))
+        groups, contaminated = _without_benchmarks(groups, index, removed)
+        groups = _with_one_answer(groups, reward, removed)
+        groups = _without_duplicates(groups, contaminated, settings.duplicates, reward, removed)
+        problems, outcomes = with_right_solutions([_merged(group) for group in groups], settings.solutions, reward)
     if not problems:
-        reasons = Counter(row.reason for row in gone).most_common()
+        reasons = Counter(row.reason for row in removed).most_common()
         raise ValueError(f"no row is left: {', '.join(f'{count} {reason}' for reason, count in reasons)}")
     splits: dict[Split, list[Problem]] = {name: [] for name in SPLITS}
     for problem in problems:
         splits[split_of(problem.prompt)].append(problem)
-    order = {name: place for place, name in enumerate(sizes)}
-    gone.sort(key=lambda row: (order[row.source], row.line))
-    return Prepared(splits, gone, sizes, benchmark_sizes, sum(group[0].boxed for group in groups), fates)
+    order = {name: i for i, name in enumerate(sizes)}
+    removed.sort(key=lambda row: (order[row.source], row.line))
+    return Prepared(splits, removed, sizes, benchmark_sizes, sum(group[0].boxed for group in groups), outcomes)
 
 
 def _by_prompt(candidates: Sequence[Candidate]) -> list[Group]:
@@ -77,87 +76,83 @@ def _by_prompt(candidates: Sequence[Candidate]) -> list[Group]:
     return list(groups.values())
 
 
-def _without_empty_answers(
-    candidates: Sequence[Candidate], reward: MathReward
-) -> tuple[list[Candidate], list[Removed]]:
-    """An answer that says nothing is not even equal to itself: no completion could be right."""
+def _with_comparable_answers(
+    candidates: Sequence[Candidate], reward: MathReward, removed: list[Removed]
+) -> list[Candidate]:
+    """An answer without content is not even equal to itself: no completion could be right."""
     answers = sorted({c.problem.answer for c in candidates if c.problem.answer is not None})
     usable = dict(zip(answers, reward.compare([(answer, answer) for answer in answers]), strict=True))
     kept: list[Candidate] = []
-    removed: list[Removed] = []
     for candidate in candidates:
         answer = candidate.problem.answer
         if candidate.problem.tests or (answer is not None and usable[answer]):
             kept.append(candidate)
         else:
             removed.append(candidate.removed("no answer", detail=f"{answer!r:.80} can be compared with nothing"))
-    return kept, removed
+    return kept
 
 
 def _without_benchmarks(
-    groups: Sequence[Group], index: BenchmarkIndex
-) -> tuple[list[Group], list[Group], list[Removed]]:
-    """The groups that no benchmark has, those that one has, and the rows of the latter."""
+    groups: Sequence[Group], index: BenchmarkIndex, removed: list[Removed]
+) -> tuple[list[Group], list[Group]]:
+    """The groups that are in no benchmark, and the others."""
     clean: list[Group] = []
-    hit: list[Group] = []
-    removed: list[Removed] = []
+    contaminated: list[Group] = []
     for group in tracked(groups, "Comparing with benchmarks"):
-        matches = index.matches(group[0].problem.prompt)
-        (hit if matches else clean).append(group)
+        matches = [asdict(match) for match in index.matches(group[0].problem.prompt)]
+        (contaminated if matches else clean).append(group)
         if matches:
-            removed += [row.removed("contaminated", matches=[_record(match) for match in matches]) for row in group]
-    return clean, hit, removed
+            removed += [row.removed("contaminated", matches=matches) for row in group]
+    return clean, contaminated
 
 
-def _record(match: Match) -> dict[str, str | int]:
-    return {"benchmark": match.benchmark, "id": match.id, "shared": match.shared, "ngram": match.ngram}
-
-
-def _without_differing_answers(groups: Sequence[Group], reward: MathReward) -> tuple[list[Group], list[Removed]]:
-    """One prompt with two answers: nothing says which is right."""
+def _with_one_answer(groups: Sequence[Group], reward: MathReward, removed: list[Removed]) -> list[Group]:
+    """One prompt with two answers: nothing tells which is right."""
     kept: list[Group] = []
-    removed: list[Removed] = []
     for group in groups:
-        first = group[0].problem
-        other = next((row.problem for row in group[1:] if not _agree(first, row.problem, reward)), None)
-        if other is None:
+        if all(_agree(group[0].problem, row.problem, reward) for row in group[1:]):
             kept.append(group)
         else:
             ids = [row.problem.id for row in group]
             removed += [row.removed("answers differ", answer=row.problem.answer, rows=ids) for row in group]
-    return kept, removed
+    return kept
 
 
 def _agree(a: Problem, b: Problem, reward: MathReward) -> bool:
-    """Equal answers; programs may have different tests of one thing."""
+    """True if the answers are equal; problems with tests always agree, as tests of one problem may differ."""
     if a.answer is None or b.answer is None:
         return True
     return a.answer == b.answer or reward.compare([(b.answer, a.answer)])[0]
 
 
 def _without_duplicates(
-    groups: Sequence[Group], hit: Sequence[Group], options: Duplicates, reward: MathReward
-) -> tuple[list[Group], list[Removed]]:
-    """Near duplicates join the group of the row that stays; all but the first of a group are removed."""
-    every = [*hit, *groups]  # those that a benchmark has first: what nearly duplicates one of them goes too
+    groups: Sequence[Group],
+    contaminated: Sequence[Group],
+    options: Duplicates,
+    reward: MathReward,
+    removed: list[Removed],
+) -> list[Group]:
+    """Near duplicates join the group of the row that is kept; all rows of a group but the first are removed."""
+    every = [*contaminated, *groups]  # contaminated ones first, so that their near duplicates are removed
     firsts = [group[0].problem for group in every]
 
     def same(i: int, j: int) -> bool:
         return firsts[i].tests == firsts[j].tests and _agree(firsts[i], firsts[j], reward)
 
-    left_out = near_duplicates([p.prompt for p in firsts], options.similarity, options.shingle, same, fixed=len(hit))
-    kept = {place: list(every[place]) for place in range(len(hit), len(every)) if place not in left_out}
-    removed = [row.removed("duplicate", of=group[0].problem.id) for group in kept.values() for row in group[1:]]
-    for place, (of, similarity) in left_out.items():
+    prompts, fixed = [problem.prompt for problem in firsts], len(contaminated)
+    near = near_duplicates(prompts, options.similarity, options.shingle, same, fixed)
+    kept = {i: list(every[i]) for i in range(fixed, len(every)) if i not in near}
+    removed += [row.removed("duplicate", of=group[0].problem.id) for group in kept.values() for row in group[1:]]
+    for i, (of, similarity) in near.items():
         why = {"of": firsts[of].id, "similarity": round(similarity, 4)}
-        removed += [row.removed("near duplicate", **why) for row in every[place]]
+        removed += [row.removed("near duplicate", **why) for row in every[i]]
         if of in kept:
-            kept[of] += every[place]
-    return list(kept.values()), removed
+            kept[of] += every[i]
+    return list(kept.values())
 
 
 def _merged(group: Group) -> Problem:
-    """The first problem, with the solutions of all rows that are judged as it is."""
+    """The first problem, with the solutions of all rows that have the same tests."""
     first = group[0].problem
     alike = [row.problem for row in group if row.problem.tests == first.tests]
     return replace(first, solutions=tuple(dict.fromkeys(chain.from_iterable(p.solutions for p in alike))))

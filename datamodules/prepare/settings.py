@@ -1,4 +1,4 @@
-"""What a configuration file of `vibethinker prepare` says."""
+"""The configuration file of `vibethinker prepare`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vibethinker.datamodules.reading.fields import COLUMNS
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A file whose problems may not be trained on.
+    """A file whose problems must not be trained on.
 
     Args:
         data: a JSONL or Parquet file.
@@ -33,7 +33,7 @@ class Source(Benchmark):
         data: a JSONL or Parquet file.
         fields: column name for each field that is not under its usual name; `domain` is the column that `domains` maps.
         domain: domain of all its rows, in place of a column.
-        name: put before its ids, where those of two sources are the same.
+        name: prefix of its ids, for sources with equal ids.
     """
 
     domain: str | None = None
@@ -47,11 +47,11 @@ class Source(Benchmark):
 
 @dataclass(frozen=True)
 class Decontamination:
-    """When a problem counts as one of a benchmark (VibeThinker-1.5B, 2511.06221 §3.5: any common 10-gram).
+    """When a problem counts as a benchmark problem (VibeThinker-1.5B, 2511.06221 §3.5: any common 10-gram).
 
     Args:
-        ngram: words in a row that are compared. Prompts of fewer words are compared whole.
-        min_shared: how many different ones must stand in one problem of a benchmark too.
+        ngram: consecutive words that are compared. Prompts of fewer words are compared whole.
+        min_shared: number of different n-grams that a prompt and a benchmark problem must share.
     """
 
     ngram: int = 10
@@ -65,11 +65,11 @@ class Decontamination:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """When two problems count as one, beside those that differ in case and white space alone.
+    """When two problems count as duplicates, besides those that differ only in case and white space.
 
     Args:
-        similarity: least Jaccard similarity of their shingles; they must also have the same numbers and equal answers.
-        shingle: words and signs in a row that make one.
+        similarity: least Jaccard similarity of their shingles; numbers and answers must also be equal.
+        shingle: consecutive words and signs of a shingle.
     """
 
     similarity: float = 0.8
@@ -84,11 +84,11 @@ class Duplicates:
 
 @dataclass(frozen=True)
 class Solutions:
-    """What becomes of demonstrations before they are verified.
+    """Changes to demonstrations before they are graded.
 
     Args:
-        append_answer: whether one without a box that ends in the right number gets a last sentence with the box.
-        strip_annotations: whether calculator annotations, `<<48/2=24>>`, are taken out.
+        append_answer: add a last sentence with the box to a solution without one that ends in the right number.
+        strip_annotations: remove calculator annotations such as `<<48/2=24>>`.
     """
 
     append_answer: bool = False
@@ -97,18 +97,18 @@ class Solutions:
 
 @dataclass(frozen=True)
 class Settings:
-    """The whole file. Paths are relative to the working directory.
+    """The whole configuration. Paths are relative to the working directory.
 
     Args:
-        sources: files of raw rows; of duplicates, the one of an earlier source and line stays.
-        out: folder that is made.
-        domains: for each domain, the values of the domain column that belong to it; without any, the values themselves
-            are the domains.
-        rest: domain of rows whose value belongs to none; they are left out and counted by value without it.
-        benchmarks: files whose problems may not be trained on.
-        decontamination: when a problem counts as one of a benchmark.
-        duplicates: when two problems count as one.
-        solutions: what becomes of demonstrations.
+        sources: files of raw rows; of duplicates, the one of the earliest source and line is kept.
+        out: the output folder.
+        domains: for each domain, the values of the domain column that belong to it; without any, the values are the
+            domains.
+        rest: domain of rows whose value belongs to no domain; without it they are removed and counted by value.
+        benchmarks: files whose problems must not be trained on.
+        decontamination: when a problem counts as a benchmark problem.
+        duplicates: when two problems count as duplicates.
+        solutions: changes to demonstrations.
     """
 
     sources: list[Source]

@@ -1,4 +1,4 @@
-r"""Demonstrations verified: each must box the answer of its problem, which is what training asks for."""
+"""Grades demonstrations: only those that box the answer of their problem are kept."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from vibethinker.rewards import MathReward
 from vibethinker.rewards.math.verifier import final_answer
 from vibethinker.utils.meter import tracked
 
-RIGHT: Final = ("right", "answer appended")  # fates of solutions that stay
+RIGHT: Final = ("right", "answer appended")  # outcomes of solutions that are kept
 _ANNOTATION: Final = re.compile(r"<<[^<>]*>>")
-TIMEOUT: Final = 5.0  # seconds of CPU for one answer: no training step waits for it
-_BATCH: Final = 64  # solutions judged together: enough for the reward's workers
+TIMEOUT: Final = 5.0  # seconds of CPU time for one answer; more than in training, where a step waits for it
+_BATCH: Final = 64  # solutions graded together: enough for the workers of the reward
 
 
 def with_box(solution: str, answer: str) -> str:
-    r"""The solution and one sentence more.
+    r"""The solution with a last sentence that boxes the answer.
 
     >>> print(with_box("Half of 6 is 3.\n", "3"))
     Half of 6 is 3.
@@ -30,15 +30,17 @@ def with_box(solution: str, answer: str) -> str:
     return f"{solution.rstrip()}\nThe answer is \\boxed{{{answer}}}."
 
 
-def verified(problems: Sequence[Problem], options: Solutions, reward: MathReward) -> tuple[list[Problem], Counter[str]]:
-    """The problems with their right solutions alone, each once; and how many solutions met which fate.
+def with_right_solutions(
+    problems: Sequence[Problem], options: Solutions, reward: MathReward
+) -> tuple[list[Problem], Counter[str]]:
+    """The problems with their right solutions only, each once, and the number of solutions by outcome.
 
     Solutions of problems with tests are programs and stay as they are.
 
     Args:
-        problems: with any solutions; their ids differ.
-        options: what is done to a solution first.
-        reward: judges; one without fallbacks.
+        problems: problems with different ids.
+        options: changes to the solutions before they are graded.
+        reward: grades the solutions; without fallbacks.
 
     Returns:
         Problems in order, and counts of `right`, `answer appended`, and the other kinds of outcome.
@@ -47,17 +49,16 @@ def verified(problems: Sequence[Problem], options: Solutions, reward: MathReward
     right: defaultdict[str, list[str]] = defaultdict(list)
     counts: Counter[str] = Counter()
     with MathReward(timeout=TIMEOUT, fallbacks=True) as lenient:
-        for start in tracked(range(0, len(pairs), _BATCH), "Verifying solutions"):
+        for start in tracked(range(0, len(pairs), _BATCH), "Grading solutions"):
             batch = pairs[start : start + _BATCH]
             for (problem, text), outcome in zip(batch, reward.grade(*zip(*batch, strict=True)), strict=True):
-                fate = "right" if outcome.kind == "passed" else outcome.kind
+                kind = "right" if outcome.kind == "passed" else outcome.kind
                 if options.append_answer and final_answer(text) is None and lenient([problem], [text]) == [1.0]:
-                    fate, text = "answer appended", with_box(text, str(problem.answer))
-                counts[fate] += 1
-                if fate in RIGHT:
+                    kind, text = "answer appended", with_box(text, str(problem.answer))
+                counts[kind] += 1
+                if kind in RIGHT:
                     right[problem.id].append(text)
-    made = [p if p.tests else replace(p, solutions=tuple(right[p.id])) for p in problems]
-    return made, counts
+    return [p if p.tests else replace(p, solutions=tuple(right[p.id])) for p in problems], counts
 
 
 def _texts(problem: Problem, options: Solutions) -> list[str]:

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.oracles import ORACLES, captured, integers, parsed, x
-from vibethinker.datamodules.generators import DIFFICULTIES, DOMAINS, FAMILIES, Family, generate, unique
+from vibethinker.datamodules.generators import DIFFICULTIES, DOMAINS, FAMILIES, Family, LevelRandom, generate, unique
 from vibethinker.problems import SPLITS, Problem, Split
 
 GOLDEN = [
@@ -193,8 +193,8 @@ def test_the_demo_difficulty_fits_a_tiny_model(domain: str, place: int) -> None:
 @pytest.mark.parametrize(("domain", "place"), cases(*DOMAINS))
 def test_each_family_has_thousands_of_problems(domain: str, place: int) -> None:
     family: Family = FAMILIES[domain][place]
-    rng = random.Random(1)
-    assert len({family(rng, 2).key for _ in range(12_000)}) > 3000
+    rng = LevelRandom("1", difficulty=2)
+    assert len({family(rng).key for _ in range(12_000)}) > 3000
 
 
 # --- streams and splits -------------------------------------------------------------------------------------------

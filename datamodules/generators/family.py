@@ -1,4 +1,4 @@
-"""What every problem family shares: the draft of a problem and the notation of its steps.
+"""The basis of every problem family: the draft of a problem, its random choices, and the notation of its steps.
 
 A step is one line, a chain `side=side=…` whose arithmetic sides all have the same value. Signs that a reader would drop
 (`1x`, `+-3`, `x+0`) never appear, and negative factors are bracketed, so any calculator can evaluate each side.
@@ -11,9 +11,10 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 Number = int | Fraction
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +24,9 @@ class Draft:
     Attributes:
         key: canonical parameters; equal exactly when the mathematical problem is the same, however it is phrased.
         prompt: the question; it shows every parameter, so equal prompts mean equal keys.
-        answer: exact; `None` where `tests` judge instead.
+        answer: exact; `None` if `tests` grade the completions.
         solutions: at least two different methods, each a list of steps, or of lines of a program.
-        tests: calls of the program with the values that they have to return.
+        tests: calls of the program, each with the expected value.
     """
 
     key: tuple[int, ...]
@@ -35,19 +36,45 @@ class Draft:
     tests: tuple[Mapping[str, Any], ...] = ()
 
 
-Family = Callable[[random.Random, int], Draft]
+class LevelRandom(random.Random):
+    """The random choices of one problem. Limits are one number, or a tuple of four: one for each difficulty.
+
+    Args:
+        key: the seed.
+        difficulty: from 1 to 4.
+    """
+
+    def __init__(self, key: str, *, difficulty: int) -> None:
+        super().__init__(key)
+        self.difficulty = difficulty
+
+    def level(self, values: Sequence[T]) -> T:
+        """The value of this difficulty."""
+        return values[self.difficulty - 1]
+
+    def integer(self, low: int | Sequence[int], high: Sequence[int]) -> int:
+        """An integer from `low` to `high`, both included."""
+        return self.randint(low if isinstance(low, int) else self.level(low), self.level(high))
+
+    def nonzero(self, limits: Sequence[int]) -> int:
+        """An integer from -limit to limit, but not zero."""
+        return self.choice((-1, 1)) * self.integer(1, limits)
+
+    def phrase(self, *patterns: str) -> str:
+        """One of several wordings."""
+        return self.choice(patterns)
 
 
-def nonzero(rng: random.Random, limit: int) -> int:
-    """One of -limit…-1, 1…limit."""
-    return rng.choice((-1, 1)) * rng.randint(1, limit)
+Family = Callable[[LevelRandom], Draft]
 
 
 def signed(value: Number) -> str:
+    """`+3`, `-3`."""
     return f"+{value}" if value >= 0 else str(value)
 
 
 def bracketed(value: Number) -> str:
+    """`3`, `(-3)`."""
     return f"({value})" if value < 0 else str(value)
 
 
@@ -94,7 +121,7 @@ def squares(first: int, second: int) -> str:
 
 
 def ratio(dividend: int, divisor: int) -> str:
-    """What follows a name, as in `x=15/3=5`, `x=6/4=3/2`; only `5/3` when nothing cancels. The divisor is positive."""
+    """`15/3=5`, `6/4=3/2`, or only `5/3` when nothing cancels; written after a name. The divisor is positive."""
     common = math.gcd(dividend, divisor)
     if common == 1 < divisor:
         return f"{dividend}/{divisor}"
@@ -103,7 +130,7 @@ def ratio(dividend: int, divisor: int) -> str:
 
 
 def divide(dividend: int, divisor: int, name: str = "Q") -> str:
-    """`15/3=5`; a step has two sides, so the quotient gets its name when nothing cancels: `Q=5/3`."""
+    """`15/3=5`; when nothing cancels, the quotient gets a name, since a step has two sides: `Q=5/3`."""
     quotient = ratio(dividend, divisor)
     return quotient if "=" in quotient else f"{name}={quotient}"
 
