@@ -42,6 +42,10 @@ def test_another_method_is_another_path() -> None:
         ("5 apples + 3 apples = 8 apples", "5+3=8"),
         ("4+1+1=6\n6/9=2/3", "4+1+1=6\n6/9=2/3"),
         ("1,000+5=1005 and 2^{3}=8", "1000+5=1005\n2^3=8"),
+        (r"\frac{3}{4}\cdot 2=\frac32", "(3/4)*2=3/2"),
+        (r"\left(\frac{1}{2}\right)^{2}=\frac14", "((1/2))^2=1/4"),
+        (r"3-1\frac{1}{2}=1 1/2", "3-(1+1/2)=1+1/2"),
+        (r"3\frac{5}{2}=\dfrac1{2}15", "3*(5/2)=(1/2)*15"),
         ("5=5", ""),
         ("\\boxed{5}", ""),
         ("", ""),
@@ -87,6 +91,11 @@ def test_hostile_text_takes_linear_time(text: str) -> None:
     start = time.process_time()
     path_signature(text)
     assert time.process_time() - start < 3
+
+
+@given(st.text(alphabet="\\frac{}12 ^()=\n", max_size=60))
+def test_latex_never_raises(text: str) -> None:
+    path_signature(text)
 
 
 @given(st.text(alphabet="\\{}()[]=+-*/^.,:$& \n\"'19axso√²", max_size=80))

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Final
 
 from vibethinker.rewards.math.normalize import normalize
-from vibethinker.rewards.math.rules import UndefinedError, decide, number
+from vibethinker.rewards.math.rules import decide, number
 
 MAX_SYMBOLIC: Final = 128  # comparisons by symbolic algebra for one problem; spellings beyond them count as different
 
@@ -89,7 +89,7 @@ def _spellings(answers: Sequence[str | None]) -> list[_Spelling]:
 def _value(text: str) -> Hashable | None:
     try:
         return number(text)
-    except UndefinedError:
+    except ArithmeticError:
         return None
 
 

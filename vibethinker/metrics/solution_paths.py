@@ -6,7 +6,7 @@ valid, and which are different.
 
 A text is cut into *chains* such as `3x = 19 - 4 = 15`. A side of a chain that is pure arithmetic has an exact value,
 and all the values in a chain must be equal. A side with letters, with words in it, or beyond the bounds of
-`vibethinker.rewards.math.arithmetic` belongs to the path unchecked.
+`vibethinker.rewards.math.expression` belongs to the path unchecked.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Final
 
-from vibethinker.rewards.math.arithmetic import evaluate, from_latex
+from vibethinker.rewards.math.expression import MAX_CHARACTERS, ParseError, evaluate
 
 _FUNCTIONS: Final = frozenset({"sin", "cos", "tan", "log", "ln", "exp", "sqrt", "pi", "lim", "int"})
 _SHORT_WORDS: Final = frozenset(
@@ -29,12 +29,23 @@ _OPERATIONS: Final = frozenset(
     ("of", "times", "plus", "minus", "over", "by", "per", "than", "twice", "half", "double", "triple")
 )
 
-_RAISED: Final = str.maketrans({"²": "^2", "³": "^3", "×": "*", "√": r"\sqrt "})
+_SIGNS: Final = str.maketrans(
+    {"²": "^2", "³": "^3", "√": r"\sqrt ", **dict.fromkeys("×·⋅∙", "*"), **dict.fromkeys("÷⁄", "/"), "−": "-", "–": "-"}
+)
 _LINES: Final = re.compile(r"\\\\|\\q?quad(?![A-Za-z])|\\(?:begin|end)\s*\{[^{}]*\}")
 _WORDS: Final = re.compile(r"\\(?:text[a-z]*|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
 _MARKUP: Final = re.compile(r"\\f?boxed(?![A-Za-z])|\\fbox(?![A-Za-z])|\\[()\[\]]|[$&]|(?<![\w)}])\*\*|\*\*(?![\w({-])")
 _BULLET: Final = re.compile(r"^[ \t]*(?:[-*+•]|[0-9]{1,3}[.)])[ \t]+", re.MULTILINE)
 _THOUSANDS: Final = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:(?:\{,\}|,\\!|,)[0-9]{3})+(?![0-9]|,[0-9])")
+_COMMANDS: Final = re.compile(
+    r"\\(?:(?P<times>cdot|times|ast)(?![A-Za-z])|(?P<over>div)(?![A-Za-z])"
+    r"|(?P<space>q?quad(?![A-Za-z])|[,;:> ])|(?:left|right|displaystyle|[bB]igg?[lr]?)(?![A-Za-z])|!)"
+)
+_MIXED: Final = re.compile(
+    r"(?<![0-9.^_}])([0-9]+)(?:[ \t]*\\[dtc]?frac\s*\{([0-9]+)\}\s*\{([0-9]+)\}|[ \t]*\\[dtc]?frac\s*([0-9])\s*([0-9])"
+    r"|[ \t]+([0-9]+)/([0-9]+)(?![0-9]))"
+)
+_LATEX_TOKEN: Final = re.compile(r"(?P<frac>\\[dtc]?frac(?![A-Za-z]))|\\[A-Za-z]+|\\.|\s+|.", re.DOTALL)
 _TOKEN: Final = re.compile(
     r"(?P<number>[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
     r"|(?P<stop>[.,;:?<>≈≠≤≥→⇒]=?|!=|\\(?:approx|equiv|neq?|leq?|geq?|implies|to|(?:long)?[rR]ightarrow)(?![A-Za-z]))"
@@ -78,9 +89,54 @@ def _chains(text: str) -> Iterator[list[_Side]]:
 
 
 def _plain(text: str) -> str:
-    text = _LINES.sub("\n", text.translate(_RAISED))
+    text = _LINES.sub("\n", text.translate(_SIGNS))
     text = _THOUSANDS.sub(lambda match: re.sub("[^0-9]", "", match[0]), _BULLET.sub("", text))
-    return from_latex(_MARKUP.sub("", _WORDS.sub(r"\1", text)))
+    return _from_latex(_MARKUP.sub("", _WORDS.sub(r"\1", text)))
+
+
+def _from_latex(text: str) -> str:
+    r"""LaTeX signs, fractions and groups as plain text: `\frac{3}{4}\cdot 2` becomes `((3)/(4))* 2`.
+
+    A mixed number is a sum, `1\frac{1}{2}` and `1 1/2` are `(1+1/2)`, if its fraction is proper. What is not understood
+    stays as it is.
+    """
+    text = _MIXED.sub(_mixed_number, _COMMANDS.sub(_plain_command, text))
+    return _groups(text) if "{" in text or "frac" in text else text
+
+
+def _plain_command(match: re.Match[str]) -> str:
+    return "*" if match["times"] else "/" if match["over"] else " " if match["space"] else ""
+
+
+def _mixed_number(match: re.Match[str]) -> str:
+    whole, above, below = (group for group in match.groups() if group is not None)
+    proper = len(above) <= MAX_CHARACTERS >= len(below) and int(above) < int(below)
+    return f"({whole}+{above}/{below})" if proper else match[0]
+
+
+def _groups(text: str) -> str:
+    """Braces as brackets and fractions as quotients, in one pass; `\\frac12` takes single characters as TeX does."""
+    plain: list[str] = []
+    closing: list[str] = []  # what each open brace will be closed with
+    awaited = ""  # the part of a fraction that comes next: above, below or none
+    for match in _LATEX_TOKEN.finditer(text):
+        token = match[0]
+        if awaited and token.isspace():
+            continue
+        before, after = {"above": ("((", ")/"), "below": ("(", "))"), "": ("(", ")")}[awaited]
+        if match["frac"]:
+            awaited, token = "above", ""
+        elif token == "{":
+            closing.append(after)
+            awaited, token = "", before
+        elif token == "}":
+            token = closing.pop() if closing else ")"
+            awaited = "below" if token == ")/" else ""
+        elif awaited:
+            token = f"{before}{token}{after}"
+            awaited = "below" if awaited == "above" else ""
+        plain.append(token)
+    return "".join(plain)
 
 
 class _Side:
@@ -98,7 +154,7 @@ class _Side:
             return None
         try:
             return evaluate(str(self))
-        except (ValueError, OverflowError):
+        except (ParseError, OverflowError):
             return None
 
 

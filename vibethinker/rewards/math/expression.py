@@ -1,283 +1,189 @@
-r"""The value of an expression in normalised LaTeX at one point: nothing is built, simplified or expanded.
-
-A recursive descent that computes while it reads:
+r"""A parser of mathematical expressions, in normalised LaTeX or plain text, that computes while it reads; never `eval`.
 
 - sum: `product (("+" | "-") product)*`
-- product: `factor (("*" | "/" | nothing) factor)*`, from the left: 1/2x is x/2
-- factor: `("+" | "-")* atom "!"* ("^" factor)?`
-- atom: number, letter, group, `|sum|`, fraction, root, binomial, function
+- product: `factor (("*" | "/" | nothing) factor)*`, from the left: 1/2x is x/2; a bare number follows only a bracket
+- factor: `("+" | "-")* operand ("^" factor)?`, so that -2^2 is -4 and 2^3^2 is 2^9
+- operand: number, mixed number, `(sum)`, `{sum}`, fraction; further ones in subclasses
+
+A mixed number is a sum, `1\frac{1}{2}` and `1 1/2` are 3/2, if its fraction is proper: `3\frac{5}{2}` is a product.
 """
 
 from __future__ import annotations
 
-import random
 import re
-from collections.abc import Callable, Mapping
+from fractions import Fraction
 from typing import Any, Final
 
-import mpmath
+MAX_CHARACTERS: Final = 200
+MAX_BITS: Final = 4096  # of a numerator or denominator, intermediate results included
+MAX_DEPTH: Final = 32
 
-from vibethinker.rewards.math.rules import UndefinedError
-
-DIGITS: Final = 60  # of the working precision
-TOLERANCE: Final = mpmath.mpf(10) ** -(2 * DIGITS // 3)  # relative: two values that agree to it are the same
-MAX_POWER: Final = 10**6
-MAX_FACTORIAL: Final = 10**4
-MAX_DEPTH: Final = 40
-
-_TOKEN: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+|\\[A-Za-z]+|\\.|\S")
-_GREEK: Final = re.compile(
-    r"\\(?:alpha|beta|gamma|delta|(?:var)?epsilon|zeta|eta|(?:var)?theta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|upsilon"
-    r"|(?:var)?phi|chi|psi|omega|Gamma|Delta|Theta|Lambda|Xi|Sigma|Phi|Psi|Omega)"
+MIXED: Final = re.compile(
+    r"(?<![0-9.^_}])([0-9]+)"
+    r"(?:\\frac\{([0-9]+)\}\{([0-9]+)\}|\\frac ?([0-9]) ?([0-9])|[ \t]+([0-9]+)/([0-9]+)(?![0-9]))"
 )
-_FUNCTIONS: Final[Mapping[str, Callable[[Any], Any]]] = {
-    r"\sin": mpmath.sin, r"\cos": mpmath.cos, r"\tan": mpmath.tan, r"\cot": mpmath.cot, r"\sec": mpmath.sec,
-    r"\csc": mpmath.csc, r"\arcsin": mpmath.asin, r"\arccos": mpmath.acos, r"\arctan": mpmath.atan,
-    r"\sinh": mpmath.sinh, r"\cosh": mpmath.cosh, r"\tanh": mpmath.tanh, r"\ln": mpmath.log, r"\log": mpmath.log,
-    r"\exp": mpmath.exp,
-}  # fmt: skip
-_INVERSE: Final = {r"\sin": r"\arcsin", r"\cos": r"\arccos", r"\tan": r"\arctan"}
-_TIMES: Final = ("*", r"\cdot", r"\times")
-_OVER: Final = ("/", r"\div")
-_ENDS: Final = ("", "+", "-", ")", "}", "]", "|", ",", "^", "!", "_")
+TIMES: Final = ("*", r"\cdot", r"\times", r"\ast", "∙")
+OVER: Final = ("/", r"\div")
+ENDS: Final = ("", "+", "-", ")", "}", "]", "|", ",", "^", "!", "_")
+
+_TOKEN: Final = re.compile(MIXED.pattern + r"|[0-9]+\.?[0-9]*|\.[0-9]+|\\[A-Za-z]+|\\.|\S")
+_ARITHMETIC: Final = re.compile(r"(?:[0-9.\s+\-*/^(){}∙]++|\\(?:frac|cdot|times|ast|div)(?![A-Za-z]))*+")
+_DIGITS: Final = frozenset("0123456789")
 
 
-class UnknownError(Exception):
+class ParseError(Exception):
     """An expression outside the grammar."""
 
 
-def close(a: Any, b: Any) -> bool:
-    """Whether two values agree to two thirds of the digits."""
-    with mpmath.workdps(DIGITS):
-        return bool(abs(a - b) <= max(abs(a), abs(b)) * TOLERANCE)
+def evaluate(text: str) -> Fraction:
+    r"""The exact value of an arithmetic expression.
+
+    >>> evaluate(r"-1\frac{1}{2}\cdot 2^{3}")
+    Fraction(-12, 1)
+    >>> evaluate("6/2(3)")
+    Fraction(9, 1)
+
+    Raises:
+        ParseError: the text is no arithmetic expression, or one with a root (a power that is not whole).
+        ZeroDivisionError: it divides by zero.
+        OverflowError: it is longer, deeper or larger than the bounds above.
+    """
+    if not _ARITHMETIC.fullmatch(text):
+        raise ParseError("no arithmetic expression")
+    if len(text) > MAX_CHARACTERS:
+        raise OverflowError(f"longer than {MAX_CHARACTERS} characters")
+    value: Fraction = Parser(text).parse()
+    return value
 
 
-def coordinate(name: str, point: int) -> Any:
-    """Of a variable: all positive, all negative, mixed signs, beyond small constants, and two complex ones."""
-    chance = random.Random(f"{name} {point}")  # by name: the same in every process
-    size = mpmath.mpf(chance.uniform(0.4, 2.6)) + (30 if point == 4 else 0)
-    if point <= 2:
-        return mpmath.mpc(size if point == 1 else -size)
-    if point <= 4:
-        return mpmath.mpc(size * chance.choice((-1, 1)))
-    return mpmath.mpc(size * (-1) ** point, mpmath.mpf(chance.uniform(0.4, 2.6)) * chance.choice((-1, 1)))
+def split_mixed(number: re.Match[str]) -> tuple[str, str, str, bool]:
+    """Whole, numerator and denominator of a match of `MIXED`, and whether the fraction is proper."""
+    whole, above, below = (group for group in number.groups() if group is not None)
+    return whole, above, below, int(above) < int(below)
 
 
-class Reader:
-    """One method per rule of the grammar; each returns a value."""
+def _tokens(text: str) -> list[str]:
+    return [token[0] for token in _TOKEN.finditer(text)]
 
-    def __init__(self, text: str, point: int, values: Mapping[str, Any] | None = None) -> None:
-        self.tokens = [*_TOKEN.findall(text), ""]
-        self.position, self.depth, self.point = 0, 0, point
-        self.variables: set[str] = set()
-        self.values = values or {}  # of variables that are not at the point
 
-    def read(self) -> Any:
-        try:
-            value = self.sum()
-        except (ZeroDivisionError, OverflowError, ValueError) as error:
-            raise UndefinedError(str(error)) from error
+class Parser:
+    """Recursive descent, one method per rule of the grammar; each returns a value.
+
+    Values are fractions here. A subclass that computes with others replaces `number`, `power` and `bounded`.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.tokens = [*_tokens(text), ""]
+        self.position = self.depth = 0
+
+    def parse(self) -> Any:
+        """The value of the whole text."""
+        value = self.sum()
         if self.head:
-            raise UnknownError(self.head)
-        if not mpmath.isfinite(value):
-            raise UndefinedError("infinite")
-        return mpmath.mpc(value)
+            raise ParseError(f"unexpected {self.head!r}")
+        return value
 
     @property
     def head(self) -> str:
+        """The next token, empty at the end."""
         return self.tokens[self.position]
 
     def take(self) -> str:
+        """Reads the next token."""
         self.position += 1
         return self.tokens[self.position - 1]
 
     def expect(self, token: str) -> None:
+        """Reads this token."""
         if self.take() != token:
-            raise UnknownError(f"no {token}")
+            raise ParseError(f"no {token}")
 
     def sum(self) -> Any:
+        """Reads products up to the end or a closing bracket."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise UnknownError("too deep")
+            raise OverflowError(f"deeper than {MAX_DEPTH} levels")
         value = self.product()
         while self.head in ("+", "-"):
             sign = self.take()
             term = self.product()
-            value = value + term if sign == "+" else value - term
+            value = self.bounded(value + term if sign == "+" else value - term)
         self.depth -= 1
         return value
 
     def product(self) -> Any:
-        negative = self.signs()
-        start = self.position
+        """Reads factors up to a sign."""
         value = self.factor()
-        if self.position == start + 1 and self.tokens[start].isdigit():
-            value = value + self.proper_fraction()  # a mixed number
-        while True:
-            if self.head in _TIMES:
+        while self.head not in ENDS:
+            if self.head in OVER:
                 self.take()
-                value = value * self.factor()
-            elif self.head in _OVER:
+                value = self.bounded(value / self.factor())
+                continue
+            if self.head in TIMES:
                 self.take()
-                value = value / self.factor()
-            elif self.head in _ENDS:
-                return -value if negative else value
-            elif self.head[0] in ".0123456789":
-                raise UnknownError("a number on the right")
-            else:
-                value = value * self.factor()
+            elif self.head[0] in "0123456789." and self.tokens[self.position - 1] not in (")", "}"):
+                raise ParseError("a number on the right")
+            value = self.bounded(value * self.factor())
+        return value
 
-    def proper_fraction(self) -> Any:
-        r"""The fraction of 1\frac{2}{3}, or 0 when there is none; 3\frac{5}{2} is a product."""
-        match = re.match(r"\\frac \{? ?([0-9]+) (?:\} \{ )?([0-9]*)", " ".join(self.tokens[self.position :][:8]))
-        if self.head != r"\frac" or not match:
-            return 0
-        above, below = (match[1], match[2]) if match[2] else (match[1][:1], match[1][1:2])
-        if not below or not int(above) < int(below):
-            return 0
-        return self.atom()
-
-    def signs(self) -> bool:
+    def factor(self) -> Any:
+        """Reads a signed operand and its exponent."""
         negative = False
         while self.head in ("+", "-"):
             negative ^= self.take() == "-"
-        return negative
-
-    def factor(self) -> Any:
-        negative = self.signs()
-        value = self.atom()
-        while self.head == "!":
-            self.take()
-            value = _factorial(value)
+        value = self.operand()
         if self.head == "^":
             self.take()
-            value = _power(value, self.factor())
+            value = self.power(value, self.factor())
         return -value if negative else value
 
-    def atom(self) -> Any:
+    def operand(self) -> Any:
+        """Reads a number, a group, a fraction or something named."""
         token = self.take()
-        if token[:1].isdigit() or token[:1] == ".":
-            return mpmath.mpf(token)
         if token in ("(", "{"):
             value = self.sum()
             self.expect(")" if token == "(" else "}")
             return value
-        if token == "|":
-            value = abs(self.sum())
-            self.expect("|")
-            return value
         if token == r"\frac":
             above = self.argument()
-            return above / self.argument()
-        if token == r"\sqrt":
-            return self.root()
-        if token in (r"\binom", r"\dbinom", r"\tbinom"):
-            return _binomial(self.argument(), self.argument())
-        if token in _FUNCTIONS:
-            return self.function(token)
-        return self.letter(token)
-
-    def letter(self, token: str) -> Any:
-        if token == r"\pi":
-            return mpmath.pi()
-        if not _GREEK.fullmatch(token) and not (len(token) == 1 and token.isascii() and token.isalpha()):
-            raise UnknownError(token)
-        if self.head == "_":
-            self.take()
-            token += "_" + self.subscript()
-        elif token == "i":
-            return mpmath.mpc(0, 1)
-        elif token == "e":
-            return mpmath.e()
-        if self.head == "(" and token in "fghFGH":
-            raise UnknownError("an unknown function")
-        if self.head == "'" or (token == "d" and self.head.isalpha()):
-            raise UnknownError("a derivative")
-        if not self.point:
-            raise UnknownError("a variable in a constant")
-        self.variables.add(token)
-        return self.values[token] if token in self.values else coordinate(token, self.point)
-
-    def subscript(self) -> str:
-        token = self.take()
-        if token == "{":
-            token = self.take()
-            self.expect("}")
-        if not token.isalnum():
-            raise UnknownError(token)
-        return token
+            return self.bounded(above / self.argument())
+        mixed = MIXED.fullmatch(token)
+        if mixed is None:
+            return self.number(token) if token[:1] in _DIGITS or token[:1] == "." != token else self.named(token)
+        whole, above, below, proper = split_mixed(mixed)
+        if proper:
+            return self.number(whole) + self.number(above) / self.number(below)
+        self.tokens[self.position : self.position] = _tokens(token[len(whole) :])
+        return self.number(whole)
 
     def argument(self) -> Any:
-        r"""A group, a command, or one character: \frac12."""
+        r"""Reads a group, a command, or one character: \frac12."""
         token = self.head
-        if token.isdigit() and len(token) > 1:
-            self.tokens[self.position : self.position + 1] = [token[0], token[1:]]
-        elif token in _ENDS:
-            raise UnknownError("no argument")
-        return self.atom()
+        if token in ENDS:
+            raise ParseError("no argument")
+        if token[0] in _DIGITS:
+            self.tokens[self.position : self.position + 1] = ["{", token[0], "}", *_tokens(token[1:])]
+        return self.operand()
 
-    def root(self) -> Any:
-        degree = mpmath.mpf(2)
-        if self.head == "[":
-            self.take()
-            degree = self.sum()
-            self.expect("]")
-        return _power(self.argument(), 1 / degree)
+    def number(self, digits: str) -> Any:
+        """Value of a decimal number."""
+        return Fraction(digits)
 
-    def function(self, name: str) -> Any:
-        base = power = None
-        while self.head in ("_", "^"):
-            if self.take() == "_":
-                base = self.argument()
-            else:
-                power = self.factor()
-        if power == -1:
-            name, power = _INVERSE.get(name, name), None
-        value = _FUNCTIONS[name](mpmath.mpc(self.operand()))
-        if name == r"\log":  # without a base it is ten's or e's, who knows: one of its own
-            value = value / (coordinate(r"\log", 1) if base is None else mpmath.log(base))
-        elif base is not None:
-            raise UnknownError("a subscript")
-        return value if power is None else _power(value, power)
+    def named(self, token: str) -> Any:
+        """Reads what a name or another sign stands for."""
+        raise ParseError(f"unexpected {token!r}")
 
-    def operand(self) -> Any:
-        r"""What a function applies to: a group, else the factors up to a sign or another function: \sin 2x."""
-        if self.head in ("(", "{"):
-            return self.atom()
-        value = self.factor()
-        while self.head not in (*_ENDS, *_TIMES, *_OVER, *_FUNCTIONS, "("):
-            value = value * self.factor()
+    def power(self, base: Any, exponent: Any) -> Any:
+        """Value of a power."""
+        if exponent.denominator != 1:
+            raise ParseError("a power that is not whole")
+        bits = max(base.numerator.bit_length(), base.denominator.bit_length())
+        if bits * abs(exponent.numerator) > MAX_BITS:
+            raise OverflowError(f"more than {MAX_BITS} bits")
+        return base**exponent.numerator
+
+    def bounded(self, value: Any) -> Any:
+        """The value, if it is not too large."""
+        if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
+            raise OverflowError(f"more than {MAX_BITS} bits")
         return value
-
-
-def _power(base: Any, exponent: Any) -> Any:
-    base, exponent = mpmath.mpc(base), mpmath.mpc(exponent)
-    if abs(exponent) > MAX_POWER:
-        raise UndefinedError("a huge power")
-    if base == 0:
-        if exponent.real <= 0:
-            raise UndefinedError("a pole")
-        return base
-    if not exponent.imag and exponent.real == int(exponent.real):
-        return base ** int(exponent.real)
-    if not base.imag and base.real < 0:  # the real root, where there is one
-        for odd in (3, 5, 7):
-            whole = mpmath.nint(exponent.real * odd)
-            if close(mpmath.mpc(whole), exponent * odd):
-                return mpmath.mpc((-1) ** int(whole) * (-base.real) ** exponent.real)
-    return base**exponent
-
-
-def _whole(value: Any) -> int:
-    value = mpmath.mpc(value)
-    if value.imag or value.real != int(value.real) or not 0 <= value.real <= MAX_FACTORIAL:
-        raise UnknownError("not a small whole number")
-    return int(value.real)
-
-
-def _factorial(value: Any) -> Any:
-    return mpmath.factorial(_whole(value))
-
-
-def _binomial(above: Any, below: Any) -> Any:
-    return mpmath.binomial(_whole(above), _whole(below))

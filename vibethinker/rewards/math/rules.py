@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Final
 
-from vibethinker.rewards.math.arithmetic import evaluate, from_latex
+from vibethinker.rewards.math.expression import MIXED, ParseError, evaluate, split_mixed
 from vibethinker.rewards.math.normalize import normalize
 
 MAX_NESTING: Final = 25
@@ -22,17 +22,10 @@ MAX_DIGITS: Final = 200
 _WORD: Final = re.compile(r"\\text\{([A-Za-z][A-Za-z '-]*)\}|([A-Za-z][a-z]{2,}|[A-Za-z]+(?: [A-Za-z]+)+)")
 _CHOICE: Final = re.compile(r"(?:\\text\{)?\(?([A-Z])\)?\.?\}?")
 _OPTION: Final = re.compile(r"\\text\{\(([A-E])\)\}((?:(?!\\text|\([A-E]\)).)+)")
-_MIXED: Final = re.compile(r"(?<![0-9.^_}])[0-9]+ ?\\frac(?:\{([0-9]+)\}\{([0-9]+)\}|([0-9])([0-9]))")
 _BASE: Final = re.compile(r"(-?\w+)_\{?(\d+)\}?")
 _VARIABLE: Final = re.compile(r"(?:[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?)?'*(?:\([^()=]*\))?")
 _HUGE_FACTORIAL: Final = re.compile(r"\d{5,}\)*!|!\)*!|\^[0-9{}()^*+-]*\)!|\\d?t?binom\{?[^{}]*(?:\d{5,}|\^)")
-
-
 Judge = Callable[[str, str], bool | None]
-
-
-class UndefinedError(Exception):
-    """An arithmetic expression without a value, or with one too large to look at."""
 
 
 def decide(prediction: str, gold: str) -> bool | None:
@@ -50,13 +43,13 @@ def decide(prediction: str, gold: str) -> bool | None:
         return False
     try:
         return agree(given.text, wanted.text, _undecided)
-    except UndefinedError:
+    except ArithmeticError:
         return False
 
 
 def _is_ambiguous(text: str) -> bool:
     r"""Whether it holds a mixed number that is none, as 1\frac{9}{5}: a sum to some and a product to others."""
-    return any(int(m[1] or m[3]) >= int(m[2] or m[4]) for m in _MIXED.finditer(text))
+    return not all(split_mixed(number)[3] for number in MIXED.finditer(text))
 
 
 def _undecided(given: str, wanted: str) -> None:
@@ -67,7 +60,7 @@ def agree(given: str, wanted: str, otherwise: Judge) -> bool | None:
     """Whether two normalised answers agree; `otherwise` decides about the parts that the rules here leave open.
 
     Raises:
-        UndefinedError: one of them has no value.
+        ArithmeticError: one of them has no value.
     """
     if given == wanted:
         return True
@@ -86,15 +79,13 @@ def number(text: str) -> Fraction | None:
     """The exact value of a purely arithmetic answer, `25%` as 1/4; `None` when it is anything else.
 
     Raises:
-        UndefinedError: a division by zero, or a value of thousands of digits.
+        ArithmeticError: a division by zero, or a value of thousands of digits.
     """
     body = text.removesuffix("%")
     try:
-        value = evaluate(from_latex(body))
-    except ValueError:
+        value = evaluate(body)
+    except ParseError:
         return None
-    except (ZeroDivisionError, OverflowError) as error:
-        raise UndefinedError(str(error)) from error
     return value if body == text else value / 100
 
 
@@ -163,7 +154,7 @@ def _assignment(text: str) -> tuple[str, str | None]:
     if None in values:
         return variable, None
     if len(values) > 1:
-        raise UndefinedError("a false equation")
+        raise ArithmeticError("a false equation")
     return variable, sides[-1]
 
 
@@ -271,8 +262,8 @@ def _is_small_exponent(text: str) -> bool:
     """`text` is what follows a caret; the exponent is its first group, or character."""
     exponent = text[: _group_end(text) + 1] if text.startswith(("{", "(")) else text[:1]
     try:
-        return abs(evaluate(from_latex(exponent))) <= MAX_EXPONENT
+        return abs(evaluate(exponent)) <= MAX_EXPONENT
     except OverflowError:
         return False
-    except (ValueError, ZeroDivisionError):
+    except (ParseError, ZeroDivisionError):
         return True

@@ -1,4 +1,4 @@
-r"""The judge inside a worker process: answers that need algebra.
+r"""The judge inside a worker process: answers that need pointwise.
 
 Collections, relations and matrices are taken apart here, so that only single expressions are compared: by their values
 (`vibethinker.rewards.math.pointwise`), and what is outside that grammar by Math-Verify.
@@ -11,8 +11,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
-from vibethinker.rewards.math import intervals
-from vibethinker.rewards.math import pointwise as algebra
+from vibethinker.rewards.math import pointwise
+from vibethinker.rewards.math.expression import ParseError
 from vibethinker.rewards.math.rules import agree, has_items, match_ordered, match_unordered
 
 _RELATION: Final = re.compile(r"(\\leq|\\geq|\\neq|=|<|>)")
@@ -22,6 +22,7 @@ _WORDS: Final = re.compile(r"\\text\{[A-Za-z ]+\}")
 _MARKED: Final = re.compile(
     r"\\(?:angle|triangle|overline|vec|hat|bar|wide[a-z]+|over[a-z]*arrow|circ)(?![a-z])|'|[0-9]\}?_"
 )
+_CUP: Final = re.compile(r"\\cup(?![a-z])")
 _CLOSED_INFINITY: Final = re.compile(r"\[-\\infty|\\infty\]")
 _MEMBER: Final = re.compile(r"[A-Za-z](?:\\in(?![a-z]))(.*)")
 
@@ -39,7 +40,7 @@ def _leaf(given: str, wanted: str) -> bool:
         verdict = rule(given, wanted)
         if verdict is not None:
             return verdict
-    verdict = algebra.same(given, wanted)
+    verdict = pointwise.same(given, wanted)
     return math_verify(given, wanted) if verdict is None else verdict
 
 
@@ -53,7 +54,7 @@ def _kinds(given: str, wanted: str) -> bool | None:
     kinds = [_kind(text) for text in (given, wanted)]
     if kinds[0] == kinds[1] or _RELATION.search(given + wanted):
         return None
-    return False if all(kinds) or algebra.is_known(wanted if kinds[0] else given) else None
+    return False if all(kinds) or pointwise.is_supported(wanted if kinds[0] else given) else None
 
 
 def _kind(text: str) -> str:
@@ -76,7 +77,7 @@ def _approximations(given: str, wanted: str) -> bool | None:
     if r"\approx" not in given + wanted:
         return None
     (value, *values), (target, *targets) = given.split(r"\approx"), wanted.split(r"\approx")
-    if not all(algebra.near(value, other) for other in values) or not all(algebra.near(target, x) for x in targets):
+    if not all(pointwise.near(value, other) for other in values) or not all(pointwise.near(target, x) for x in targets):
         return False
     return agree(value, target, _leaf)
 
@@ -100,13 +101,10 @@ def _members(given: str, wanted: str) -> bool | None:
 def _unions(given: str, wanted: str) -> bool | None:
     if r"\cup" not in given + wanted:
         return None
-    parts, targets = (
-        [_interval(_relation(part)) or part for part in intervals.parts(text)] for text in (given, wanted)
-    )
-    verdict = intervals.same_union(parts, targets)
-    if verdict is None and match_unordered(parts, targets, _leaf):
+    parts, targets = ([_interval(_relation(part)) or part for part in _CUP.split(text)] for text in (given, wanted))
+    if match_unordered(parts, targets, _leaf):
         return True
-    return False if _CLOSED_INFINITY.search(given + wanted) else verdict  # Math-Verify closes and opens it at will
+    return False if _CLOSED_INFINITY.search(given + wanted) else None  # Math-Verify closes and opens it at will
 
 
 def _relations(given: str, wanted: str) -> bool | None:
@@ -148,10 +146,10 @@ def _same_relation(given: _Relation, wanted: _Relation) -> bool | None:
         return False
     left, right = f"{given[0]}-({given[2]})", f"{wanted[0]}-({wanted[2]})"
     try:
-        ratio = algebra.proportional(left, right)
+        ratio = pointwise.proportional(left, right)
         if ratio is None:
-            return False if given[1] != "=" or algebra.zeros_differ(left, right) else None
-    except algebra.UnknownError:
+            return False if given[1] != "=" or pointwise.zeros_differ(left, right) else None
+    except ParseError:
         return None
     return ratio or given[1] in ("=", r"\neq")
 
