@@ -7,7 +7,7 @@ import pytest
 
 from vibethinker.rewards.math.expression import ParseError
 from vibethinker.rewards.math.pointwise import same, value_at, variables
-from vibethinker.rewards.math.symbolic import judge
+from vibethinker.rewards.math.symbolic import is_equal
 
 
 @pytest.mark.parametrize(
@@ -74,11 +74,11 @@ def test_what_has_no_value(text: str) -> None:
     ],
 )
 def test_unions_are_sets_of_numbers(one: str, other: str, same: bool) -> None:
-    assert judge(one, other) is judge(other, one) is same
+    assert is_equal(one, other) is is_equal(other, one) is same
 
 
 def test_a_verdict_is_the_same_in_every_process() -> None:
     pairs = [(r"\sin(2x)", r"2\sin(x)\cos(x)"), ("(x+1)^2", "x^2+1"), ("xy=1", "y=1/x"), ("0<x<5", "(0,5)")]
-    code = f"from vibethinker.rewards.math.symbolic import judge; print([judge(*pair) for pair in {pairs!r}])"
+    code = f"from vibethinker.rewards.math.symbolic import is_equal; print([is_equal(*pair) for pair in {pairs!r}])"
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert said.strip() == str([judge(*pair) for pair in pairs]) == "[True, False, True, True]"
+    assert said.strip() == str([is_equal(*pair) for pair in pairs]) == "[True, False, True, True]"

@@ -155,6 +155,12 @@ def value_at(text: str, point: int, digits: int = DIGITS) -> Any:
         return _PointParser(text, point).parse()
 
 
+def rounded(value: Any) -> Any:
+    """A real number, to the digits in which equal values agree."""
+    with mpmath.workdps(DIGITS):
+        return mpmath.mpf(mpmath.nstr(value, 2 * DIGITS // 3))
+
+
 def coordinate(name: str, point: int) -> Any:
     """Of a variable: all positive, all negative, mixed signs, beyond small constants, and two complex ones."""
     chance = random.Random(f"{name} {point}")  # by name: the same in every process

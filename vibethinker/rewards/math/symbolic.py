@@ -1,4 +1,4 @@
-r"""The judge inside a worker process: answers that need pointwise.
+r"""The judge inside a worker process: answers that need algebra.
 
 Collections, relations and matrices are taken apart here, so that only single expressions are compared: by their values
 (`vibethinker.rewards.math.pointwise`), and what is outside that grammar by Math-Verify.
@@ -6,6 +6,7 @@ Collections, relations and matrices are taken apart here, so that only single ex
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from functools import lru_cache
@@ -23,11 +24,12 @@ _MARKED: Final = re.compile(
     r"\\(?:angle|triangle|overline|vec|hat|bar|wide[a-z]+|over[a-z]*arrow|circ)(?![a-z])|'|[0-9]\}?_"
 )
 _CUP: Final = re.compile(r"\\cup(?![a-z])")
+_INTERVAL: Final = re.compile(r"([(\[])([^,]+),([^,]+)([)\]])")
 _CLOSED_INFINITY: Final = re.compile(r"\[-\\infty|\\infty\]")
 _MEMBER: Final = re.compile(r"[A-Za-z](?:\\in(?![a-z]))(.*)")
 
 
-def judge(given: str, wanted: str) -> bool:
+def is_equal(given: str, wanted: str) -> bool:
     """Whether two normalised answers agree. Never raises; may take for ever."""
     try:
         return bool(agree(given, wanted, _leaf))
@@ -102,9 +104,52 @@ def _unions(given: str, wanted: str) -> bool | None:
     if r"\cup" not in given + wanted:
         return None
     parts, targets = ([_interval(_relation(part)) or part for part in _CUP.split(text)] for text in (given, wanted))
-    if match_unordered(parts, targets, _leaf):
-        return True
-    return False if _CLOSED_INFINITY.search(given + wanted) else None  # Math-Verify closes and opens it at will
+    try:
+        return _covered(parts) == _covered(targets)
+    except (ValueError, ArithmeticError, ParseError):
+        if match_unordered(parts, targets, _leaf):
+            return True
+        return False if _CLOSED_INFINITY.search(given + wanted) else None  # Math-Verify closes and opens it at will
+
+
+# (value, 0 for the number itself or ±1 for just beside it), so that ends compare as tuples do.
+_End = tuple[Any, int]
+
+
+def _covered(parts: list[str]) -> list[tuple[_End, _End]]:
+    """Intervals that cover the same numbers as these and finite sets do: ascending, not even touching.
+
+    Raises:
+        ValueError: a part is something else; or as in `pointwise.value_at`.
+    """
+    merged: list[tuple[_End, _End]] = []
+    for low, high in sorted(interval for part in parts for interval in _intervals(part)):
+        if merged and (low[0], low[1] - 1) <= merged[-1][1]:  # but (1,2)\cup(2,3) leaves out 2
+            low, high = merged[-1][0], max(high, merged.pop()[1])
+        merged.append((low, high))
+    return merged
+
+
+def _intervals(part: str) -> list[tuple[_End, _End]]:
+    if part.startswith(r"\{") and part.endswith(r"\}"):
+        return [((value, 0), (value, 0)) for value in map(_real, part[2:-2].split(","))]
+    match = _INTERVAL.fullmatch(part)
+    if match is None:
+        raise ValueError(part)
+    low, high = (_real(match[2]), int(match[1] == "(")), (_real(match[3]), -int(match[4] == ")"))
+    if low[0] > high[0] or (abs(low[0]) == math.inf and not low[1]) or (abs(high[0]) == math.inf and not high[1]):
+        raise ValueError(part)
+    return [(low, high)] if low <= high else []
+
+
+def _real(text: str) -> Any:
+    """Value of a constant, rounded so that equal ones compare equal."""
+    if text.lstrip("+-") == r"\infty":
+        return -math.inf if text[0] == "-" else math.inf
+    value = pointwise.value_at(text, 0)
+    if value.imag:
+        raise ValueError(text)
+    return pointwise.rounded(value.real)
 
 
 def _relations(given: str, wanted: str) -> bool | None:
