@@ -115,7 +115,7 @@ def _mixed_number(match: re.Match[str]) -> str:
 
 
 def _groups(text: str) -> str:
-    """Braces as brackets and fractions as quotients, in one pass; `\\frac12` takes single characters as TeX does."""
+    r"""Braces as brackets and fractions as quotients, in one pass; `\frac12` takes single characters as TeX does."""
     plain: list[str] = []
     closing: list[str] = []  # what each open brace will be closed with
     awaited = ""  # the part of a fraction that comes next: above, below or none

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from vibethinker.rewards.math import MathReward
-from vibethinker.rewards.math.pool import SymbolicWorkers
+from vibethinker.rewards.math.pool import SymbolicWorkers, Verdict
 from vibethinker.rewards.math.worker import MEMORY_LIMIT
 
 HANGS = ("f(x)+(x+y+2)^{3000}", "f(x)+(x+y+1)^{3000}")  # f is unknown: Math-Verify expands both
@@ -61,18 +61,18 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
 
 
 def test_a_pair_that_hangs_costs_only_itself(workers: SymbolicWorkers) -> None:
-    assert workers.verify([SAME, HANGS, OTHER, SAME]) == [True, False, False, True]
+    assert workers.verdicts([SAME, HANGS, OTHER, SAME]) == [True, "timeout", False, True]
     assert (workers.timeouts, workers.crashes) == (1, 0)
-    assert workers.verify([]) == []
+    assert workers.verdicts([]) == []
 
 
 def test_killed_from_outside(workers: SymbolicWorkers) -> None:
-    assert workers.verify([SAME]) == [True]
+    assert workers.verdicts([SAME]) == [True]
     (idle,) = pids(workers)
     (fork,) = children(idle)
     os.kill(idle, signal.SIGKILL)  # between two batches: nothing is lost
     assert wait_until(lambda: not is_alive(fork))  # until then it answers, and dies in the next batch
-    assert workers.verify([SAME, OTHER]) == [True, False]
+    assert workers.verdicts([SAME, OTHER]) == [True, False]
     assert (workers.timeouts, workers.crashes) == (0, 0)
 
     def kill_twice() -> None:
@@ -87,7 +87,7 @@ def test_killed_from_outside(workers: SymbolicWorkers) -> None:
     workers.timeout = 20.0
     killer = threading.Thread(target=kill_twice, daemon=True)
     killer.start()
-    assert workers.verify([HANGS, SAME]) == [False, True]  # tried twice, then given up
+    assert workers.verdicts([HANGS, SAME]) == ["crashed", True]  # tried twice, then given up
     killer.join(20.0)
     assert not killer.is_alive()
     assert (workers.timeouts, workers.crashes) == (0, 1)
@@ -95,30 +95,30 @@ def test_killed_from_outside(workers: SymbolicWorkers) -> None:
 
 def test_a_pause_changes_no_verdict(workers: SymbolicWorkers) -> None:
     """A busy machine is one where a process stands still: only its own CPU time counts."""
-    assert workers.verify([SAME]) == [True]
+    assert workers.verdicts([SAME]) == [True]
     (group,) = pids(workers)
     os.killpg(group, signal.SIGSTOP)
     waker = threading.Timer(2 * workers.timeout, os.killpg, (group, signal.SIGCONT))
     waker.start()
-    assert workers.verify([(r"\sqrt{20}", r"2\sqrt{5}")]) == [True]
+    assert workers.verdicts([(r"\sqrt{20}", r"2\sqrt{5}")]) == [True]
     assert (workers.timeouts, workers.crashes) == (0, 0)
     assert pids(workers) == [group]
 
 
 def test_the_loaded_process_survives_what_its_fork_does_not(workers: SymbolicWorkers) -> None:
-    assert workers.verify([SAME]) == [True]
+    assert workers.verdicts([SAME]) == [True]
     before = pids(workers)
-    assert workers.verify([HANGS, OTHER]) == [False, False]
+    assert workers.verdicts([HANGS, OTHER]) == ["timeout", False]
     assert pids(workers) == before
     (fork,) = children(before[0])
     os.kill(fork, signal.SIGKILL)  # not by its limit: what state is left nobody knows
-    assert workers.verify([(r"\sqrt{20}", r"2\sqrt{5}")]) == [True]
+    assert workers.verdicts([(r"\sqrt{20}", r"2\sqrt{5}")]) == [True]
     assert (workers.timeouts, workers.crashes) == (1, 0)
 
 
 def test_works_outside_the_main_thread(workers: SymbolicWorkers) -> None:
-    verdicts: list[bool] = []
-    thread = threading.Thread(target=lambda: verdicts.extend(workers.verify([SAME, OTHER])))
+    verdicts: list[Verdict] = []
+    thread = threading.Thread(target=lambda: verdicts.extend(workers.verdicts([SAME, OTHER])))
     thread.start()
     thread.join()
     assert verdicts == [True, False]
@@ -158,9 +158,9 @@ from vibethinker.rewards.math.pool import SymbolicWorkers
 
 busy, idle = SymbolicWorkers(1, timeout=1.0), SymbolicWorkers(1, timeout=1.0)
 for workers in (busy, idle):
-    workers.verify([(r"\sqrt{8}", r"2\sqrt{2}")])
+    workers.verdicts([(r"\sqrt{8}", r"2\sqrt{2}")])
 print(busy._pool[0].process.pid, idle._pool[0].process.pid, flush=True)
-threading.Thread(target=busy.verify, args=([("f(x)+(x+y+2)^{3000}", "f(x)+(x+y+1)^{3000}")],)).start()
+threading.Thread(target=busy.verdicts, args=([("f(x)+(x+y+2)^{3000}", "f(x)+(x+y+1)^{3000}")],)).start()
 while busy._idle:
     time.sleep(0.01)
 time.sleep(0.2)
@@ -177,7 +177,7 @@ def test_no_worker_outlives_its_parent() -> None:
 
 
 def test_memory_is_limited(workers: SymbolicWorkers) -> None:
-    workers.verify([SAME])
+    workers.verdicts([SAME])
     limits = Path(f"/proc/{pids(workers)[0]}/limits").read_text()
     assert limits.split("Max address space")[1].split()[0] == str(MEMORY_LIMIT)
 

@@ -1,4 +1,4 @@
-r"""Which answers are the same, which completion earns something."""
+r"""Which answers are equivalent, and how completions are graded."""
 
 import math
 import subprocess

@@ -45,10 +45,9 @@ def same(given: str, wanted: str) -> bool | None:
         ArithmeticError: one of them has no value.
     """
     try:
-        if not variables(given) | variables(wanted):
-            return _same_at(given, wanted, 0)
         real = "|" in given + wanted  # whoever writes |x| for a root of x^2 means real numbers
-        return all(_same_at(given, wanted, point) for point in range(1, REAL_POINTS + 1 if real else POINTS + 1))
+        last = (REAL_POINTS if real else POINTS) if variables(given) | variables(wanted) else 1
+        return all(_same_at(given, wanted, point) for point in range(1, last + 1))
     except ParseError:
         return None
 
@@ -112,13 +111,12 @@ def is_supported(text: str) -> bool:
 def near(given: str, wanted: str) -> bool:
     """True if two constants agree to within two per cent, as the sides of ≈ should."""
     try:
-        value, target = value_at(given, 0), value_at(wanted, 0)
+        value, target = constant(given), constant(wanted)
     except ParseError:
         return False
     return bool(abs(value - target) * 50 <= abs(value))
 
 
-@lru_cache(maxsize=4096)
 def variables(text: str) -> frozenset[str]:
     r"""Names of the variables in an expression.
 
@@ -129,30 +127,45 @@ def variables(text: str) -> frozenset[str]:
         ParseError: it is outside the grammar.
         ArithmeticError: it has no value.
     """
-    parser = _PointParser(text, 1)
-    with mpmath.workdps(DIGITS):
-        parser.parse()
-    return frozenset(parser.variables)
+    return _parsed(text, 1, DIGITS)[1]
 
 
-@lru_cache(maxsize=8192)
-def value_at(text: str, point: int, digits: int = DIGITS) -> Any:
-    r"""Value of an expression as `mpmath.mpc`.
+def constant(text: str) -> Any:
+    r"""Value of an expression without variables, as `mpmath.mpc`.
 
-    >>> value_at(r"\log_{2}8+i^2", 0)
+    >>> constant(r"\log_{2}8+i^2")
     mpc(real='2.0', imag='0.0')
+
+    Raises:
+        ParseError: the text is outside the grammar, or has variables.
+        ArithmeticError: it has no value.
+    """
+    value, names = _parsed(text, 1, DIGITS)
+    if names:
+        raise ParseError(f"variables in a constant: {text}")
+    return value
+
+
+def value_at(text: str, point: int, digits: int = DIGITS) -> Any:
+    """Value of an expression as `mpmath.mpc`.
 
     Args:
         text: in normalised LaTeX.
-        point: 1 to 6, where its variables are; 0 for constants.
+        point: where its variables are, 1 to 6.
         digits: of the computation.
 
     Raises:
         ParseError: the text is outside the grammar.
         ArithmeticError: it has no value.
     """
+    return _parsed(text, point, digits)[0]
+
+
+@lru_cache(maxsize=8192)
+def _parsed(text: str, point: int, digits: int) -> tuple[Any, frozenset[str]]:
     with mpmath.workdps(digits):
-        return _PointParser(text, point).parse()
+        parser = _PointParser(text, point)
+        return parser.parse(), frozenset(parser.variables)
 
 
 def rounded(value: Any) -> Any:
@@ -249,8 +262,6 @@ class _PointParser(Parser):
             raise ParseError("an unknown function")
         if self.head == "'" or (token == "d" and self.head.isalpha()):
             raise ParseError("a derivative")
-        if not self.point:
-            raise ParseError("a variable in a constant")
         self.variables.add(token)
         return self.values[token] if token in self.values else coordinate(token, self.point)
 

@@ -56,10 +56,6 @@ class SymbolicWorkers:
     def __reduce__(self) -> tuple[Any, ...]:
         return SymbolicWorkers, (self.workers, self.timeout)
 
-    def verify(self, pairs: Sequence[Pair]) -> list[bool]:
-        """True for each (prediction, gold) that agrees; a pair that hangs or crashes does not."""
-        return [verdict is True for verdict in self.verdicts(pairs)]
-
     def verdicts(self, pairs: Sequence[Pair]) -> list[Verdict]:
         """Verdict on each (prediction, gold), in order. Recent ones are cached.
 
@@ -81,7 +77,7 @@ class SymbolicWorkers:
             return verdicts
 
     def close(self) -> None:
-        """Ends the processes; a later `verify` starts new ones."""
+        """Ends the processes; a later call starts new ones."""
         with self._lock:
             _end(self._pool, self._owner)
 

@@ -1,7 +1,7 @@
-r"""What two answers have to say to each other without symbolic algebra: numbers, words, lists, tuples, sets.
+r"""Exact rules that compare two answers without symbolic algebra: numbers, words, lists, tuples, sets, equations.
 
-Most answers end here, in microseconds. What is refused here never reaches the parser: expressions that would blow up,
-a set for an ordered pair, another kind of bracket, another number base.
+They decide about most answers, in microseconds. Expressions that would take symbolic algebra all time or memory are
+rejected here, before it sees them.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from itertools import accumulate, pairwise
 from typing import Final
 
 from vibethinker.rewards.math.expression import MIXED, ParseError, evaluate, split_mixed
@@ -17,19 +18,19 @@ from vibethinker.rewards.math.normalize import normalize
 MAX_NESTING: Final = 25
 MAX_EXPONENT: Final = 10_000
 MAX_CARETS: Final = 20
-MAX_DIGITS: Final = 200
 
 _WORD: Final = re.compile(r"\\text\{([A-Za-z][A-Za-z '-]*)\}|([A-Za-z][a-z]{2,}|[A-Za-z]+(?: [A-Za-z]+)+)")
 _CHOICE: Final = re.compile(r"(?:\\text\{)?\(?([A-Z])\)?\.?\}?")
 _OPTION: Final = re.compile(r"\\text\{\(([A-E])\)\}((?:(?!\\text|\([A-E]\)).)+)")
 _BASE: Final = re.compile(r"(-?\w+)_\{?(\d+)\}?")
 _VARIABLE: Final = re.compile(r"(?:[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?)?'*(?:\([^()=]*\))?")
-_HUGE_FACTORIAL: Final = re.compile(r"\d{5,}\)*!|!\)*!|\^[0-9{}()^*+-]*\)!|\\d?t?binom\{?[^{}]*(?:\d{5,}|\^)")
-Judge = Callable[[str, str], bool | None]
+_HUGE: Final = re.compile(r"[0-9]{200}|\d{5,}\)*!|!\)*!|\^[0-9{}()^*+-]*\)!|\\d?t?binom\{?[^{}]*(?:\d{5,}|\^)")
+
+Rule = Callable[[str, str], bool | None]
 
 
 def decide(prediction: str, gold: str) -> bool | None:
-    """Whether two answers agree, or `None` when that takes symbolic algebra. Never raises; time linear in the text."""
+    """True if two answers agree, `None` when that takes symbolic algebra. Never raises; time linear in the text."""
     given, wanted = normalize(prediction), normalize(gold)
     if not given.text or not wanted.text:
         return False
@@ -48,7 +49,7 @@ def decide(prediction: str, gold: str) -> bool | None:
 
 
 def _is_ambiguous(text: str) -> bool:
-    r"""Whether it holds a mixed number that is none, as 1\frac{9}{5}: a sum to some and a product to others."""
+    r"""True where a mixed number has an improper fraction, as 1\frac{9}{5}: a sum to some, a product to others."""
     return not all(split_mixed(number)[3] for number in MIXED.finditer(text))
 
 
@@ -56,8 +57,13 @@ def _undecided(given: str, wanted: str) -> None:
     return None
 
 
-def agree(given: str, wanted: str, otherwise: Judge) -> bool | None:
-    """Whether two normalised answers agree; `otherwise` decides about the parts that the rules here leave open.
+def agree(given: str, wanted: str, otherwise: Rule) -> bool | None:
+    """True if two normalised answers agree.
+
+    Args:
+        given: the prediction.
+        wanted: the gold answer.
+        otherwise: decides about the parts that the rules here leave open.
 
     Raises:
         ArithmeticError: one of them has no value.
@@ -94,8 +100,8 @@ def _numbers(given: str, wanted: str) -> bool | None:
     if a is None or b is None:
         return None
     if given.endswith("%") != wanted.endswith("%"):  # "25%" is 0.25, and 25 when the question asks for a percentage
-        share, other = (a, b) if given.endswith("%") else (b, a)
-        return other == share or (other == 100 * share and abs(other) >= 1)
+        fraction, other = (a, b) if given.endswith("%") else (b, a)
+        return other == fraction or (other == 100 * fraction and abs(other) >= 1)
     return a == b
 
 
@@ -113,7 +119,7 @@ def _words(given: str, wanted: str) -> bool | None:
     return None
 
 
-def _labelled(given: str, wanted: str, otherwise: Judge) -> bool | None:
+def _labelled(given: str, wanted: str, otherwise: Rule) -> bool | None:
     r"""`\text{(C)}12` answers with the option and what it says."""
     match = _OPTION.fullmatch(given)
     if match is None:
@@ -129,7 +135,7 @@ def _bases(given: str, wanted: str) -> bool | None:
     return a.groups() == b.groups() if a else given == b[1]
 
 
-def _equations(given: str, wanted: str, otherwise: Judge) -> bool | None:
+def _equations(given: str, wanted: str, otherwise: Rule) -> bool | None:
     """`x=5` for `5`, and `x=10/2=5`; but not `y=5` for `x=5`."""
     if "=" not in given + wanted or "," in given + wanted:
         return None
@@ -158,7 +164,7 @@ def _assignment(text: str) -> tuple[str, str | None]:
     return variable, sides[-1]
 
 
-def _collections(given: str, wanted: str, otherwise: Judge) -> bool | None:
+def _collections(given: str, wanted: str, otherwise: Rule) -> bool | None:
     kind, items = _shape(given)
     wanted_kind, targets = _shape(wanted)
     if not kind and not wanted_kind:
@@ -180,14 +186,16 @@ def _collections(given: str, wanted: str, otherwise: Judge) -> bool | None:
     return False  # a set for an ordered pair, an open for a closed interval
 
 
-def match_ordered(items: Sequence[str], targets: Sequence[str], otherwise: Judge) -> bool | None:
+def match_ordered(items: Sequence[str], targets: Sequence[str], otherwise: Rule) -> bool | None:
+    """True if every item agrees with the target at its index, by the rules or by `otherwise`."""
     if len(items) != len(targets):
         return False
     verdicts = [agree(a, b, otherwise) for a, b in zip(items, targets, strict=True)]
     return False if False in verdicts else None if None in verdicts else True
 
 
-def match_unordered(items: Sequence[str], targets: Sequence[str], otherwise: Judge) -> bool | None:
+def match_unordered(items: Sequence[str], targets: Sequence[str], otherwise: Rule) -> bool | None:
+    """True if items and targets agree one to one in some order, by the rules or by `otherwise`."""
     left = list(targets)
     for item in items:
         verdicts = [agree(item, target, otherwise) for target in left]
@@ -209,7 +217,7 @@ def _shape(text: str) -> tuple[str, list[str]]:
 
 
 def has_items(text: str) -> bool:
-    """Whether an answer is a collection of several parts."""
+    """True for a collection of several parts."""
     return len(_shape(text)[1]) > 1
 
 
@@ -217,25 +225,24 @@ def _closes_at_end(text: str) -> bool:
     return _group_end(text) == len(text) - 1
 
 
+def _depths(text: str) -> list[int]:
+    """Number of open brackets, of whatever kind, after each character."""
+    return list(accumulate((mark in "([{") - (mark in ")]}") for mark in text))
+
+
 def _group_end(text: str) -> int:
-    """Position of the bracket that closes the first one, of whatever kind; -1 when none does."""
-    depth = 0
-    for position, mark in enumerate(text):
-        depth += (mark in "([{") - (mark in ")]}")
-        if depth == 0 and mark in ")]}":
-            return position
-    return -1
+    """Index of the bracket that closes the first one; -1 when none does."""
+    marks = enumerate(zip(text, _depths(text), strict=True))
+    return next((index for index, (mark, depth) in marks if depth == 0 and mark in ")]}"), -1)
 
 
 def _split(text: str) -> list[str]:
     """Items between commas that are in no bracket."""
-    items, depth, start = [], 0, 0
-    for position, mark in enumerate(text):
-        depth += (mark in "([{") - (mark in ")]}")
-        if mark == "," and depth == 0:
-            items.append(text[start:position])
-            start = position + 1
-    return [*items, text[start:]]
+    if "," not in text:
+        return [text]
+    marks = enumerate(zip(text, _depths(text), strict=True))
+    commas = [index for index, (mark, depth) in marks if mark == "," and depth == 0]
+    return [text[start + 1 : end] for start, end in pairwise([-1, *commas, len(text)])]
 
 
 def _both_signs(item: str) -> list[str]:
@@ -246,15 +253,12 @@ def _both_signs(item: str) -> list[str]:
 
 
 def is_safe(text: str) -> bool:
-    """Whether symbolic algebra may look at it: bounded nesting, digits, exponents and factorials."""
-    depth = deepest = 0
-    for mark in text:
-        depth += (mark in "([{") - (mark in ")]}")
-        deepest = max(deepest, depth)
-    if deepest > MAX_NESTING or text.count("^") > MAX_CARETS or re.search(rf"[0-9]{{{MAX_DIGITS}}}", text):
-        return False
-    return not _HUGE_FACTORIAL.search(text) and all(
-        _is_small_exponent(text[caret.end() :]) for caret in re.finditer(r"\^", text)
+    """True if nesting, digits, exponents and factorials are small enough for symbolic algebra."""
+    return (
+        max(_depths(text), default=0) <= MAX_NESTING
+        and text.count("^") <= MAX_CARETS
+        and not _HUGE.search(text)
+        and all(_is_small_exponent(text[caret.end() :]) for caret in re.finditer(r"\^", text))
     )
 
 

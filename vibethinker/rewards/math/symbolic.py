@@ -1,4 +1,4 @@
-r"""The judge inside a worker process: answers that need algebra.
+r"""Equality of answers that need algebra, inside a worker process.
 
 Collections, relations and matrices are taken apart here, so that only single expressions are compared: by their values
 (`vibethinker.rewards.math.pointwise`), and what is outside that grammar by Math-Verify.
@@ -6,11 +6,15 @@ Collections, relations and matrices are taken apart here, so that only single ex
 
 from __future__ import annotations
 
+import logging
 import math
 import re
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
+
+from latex2sympy2_extended.latex2sympy2 import NormalizationConfig, latex2sympy
+from math_verify import verify
+from sympy import Basic, Float, I, MatrixBase, Rational, Symbol
 
 from vibethinker.rewards.math import pointwise
 from vibethinker.rewards.math.expression import ParseError
@@ -26,11 +30,12 @@ _MARKED: Final = re.compile(
 _CUP: Final = re.compile(r"\\cup(?![a-z])")
 _INTERVAL: Final = re.compile(r"([(\[])([^,]+),([^,]+)([)\]])")
 _CLOSED_INFINITY: Final = re.compile(r"\[-\\infty|\\infty\]")
+_NORMALIZATION: Final = NormalizationConfig(malformed_operators=True, nits=True, boxed="none")
 _MEMBER: Final = re.compile(r"[A-Za-z](?:\\in(?![a-z]))(.*)")
 
 
 def is_equal(given: str, wanted: str) -> bool:
-    """Whether two normalised answers agree. Never raises; may take for ever."""
+    """True if two normalised answers agree. Never raises; may take for ever."""
     try:
         return bool(agree(given, wanted, _leaf))
     except BaseException:  # Math-Verify raises outside Exception too, and memory may run out
@@ -120,7 +125,7 @@ def _covered(parts: list[str]) -> list[tuple[_End, _End]]:
     """Intervals that cover the same numbers as these and finite sets do: ascending, not even touching.
 
     Raises:
-        ValueError: a part is something else; or as in `pointwise.value_at`.
+        ValueError: a part is something else; or as in `pointwise.constant`.
     """
     merged: list[tuple[_End, _End]] = []
     for low, high in sorted(interval for part in parts for interval in _intervals(part)):
@@ -146,7 +151,7 @@ def _real(text: str) -> Any:
     """Value of a constant, rounded so that equal ones compare equal."""
     if text.lstrip("+-") == r"\infty":
         return -math.inf if text[0] == "-" else math.inf
-    value = pointwise.value_at(text, 0)
+    value = pointwise.constant(text)
     if value.imag:
         raise ValueError(text)
     return pointwise.rounded(value.real)
@@ -221,36 +226,25 @@ def _interval(chain: list[_Relation]) -> str | None:
     return None
 
 
-@lru_cache(maxsize=1)
-def _math_verify() -> Callable[[str, str], bool]:
-    import logging
-
-    from latex2sympy2_extended.latex2sympy2 import NormalizationConfig, latex2sympy
-    from math_verify import verify
-    from sympy import Basic, Float, I, MatrixBase, Rational, Symbol
-
-    logging.disable(logging.CRITICAL)
-    mended = NormalizationConfig(malformed_operators=True, nits=True, boxed="none")
-
-    @lru_cache(maxsize=1024)
-    def read(text: str) -> Any:
-        """Math-Verify reads `i` as a letter like any other, and rounds as soon as one side is a decimal."""
-        found = latex2sympy(text, normalization_config=mended)
-        if not isinstance(found, Basic | MatrixBase):
-            return found
-        meant = {number: Rational(str(number)) for number in found.atoms(Float)}
-        meant |= {letter: I for letter in found.atoms(Symbol) if letter.name == "i"}
-        return found.xreplace(meant) if meant else found
-
-    return lambda given, wanted: verify(read(wanted), read(given), timeout_seconds=None)
-
-
 def math_verify(given: str, wanted: str) -> bool:
-    return _math_verify()(given, wanted)
+    """True if Math-Verify finds two normalised answers equal; it may raise anything."""
+    return bool(verify(_sympy(wanted), _sympy(given), timeout_seconds=None))
+
+
+@lru_cache(maxsize=1024)
+def _sympy(text: str) -> Any:
+    """Math-Verify reads `i` as a letter like any other, and rounds as soon as one side is a decimal."""
+    found = latex2sympy(text, normalization_config=_NORMALIZATION)
+    if not isinstance(found, Basic | MatrixBase):
+        return found
+    meant: dict[Basic, Basic] = {number: Rational(str(number)) for number in found.atoms(Float)}
+    meant |= {letter: I for letter in found.atoms(Symbol) if letter.name == "i"}
+    return found.xreplace(meant) if meant else found
 
 
 def warm_up() -> None:
-    """Load now, before any clock runs, what would be loaded with the first answers."""
+    """Loads now, before any clock runs, what would be loaded with the first answers; silences the libraries."""
+    logging.disable(logging.CRITICAL)
     for given, wanted in ((r"\sqrt{12}", r"2\sqrt{3}"), (r"f(x+1)-\frac{1}{2}", r"f(1+x)-\frac{2}{4}")):
         if not math_verify(given, wanted):
             raise RuntimeError(f"{given} is not {wanted}")

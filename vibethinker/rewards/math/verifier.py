@@ -1,4 +1,4 @@
-r"""Is the final answer of a completion the right one?
+r"""Grades mathematics by the final answer of a completion.
 
 The final answer is the last `\boxed{…}`. Numbers, words, lists and the like are compared exactly and at once
 (`vibethinker.rewards.math.rules`); the rest by symbolic algebra in worker processes that can be killed
@@ -32,10 +32,9 @@ _NUMBER: Final = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
 class MathReward(Verifier):
     r"""1 for a completion whose final answer equals the problem's, else 0.
 
-    Only what follows the last `</think>` counts. A completion that boxes several different answers earns nothing, and
-    so does one without a box, unless `fallbacks` are on. A reward per completion comes out in order, the same in every
-    run; an answer that takes longer than `timeout` counts as wrong and is counted in `timeouts`. Constructing one
-    starts nothing: the processes start with the first answer that needs them.
+    Only the text after the last `</think>` counts. A completion that boxes several different answers gets 0, and so
+    does one without a box, unless `fallbacks` are on. Grades are the same in every run; an answer that takes longer
+    than `timeout` is wrong and counted in `timeouts`. The worker processes start with the first answer that needs them.
 
     Args:
         workers: processes, at most, for answers that need symbolic algebra.
@@ -85,7 +84,7 @@ class MathReward(Verifier):
         ]
 
     def compare(self, pairs: Sequence[Pair]) -> list[bool]:
-        """Whether the two bare answers of each (prediction, gold) are equivalent, in order."""
+        """True for each (prediction, gold) whose bare answers are equivalent, in order."""
         return [verdict is True for verdict in self._verdicts(pairs)]
 
     def _verdicts(self, pairs: Sequence[Pair]) -> list[Verdict]:
@@ -98,7 +97,7 @@ class MathReward(Verifier):
         return [verdict or False for verdict in verdicts]
 
     def close(self) -> None:
-        """End the worker processes; they come back if they are needed again."""
+        """Ends the worker processes; they start again when needed."""
         self._symbolic.close()
 
 
@@ -112,10 +111,17 @@ def _outcome(given: Sequence[str], gold: str, verdicts: Sequence[Verdict]) -> Ou
 
 
 def is_equivalent(prediction_text: str, gold: str | Sequence[str]) -> bool:
-    r"""Whether a text's final answer equals `gold`, or one of several. Never raises because of a text, never hangs.
+    r"""True if a text's final answer equals `gold`, or one of several. Never raises because of a text, never hangs.
 
-    The final answer is the last box; of a text that never says `\boxed`, the text itself when it is short enough to be
-    a bare answer. A last box that is not closed (a truncated text) is no answer.
+    The final answer is the last box; in a text without `\boxed`, the text itself if it is short enough to be a bare
+    answer. A last box that is not closed (a truncated text) is no answer.
+
+    >>> is_equivalent(r"So $x = \boxed{\sqrt{12}}$.", r"2\sqrt{3}")
+    True
+    >>> is_equivalent("0.5", ["2", r"\frac{1}{2}"])
+    True
+    >>> is_equivalent(r"\boxed{0.33}", r"\frac{1}{3}")
+    False
     """
     return are_equivalent([prediction_text], [gold])[0]
 
@@ -130,7 +136,7 @@ def are_equivalent(prediction_texts: Sequence[str], golds: Sequence[str | Sequen
     owners: list[int] = []
     for index, (text, gold) in enumerate(zip(prediction_texts, golds, strict=True)):
         answer = final_answer(text)
-        if answer is None and not _mentions_box(text) and len(text) <= MAX_BARE_ANSWER:
+        if answer is None and not re.search(r"\\boxed|\\fbox", text) and len(text) <= MAX_BARE_ANSWER:
             answer = text
         forms = [] if answer is None else [gold] if isinstance(gold, str) else gold
         pairs += [(answer or "", form) for form in forms]
@@ -186,18 +192,14 @@ def _boxes(text: str) -> list[str] | None:
     return boxes
 
 
-def _mentions_box(text: str) -> bool:
-    return r"\boxed" in text or r"\fbox" in text
-
-
 def _unboxed(answer: str) -> str:
-    """A gold answer may come with its box, and a box may hold another."""
+    """The content of the last box: a gold answer may come with its box, and a box may contain another."""
     boxes = _boxes(answer)
     return boxes[-1] if boxes else answer
 
 
 def _one_form(gold: str) -> str:
-    """The first of several spellings of one value, `1/2 or 0.5`; else the gold as it is, as of `2 or 3`."""
+    """The first of several forms of one value, `1/2 or 0.5`; else the gold itself, as of `2 or 3`."""
     if "or" not in gold:
         return gold
     first, *others = _OR.split(gold)
