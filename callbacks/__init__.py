@@ -1,4 +1,4 @@
-"""What happens around training: probe, choose, fuse, export, show."""
+"""Callbacks: the diversity probe, expert fusion, Hugging Face export, progress."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -22,24 +22,24 @@ _MONITOR = re.compile(r"probe/(?P<domain>.+)/[^/]+")
 
 
 class ExpertFusion(Callback):
-    """Averages the experts that the checkpoints chose by the probe.
+    """Averages the experts that the `ModelCheckpoint`s have chosen by the probe.
 
     Each `ModelCheckpoint(monitor="probe/<domain>/…")` names the expert of its domain: the Hugging Face folder beside
     its best checkpoint. A checkpoint that is the best of two domains counts twice.
 
     One fit on several domains has all experts and fuses them. With `experts`, several fits meet in that folder: each
     leaves its experts there as `<experts>/<domain>`, and the one that completes `domains` fuses. A fit that is run
-    again replaces its expert and fuses anew.
+    again replaces its expert and fuses again.
 
     Args:
         out: folder of the fused model.
         domains: whose experts are fused; by default those that this fit chooses.
         experts: folder shared with the fits of the other domains.
-        weights: share of each domain, non-negative, sum 1; equal by default.
+        weights: weight of each domain, non-negative, sum 1; equal by default.
 
     Raises:
         ValueError: before training, if a domain has no checkpoint that would choose its expert, there is no
-            `HuggingFaceExport`, `weights` are no shares of the domains, or `out` is something other than a fusion.
+            `HuggingFaceExport`, `weights` are not those of the domains, or `out` is something other than a fusion.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class ExpertFusion(Callback):
         self._chosen: dict[str, ModelCheckpoint] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Finds the `ModelCheckpoint` of each domain, and checks the options against them."""
         if stage != "fit":
             return
         if not any(isinstance(c, HuggingFaceExport) for c in trainer.callbacks):  # type: ignore[attr-defined]
@@ -67,48 +68,48 @@ class ExpertFusion(Callback):
         self._chosen = _choosers(trainer)
         self.domains = self.domains or list(self._chosen)
         here = set(self._chosen)
-        strange = here - set(self.domains) if self.experts else set(self.domains) - here
-        if strange:
+        if wrong := here - set(self.domains) if self.experts else set(self.domains) - here:
             what = "is not in domains" if self.experts else "has no ModelCheckpoint that monitors its probe"
-            raise ValueError(f"ExpertFusion: {min(strange)} {what}")
+            raise ValueError(f"ExpertFusion: {min(wrong)} {what}")
         if self.weights is not None and set(self.weights) != set(self.domains):
             raise ValueError(f"ExpertFusion: weights are of {sorted(self.weights)}, domains are {sorted(self.domains)}")
         if self.out.exists() and any(self.out.iterdir()) and not (self.out / RECORD).is_file():
             raise ValueError(f"ExpertFusion: out {self.out} exists and is not a fusion")
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Fuses the experts if all of them are there."""
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._gather()
         trainer.strategy.barrier("expert fusion")
 
     def _gather(self) -> None:
-        folders = {domain: self._expert(domain) for domain in self._chosen}
         if self.experts is None:
-            self._fuse(folders)
+            self._fuse([self._expert(domain) for domain in self.domains])
             return
-        with locked(self.experts):  # of two fits that end together one sees the complete set
-            for domain, folder in folders.items():
-                self._leave(domain, folder, self.experts / domain)
-            there = {d: self.experts / d for d in self.domains if (self.experts / d).is_dir()}
-            if len(there) == len(self.domains):
-                self._fuse(there)
+        with locked(self.experts):  # of two fits that end at the same time, one sees the complete set
+            for domain in self._chosen:
+                self._share(domain, self.experts / domain)
+            folders = [self.experts / domain for domain in self.domains]
+            if all(folder.is_dir() for folder in folders):
+                self._fuse(folders)
 
     def _expert(self, domain: str) -> Path:
-        folder = model_folder(self._chosen[domain].best_model_path)
-        if not self._chosen[domain].best_model_path or not folder.is_dir():
+        best = self._chosen[domain].best_model_path
+        if not best or not model_folder(best).is_dir():
             raise ValueError(f"ExpertFusion: no checkpoint of {domain} was saved")
-        return folder
+        return model_folder(best)
 
-    def _leave(self, domain: str, folder: Path, place: Path) -> None:
-        chooser = self._chosen[domain]
-        assert chooser.best_model_score is not None
-        link_folder(folder, place)
-        choice = {"checkpoint": chooser.best_model_path, chooser.monitor: chooser.best_model_score.item()}
-        write_atomic(place / CHOICE, json.dumps(choice))
+    def _share(self, domain: str, out: Path) -> None:
+        """Leaves the expert of a domain for other fits, with the record of its choice."""
+        chosen = self._chosen[domain]
+        assert chosen.best_model_score is not None
+        link_folder(self._expert(domain), out)
+        choice = {"checkpoint": chosen.best_model_path, chosen.monitor: chosen.best_model_score.item()}
+        write_atomic(out / CHOICE, json.dumps(choice))
 
-    def _fuse(self, folders: dict[str, Path]) -> None:
-        weights = None if self.weights is None else [self.weights[d] for d in self.domains]
-        fuse([folders[d] for d in self.domains], self.out, weights, overwrite=True)
+    def _fuse(self, folders: list[Path]) -> None:
+        weights = None if self.weights is None else [self.weights[domain] for domain in self.domains]
+        fuse(folders, self.out, weights, overwrite=True)
 
 
 def _choosers(trainer: pl.Trainer) -> dict[str, ModelCheckpoint]:

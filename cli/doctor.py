@@ -1,4 +1,4 @@
-"""`vibethinker doctor`: what this machine offers, and what that means here."""
+"""`vibethinker doctor`: hardware, attention kernel, sandbox and library versions of this machine."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from rich.table import Table
 from vibethinker.packed.attention import flash_serves
 from vibethinker.sandbox import Sandbox, SandboxError
 from vibethinker.sandbox.isolation import LEVELS, missing
+from vibethinker.utils.process import available_cores
 
 _LIBRARIES = ("lightning", "transformers", "peft", "jsonargparse", "datasets", "math-verify", "RestrictedPython")
 
 
 def examine() -> None:
-    """Prints one table."""
+    """Prints them as a table."""
     table = Table(show_header=False)
     for name, value in {**_machine(), **_accelerator(), **_sandbox(), **_software()}.items():
         table.add_row(name, escape(value))
@@ -28,9 +29,8 @@ def examine() -> None:
 
 
 def _machine() -> dict[str, str]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {"system": platform.platform(), "cores": str(cores), "memory": f"{memory:.1f} GiB"}
+    return {"system": platform.platform(), "cores": str(available_cores()), "memory": f"{memory:.1f} GiB"}
 
 
 def _accelerator() -> dict[str, str]:
@@ -51,7 +51,7 @@ def _accelerator() -> dict[str, str]:
 
 
 def _sandbox() -> dict[str, str]:
-    """The level for untrusted programs, and every layer with its evidence; docs/security.md says what they mean."""
+    """The isolation level for untrusted programs, and every layer with its evidence; docs/security.md explains them."""
     try:
         with Sandbox(1, level="none") as box:
             layers, reached = box.layers, box.reached
@@ -65,11 +65,10 @@ def _sandbox() -> dict[str, str]:
 
 
 def _software() -> dict[str, str]:
-    extras = {"bitsandbytes": "quantized"}
-    there = {name: importlib.util.find_spec(name) is not None for name in extras}
+    installed = importlib.util.find_spec("bitsandbytes") is not None
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         **{name: version(name) for name in _LIBRARIES},
-        **{n: version(n) if there[n] else f"none: pip install vibethinker[{extra}]" for n, extra in extras.items()},
+        "bitsandbytes": version("bitsandbytes") if installed else "none: pip install vibethinker[quantized]",
     }

@@ -17,7 +17,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from vibethinker.cli.noise import hush
-from vibethinker.cli.report.result_table import figures_table, hardest_table
+from vibethinker.cli.report.result_table import hardest_table, metrics_table
 from vibethinker.datamodules.reading.problem_files import read_problems
 from vibethinker.datamodules.splits import ProblemSource
 from vibethinker.evaluation.benchmark import Evaluation, EvaluationOptions, regrade
@@ -192,7 +192,7 @@ def _conclude(
 def _show(rows: Sequence[Row], problems: Sequence[Mapping[str, Any]], left_out: Mapping[str, int]) -> None:
     console, first = Console(), rows[0]
     what = "" if "file" in first else f", {first['split']} split"
-    console.print(figures_table(rows, f"{first['model']}{what}; pass@1 is avg@{first['samples']}; ± standard error"))
+    console.print(metrics_table(rows, f"{first['model']}{what}; pass@1 is avg@{first['samples']}; ± standard error"))
     if "file" in first:
         console.print(hardest_table(problems))
     for file, count in left_out.items():

@@ -1,7 +1,7 @@
 """`vibethinker fit|validate|test|predict`: LightningCLI over this library's modules, data modules and callbacks.
 
 `--trainer.default_root_dir` is the run folder: `config.yaml`, TensorBoard's events, and `checkpoints/`. The same
-command again goes on from `checkpoints/last.ckpt`; other options in the same folder are refused.
+command again resumes from `checkpoints/last.ckpt`; with other options it is an error.
 """
 
 from __future__ import annotations
@@ -53,20 +53,22 @@ _HARMLESS: Final = ("slots", "cache_gib", "row_tokens", "gradient_checkpointing"
 
 
 class SaveConfig(SaveConfigCallback):
-    """Keeps the options of a fit in its run folder, written in one step."""
+    """Saves the options of a fit in its run folder, atomically."""
 
     def __init__(self, parser: LightningArgumentParser, config: Namespace) -> None:
         super().__init__(parser, config, save_to_log_dir=False)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Writes `config.yaml`."""
         if stage == "fit":
             write_atomic(Path(trainer.default_root_dir) / CONFIG, _dump(self.parser, self.config))
 
 
 class VibeThinkerCLI(LightningCLI):
-    """One run folder, resumed by default, with a progress bar and a checkpoint to go on from always there."""
+    """LightningCLI with one run folder: resumed by default, with a progress bar and a checkpoint to resume from."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds `--progress.*`, `--resume.*` and `--dry_run`."""
         parser.add_lightning_class_args(Progress, "progress")
         parser.add_lightning_class_args(LastCheckpoint, "resume")
         parser.add_argument(
@@ -76,10 +78,11 @@ class VibeThinkerCLI(LightningCLI):
             const=0.0,
             default=None,
             metavar="GIB",
-            help="only tell what a fit trains and the memory it needs, and what to change if the GPU (or GIB) has less",
+            help="only print what is trained, the memory it needs, and what to change if the GPU (or GIB) has less",
         )
 
     def instantiate_classes(self) -> None:
+        """Instantiates everything, or for a dry run the model alone, without its weights."""
         if self.subcommand == "fit" and self.config.fit.dry_run is not None:
             from vibethinker.cli.dry_run import describe
 
@@ -91,11 +94,13 @@ class VibeThinkerCLI(LightningCLI):
         super().instantiate_classes()
 
     def before_instantiate_classes(self) -> None:
+        """Checks that the run folder is of the same run."""
         if self.subcommand == "fit":
             config = self.config.fit
             check_same_run(config.trainer.default_root_dir, yaml.safe_load(_dump(self._parser("fit"), config)))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Adds TensorBoard and `HuggingFaceExport`, and leaves out callbacks that the configuration rules out."""
         config = self._get(self.config_init, "trainer")
         if config.logger in (None, True):
             fitting = self.subcommand == "fit"
@@ -113,22 +118,23 @@ class VibeThinkerCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
+        """Sets up data and model, so that their errors come before anything is written."""
         self.trainer.datamodule = self.datamodule  # type: ignore[attr-defined]
-        for part in (self.datamodule, self.model):  # what is wrong with them shows before anything is written
+        for part in (self.datamodule, self.model):
             part.trainer = self.trainer
             part.setup("fit")
-        transformers.utils.logging.disable_progress_bar()  # its bars for saving would tear ours
+        transformers.utils.logging.disable_progress_bar()  # its bars for saving would break ours
         leave_last_checkpoint(self.trainer)
 
     def fit(self, ckpt_path: str | None, weights_only: bool | None, **options: Any) -> None:
-        """Goes on from the run folder's last checkpoint unless another one is named."""
+        """Resumes from the last checkpoint of the run folder unless another one is given."""
         root = Path(self.trainer.default_root_dir)
-        alone = locked(root, f"{root}: another fit is at work there") if self.trainer.is_global_zero else nullcontext()
+        alone = locked(root, f"{root}: another fit is running there") if self.trainer.is_global_zero else nullcontext()
         with alone:
             if ckpt_path in (None, "last"):
                 ckpt_path = str(last_checkpoint(root)) if last_checkpoint(root).is_file() else None
             if ckpt_path is not None:
-                rank_zero_only(print)(f"going on from {ckpt_path}", flush=True)
+                rank_zero_only(print)(f"resuming from {ckpt_path}", flush=True)
             self.trainer.fit(ckpt_path=ckpt_path, weights_only=weights_only is not False, **options)
 
     def after_fit(self) -> None:
@@ -142,10 +148,12 @@ class VibeThinkerCLI(LightningCLI):
             print(f"best {monitor}: {folder}", flush=True)
 
     def before_validate(self) -> None:
+        """Checks that there is a batch to validate on."""
         if not self.trainer.limit_val_batches:
             raise ValueError("trainer.limit_val_batches is 0: there is nothing to validate")
 
     def before_predict(self) -> None:
+        """Warns where the completions would be lost."""
         if not any(isinstance(callback, BasePredictionWriter) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
             rank_zero_warn(
                 "predict hands completions to callbacks alone, and trainer.callbacks has no BasePredictionWriter; "
@@ -158,7 +166,7 @@ def _dump(parser: LightningArgumentParser, config: Namespace) -> str:
 
 
 def check_same_run(root: str | Path, config: Mapping[str, Any]) -> None:
-    """Refuses to go on with other options than a run began with.
+    """Checks that the options are those that the run began with.
 
     Raises:
         ValueError: one line that names the first option that differs.
@@ -169,8 +177,7 @@ def check_same_run(root: str | Path, config: Mapping[str, Any]) -> None:
     before, now = (Provenance(_decisive(c)) for c in (yaml.safe_load(saved.read_text("utf-8")), config))
     if difference := now.difference(before):
         raise ValueError(
-            f"{root} holds a run with {difference}: go on with the old value, or choose another "
-            "trainer.default_root_dir"
+            f"{root} holds a run with {difference}: use the old value, or choose another trainer.default_root_dir"
         )
 
 
@@ -186,7 +193,7 @@ def _decisive(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse(arguments: Sequence[str]) -> dict[str, Any]:
-    """The whole configuration that a command line stands for, without making anything of it."""
+    """The complete configuration of a command line; instantiates nothing."""
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
         run([*arguments, "--print_config"])
@@ -195,7 +202,7 @@ def parse(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _only(command: str) -> type[VibeThinkerCLI]:
-    """The command line of one command: building the parsers of the other three takes half a second."""
+    """The CLI with one subcommand: building the parsers of the other three takes half a second."""
 
     class OneCommand(VibeThinkerCLI):
         @staticmethod
@@ -207,7 +214,7 @@ def _only(command: str) -> type[VibeThinkerCLI]:
 
 @contextmanager
 def _honest_exit() -> Iterator[None]:
-    """Lightning ends with 0 when it is told to stop by SIGTERM, which a recipe and a shell would take for done."""
+    """Exits with 143 after SIGTERM: Lightning exits with 0, which a recipe and a shell would take for success."""
     try:
         yield
     except SIGTERMException:

@@ -1,11 +1,11 @@
-r"""Makes the nano base model that ships with the package: tokenizer, weights, and a first, incomplete education.
+r"""Builds the nano base model that ships with the package: tokenizer, weights, and a short pretraining.
 
     python -m vibethinker.cli.nano OUT [--step N] [trainer options]
 
-The tokenizer is Qwen2's, trained on the embedded generator's own text: a byte-level BPE in which every digit stands
-alone, so that arithmetic is visible to the model. The education is an ordinary `fit` of `SFTModule` on all five domains
-(`configs/nano/base.yaml`), stopped early: the demo needs something left to learn. Its probe says at which checkpoint:
-`--step` makes that one the model, in a second call that trains nothing when the checkpoint is there.
+The tokenizer is Qwen2's, trained on text of the embedded generators: a byte-level BPE in which every digit is a token,
+so that the model sees arithmetic. Pretraining is an ordinary `fit` of `SFTModule` on all five domains
+(`configs/nano/base.yaml`), stopped early: the demo needs something left to learn. Its probe shows at which checkpoint:
+`--step` makes that one the model, in a second call that trains nothing if the checkpoint exists.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def corpus(problems_per_domain: int) -> Iterator[str]:
 
 
 def make_tokenizer(problems_per_domain: int = 4000) -> Qwen2Tokenizer:
-    """Qwen2's own with a small vocabulary; transformers loads no other for a Qwen2 model, whatever its files say."""
+    """Qwen2's own with a small vocabulary: transformers loads this class for every Qwen2 model."""
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     untrained = Qwen2Tokenizer(vocab={}, merges=[], pad_token=special[0], unk_token=special[0], eos_token=special[2])
     tokenizer = untrained.train_new_from_iterator(
@@ -76,34 +76,30 @@ def make_model(tokenizer: Qwen2Tokenizer, seed: int = 0) -> Qwen2ForCausalLM:
 
 
 def checkpoint_of(root: Path, step: int | None) -> Path:
-    """The Hugging Face folder of a checkpoint, the last one by default.
+    """The Hugging Face folder of a checkpoint, by default of the last one.
 
     Raises:
         FileNotFoundError: there is none of that step; names those that there are.
     """
-    folders = _checkpoints(root)
+    folders = {int(path.name.split("=")[1]): path for path in (root / "checkpoints").glob("step=*/")}
     chosen = max(folders, default=None) if step is None else step
     if chosen is None or chosen not in folders:
-        known = ", ".join(map(str, sorted(folders))) or "none"
-        raise FileNotFoundError(f"{root}: there is no checkpoint of step {chosen}; there are {known}")
+        existing = ", ".join(map(str, sorted(folders))) or "none"
+        raise FileNotFoundError(f"{root}: there is no checkpoint of step {chosen}; there are {existing}")
     return folders[chosen]
 
 
-def _checkpoints(root: Path) -> dict[int, Path]:
-    return {int(path.name.split("=")[1]): path for path in (root / "checkpoints").glob("step=*/")}
-
-
 def main(argv: list[str]) -> int:
-    """Builds the untrained folder, fits it, and puts a checkpoint at OUT."""
+    """Builds the untrained model, fits it, and copies a checkpoint to OUT."""
     from vibethinker.cli import fit
 
-    parser = argparse.ArgumentParser(prog="vibethinker.cli.nano", description="Makes the nano base model.")
+    parser = argparse.ArgumentParser(prog="vibethinker.cli.nano", description="Builds the nano base model.")
     parser.add_argument("out", type=Path, help="folder of the finished model")
-    parser.add_argument("--config", default="configs/nano/base.yaml", help="its education")
+    parser.add_argument("--config", default="configs/nano/base.yaml", help="configuration of its training")
     parser.add_argument("--root", type=Path, default=Path("runs/nano-base"), help="run folder")
-    parser.add_argument("--step", type=int, help="which checkpoint becomes the model; the last by default")
+    parser.add_argument("--step", type=int, help="checkpoint that becomes the model (default: the last)")
     options, overrides = parser.parse_known_args(argv)
-    if options.step is None or options.step not in _checkpoints(options.root):
+    if options.step is None or not (options.root / "checkpoints" / f"step={options.step}").is_dir():
         untrained = options.root / "untrained"
         tokenizer = make_tokenizer()
         make_model(tokenizer).save_pretrained(untrained)

@@ -1,4 +1,4 @@
-"""What other libraries would print into a run's log."""
+"""Keeps the messages of other libraries out of a run's log."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from transformers.utils import logging as transformers_logging
 
 
 def hush() -> None:
-    """Keeps warnings, one line each; drops greetings, tips, and progress bars where nobody can see them move.
-
-    What this package itself has to say is shown.
-    """
+    """Shows this package's log and all warnings, one line each; drops greetings, tips, and bars outside a terminal."""
     ours = logging.getLogger("vibethinker")
     ours.setLevel(logging.INFO)
     if not ours.handlers:

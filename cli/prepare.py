@@ -1,4 +1,4 @@
-"""`vibethinker prepare`: raw sets made into a folder of clean domain data."""
+"""`vibethinker prepare`: a folder of clean domain data from raw data sets."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any, Final, get_args, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table as View
+from rich.table import Table
 
 from vibethinker.cli.errors import one_line
 from vibethinker.cli.recipe.definition import read_yaml
+from vibethinker.cli.report.result_table import plain_table
 from vibethinker.datamodules.prepare import Prepared, Settings, output, prepare
 from vibethinker.datamodules.prepare.solutions import RIGHT
 from vibethinker.datamodules.reading.tables import check_file
 from vibethinker.problems import SPLITS
 from vibethinker.utils.provenance import Provenance
 
-_SHOWN: Final = 3  # rows of a kind that somebody has to look at
+_SHOWN: Final = 3  # rows of each kind that a person has to look at
 
 
 def run(config: Path, out: Path | None, overwrite: bool) -> None:
@@ -41,21 +41,21 @@ def run(config: Path, out: Path | None, overwrite: bool) -> None:
             raise ValueError(f"{file.data}: lies in {out}, which would be replaced; name another folder")
     made_from = output.identity(settings)
     console = Console()
-    before = output.read_report(out)
-    if before is not None and not overwrite:
-        _check_same(out, before, made_from)
+    report = output.read_report(out)
+    if report is not None and not overwrite:
+        _check_same(out, report, made_from)
         print(f"{out}: already there, made from the same files with the same settings")
     else:
         prepared = prepare(settings)
-        before = output.write(prepared, made_from, out)
+        report = output.write(prepared, made_from, out)
         _show_unusable(prepared)
-    for view in _views(before):
+    for view in _views(report):
         console.print(view, soft_wrap=isinstance(view, str))
     print(out)
 
 
 def load_settings(path: Path) -> Settings:
-    """The settings of a configuration file; a file's path alone stands for its entry.
+    """The settings of a configuration file; a path alone is short for an entry.
 
     Raises:
         FileNotFoundError, ValueError: one line that names the file and the key.
@@ -64,7 +64,7 @@ def load_settings(path: Path) -> Settings:
     for key in ("sources", "benchmarks"):
         if isinstance(files := content.get(key), list):
             content[key] = [{"data": file} if isinstance(file, str) else file for file in files]
-    _refuse_unknown(content, Settings, str(path))
+    _check_keys(content, Settings, str(path))
     reads = ArgumentParser(exit_on_error=False)
     reads.add_class_arguments(Settings)
     try:
@@ -73,17 +73,17 @@ def load_settings(path: Path) -> Settings:
         raise ValueError(f"{path}: {one_line(error)}") from None
 
 
-def _refuse_unknown(entry: Any, kind: Any, where: str) -> None:
-    """Keys that nothing reads, at any depth; jsonargparse passes over those that hold nothing."""
+def _check_keys(entry: Any, kind: Any, where: str) -> None:
+    """Checks the keys at any depth: jsonargparse ignores unknown ones without a value."""
     known = get_type_hints(kind)
     for key, value in entry.items() if isinstance(entry, dict) else ():
         if key not in known:
             raise ValueError(f"{where}: unknown key {key!r}; there are {', '.join(known)}")
         if is_dataclass(known[key]):
-            _refuse_unknown(value, known[key], f"{where}: {key}")
+            _check_keys(value, known[key], f"{where}: {key}")
         elif isinstance(value, list) and is_dataclass(item := get_args(known[key])[0]):
             for number, one in enumerate(value, 1):
-                _refuse_unknown(one, item, f"{where}: {key}, entry {number}")
+                _check_keys(one, item, f"{where}: {key}, entry {number}")
 
 
 def _check_same(out: Path, report: Mapping[str, Any], made_from: Mapping[str, Any]) -> None:
@@ -96,7 +96,7 @@ def _check_same(out: Path, report: Mapping[str, Any], made_from: Mapping[str, An
     elif changed := output.first_changed(out, report):
         what = f"{changed} is not as it was written"
     if what:
-        raise FileExistsError(f"{out}: is there already, but {what}; --overwrite makes it anew")
+        raise FileExistsError(f"{out}: exists already, but {what}; --overwrite replaces it")
 
 
 # What is printed
@@ -108,7 +108,7 @@ def _show_unusable(prepared: Prepared) -> None:
             print(f"{reason}: {row.source}, line {row.line}, {row.id}: {row.why['detail']}")
 
 
-def _views(report: Mapping[str, Any]) -> Iterator[View | str]:
+def _views(report: Mapping[str, Any]) -> Iterator[Table | str]:
     yield _domains(report["domains"])
     if removed := report["removed"]:
         yield _removed(removed)
@@ -127,31 +127,24 @@ def _views(report: Mapping[str, Any]) -> Iterator[View | str]:
     yield f"answers taken from a solution: {report['answers_from_solutions']}"
 
 
-def _domains(domains: Mapping[str, Mapping[str, int]]) -> View:
-    others = {"without_solution": "unsolved", "several_solutions": "several paths"}
-    table = View("domain", *SPLITS, "all", *others.values(), box=SIMPLE_HEAD)
-    total = {key: sum(own[key] for own in domains.values()) for key in (*SPLITS, *others)}
-    for name, own in [*domains.items(), *([("all", total)] if len(domains) > 1 else [])]:
-        figures = [
-            *(own[split] for split in SPLITS),
-            sum(own[split] for split in SPLITS),
-            *(own[key] for key in others),
-        ]
-        table.add_row(escape(name), *map(str, figures))
-    return table
+def _domains(domains: Mapping[str, Mapping[str, int]]) -> Table:
+    columns = {split: split for split in (*SPLITS, "all")}
+    columns |= {"without_solution": "unsolved", "several_solutions": "several paths"}
+    counts = {name: {**own, "all": sum(own[split] for split in SPLITS)} for name, own in domains.items()}
+    if len(counts) > 1:
+        counts["all"] = {key: sum(own[key] for own in counts.values()) for key in columns}
+    rows = ((name, *(own[key] for key in columns)) for name, own in counts.items())
+    return plain_table("domain", *columns.values(), rows=rows)
 
 
-def _removed(removed: Mapping[str, Mapping[str, int]]) -> View:
+def _removed(removed: Mapping[str, Mapping[str, int]]) -> Table:
     """Domains down, reasons across."""
-    table = View("removed", *removed, box=SIMPLE_HEAD)
-    for domain in sorted({domain for own in removed.values() for domain in own}):
-        table.add_row(escape(domain) or "(none)", *(str(own.get(domain, "")) for own in removed.values()))
-    table.add_row("all", *(str(sum(own.values())) for own in removed.values()))
-    return table
+    domains = sorted({domain for own in removed.values() for domain in own})
+    rows = [(domain or "(none)", *(own.get(domain, "") for own in removed.values())) for domain in domains]
+    totals = ("all", *(sum(own.values()) for own in removed.values()))
+    return plain_table("removed", *removed, rows=[*rows, totals])
 
 
-def _benchmarks(benchmarks: Mapping[str, Mapping[str, int]]) -> View:
-    table = View("benchmark", "problems", "rows that match", box=SIMPLE_HEAD)
-    for name, own in benchmarks.items():
-        table.add_row(escape(name), str(own["rows"]), str(own["matched"]))
-    return table
+def _benchmarks(benchmarks: Mapping[str, Mapping[str, int]]) -> Table:
+    rows = ((name, own["rows"], own["matched"]) for name, own in benchmarks.items())
+    return plain_table("benchmark", "problems", "rows that match", rows=rows)

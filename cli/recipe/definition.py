@@ -5,7 +5,7 @@
     evaluation: {problems: 256}       # options of `vibethinker evaluate`
     stages:
       - name: specialist
-        each: [algebra, geometry]     # one fit for each; {each} stands for it below
+        each: [algebra, geometry]     # one fit for each; its name replaces {each} below
         fit: sft.yaml                 # beside the recipe
         with: {data.domain: "{each}"} # further options of the command
         choose: probe/{each}/pass@8   # what a ModelCheckpoint monitors; the last checkpoint by default
@@ -91,7 +91,7 @@ class Stage:
         if self.evaluates_files and not all(name.endswith(_FILES) for name in self.evaluate):
             raise ValueError("evaluate: domains or files, not both; a second stage may have the others")
         if not self.each and "{each}" in f"{self.options}{self.choose}{self.evaluate}":
-            raise ValueError("{each} stands for nothing: each is missing")
+            raise ValueError("{each} has no values: each is missing")
 
     @property
     def models(self) -> int:

@@ -1,4 +1,4 @@
-"""`vibethinker run RECIPE.yaml`: a recipe from its first stage to the report, from wherever it was stopped."""
+"""`vibethinker run RECIPE.yaml`: runs a recipe from its first stage to the report, or resumes it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,14 @@ REPORT: Final = "report.html"
 
 
 def run(path: Path, output: Path | None, jobs: int, redo: Sequence[str], dry_run: bool) -> int:
-    """Does what is left of a recipe; returns the exit code.
+    """Runs the tasks of a recipe that are not done; returns the exit code.
+
+    Args:
+        path: of the recipe.
+        output: output folder; the recipe's own by default.
+        jobs: processes at a time.
+        redo: stages to run again, with all that build on them.
+        dry_run: only prints the commands, and checks the options of every fit.
 
     Raises:
         ValueError, OSError: before anything is written, one line that names what is wrong.
@@ -35,20 +42,20 @@ def run(path: Path, output: Path | None, jobs: int, redo: Sequence[str], dry_run
     console = Console(soft_wrap=True, highlight=False)
     recipe = load_recipe(path, output)
     tasks = tasks_of(recipe)
-    again = _chosen_again(tasks, redo)
+    again = _tasks_again(tasks, redo)
     _check_output(recipe)
     if dry_run:
         _describe(tasks, again, console)
         _check_fits(tasks)
         return 0
     start = time.monotonic()
-    with locked(recipe.output, f"{recipe.output}: another run is at work there"):
+    with locked(recipe.output, f"{recipe.output}: another run is running there"):
         done = {task.name for task in tasks if task not in again and task.is_done()}
         for task in again:
             task.forget()
         write_atomic(recipe.output / RECIPE, path.read_bytes())
         if len(done) < len(tasks):
-            for name in (RESULTS, TIMINGS, REPORT):  # of a state that is about to change
+            for name in (RESULTS, TIMINGS, REPORT):  # out of date from here on
                 (recipe.output / name).unlink(missing_ok=True)
             with _checked_ahead(recipe, tasks, done) as watch:
                 Scheduler(tasks, done, jobs, console).run(watch)
@@ -59,27 +66,29 @@ def run(path: Path, output: Path | None, jobs: int, redo: Sequence[str], dry_run
     return 0
 
 
-def _chosen_again(tasks: Sequence[Task], redo: Sequence[str]) -> list[Task]:
-    """The tasks that are asked for, and all that are made from them."""
-    for name in redo:
-        if not any(task.name == name or task.name.startswith(f"{name}/") for task in tasks):
-            raise ValueError(f"--redo {name}: there is no such stage, only {', '.join(task.name for task in tasks)}")
+def _tasks_again(tasks: Sequence[Task], redo: Sequence[str]) -> list[Task]:
+    """The tasks of `redo`, and all that build on them."""
     again: list[Task] = []
+    unknown = set(redo)
     for task in tasks:
-        asked = any(task.name == name or task.name.startswith(f"{name}/") for name in redo)
-        if asked or any(need in again for need in task.before):
+        named = {name for name in redo if task.name == name or task.name.startswith(f"{name}/")}
+        unknown -= named
+        if named or any(need in again for need in task.before):
             again.append(task)
+    if unknown:
+        names = ", ".join(task.name for task in tasks)
+        raise ValueError(f"--redo {min(unknown)}: there is no such stage, only {names}")
     return again
 
 
 def _check_output(recipe: Recipe) -> None:
-    """Refuses a folder that holds something else."""
-    output, mine = recipe.output, recipe.output / RECIPE
+    """Checks that the output folder is new, or of this recipe."""
+    output, earlier = recipe.output, recipe.output / RECIPE
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output}: output is a file, not a folder")
-    if mine.is_file():
+    if earlier.is_file():
         names = {stage.name for stage in recipe.stages}
-        before = [str(stage.get("name")) for stage in read_yaml(mine).get("stages", [])]
+        before = [str(stage.get("name")) for stage in read_yaml(earlier).get("stages", [])]
         if others := [name for name in before if name not in names]:
             raise ValueError(
                 f"{output} is of another recipe, with a stage {others[0]!r} that {recipe.path} does not have; "
@@ -97,12 +106,11 @@ def _describe(tasks: Sequence[Task], again: Sequence[Task], console: Console) ->
         known = all(need.name in done for need in task.needs)
         models = task.models() if known else [f"<{need.name}>" for need in task.needs]
         state = "done" if task.name in done else "to do"
-        line = f"{state:5}  {task.name}  {shlex.join(task.command(models))}"
-        console.print(line, markup=False)
+        console.print(f"{state:5}  {task.name}  {shlex.join(task.command(models))}", markup=False)
 
 
 def _check_fits(tasks: Sequence[Task]) -> None:
-    """Parses the options of one fit of each stage, and looks for the checkpoints that are to be chosen."""
+    """Parses the options of one fit of each stage, and checks that a checkpoint monitors what the stage chooses by."""
     from vibethinker.cli.fit import parse
 
     for task in {task.stage: task for task in tasks if task.kind == "fit"}.values():
@@ -116,9 +124,9 @@ def _check_fits(tasks: Sequence[Task]) -> None:
 
 @contextmanager
 def _checked_ahead(recipe: Recipe, tasks: Sequence[Task], done: set[str]) -> Iterator[Callable[[], None]]:
-    """Checks later stages while the first ones work: a typo in the last should not cost the hours before it.
+    """Checks later stages while the first ones run: a typo in the last one should not cost the hours before it.
 
-    It is a process of its own, a dry run, so that this one stays small and quick to start.
+    The check is a dry run in a process of its own, which keeps this one small and quick to start.
     """
     if not any(task.kind == "fit" and any(need.name not in done for need in task.before) for task in tasks):
         yield lambda: None
@@ -138,8 +146,9 @@ def _checked_ahead(recipe: Recipe, tasks: Sequence[Task], done: set[str]) -> Ite
 
 
 def _conclude(recipe: Recipe, tasks: Sequence[Task], console: Console) -> None:
-    """Results, timings and report from what the stages left, and the table that says what each of them brought."""
-    rows = [row for task in tasks if task.kind == "evaluate" for row in _rows(task)]
+    """Writes results, timings and report, and prints pass@k of every stage."""
+    evaluations = [task.folder / EVALUATION for task in tasks if task.kind == "evaluate"]
+    rows = [row for file in evaluations for row in json.loads(file.read_text("utf-8"))["rows"]]
     write_atomic(recipe.output / RESULTS, json.dumps(rows, indent=1))
     write_atomic(recipe.output / TIMINGS, json.dumps(_timings(tasks), indent=1))
     from vibethinker.cli.report.page import write_report
@@ -150,17 +159,11 @@ def _conclude(recipe: Recipe, tasks: Sequence[Task], console: Console) -> None:
         console.print(table, soft_wrap=False)
 
 
-def _rows(task: Task) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads((task.folder / EVALUATION).read_text("utf-8"))["rows"]
-    return rows
-
-
 def _timings(tasks: Sequence[Task]) -> dict[str, Any]:
-    """Of each stage: the seconds of its processes added up, and the memory of the largest."""
+    """Of each stage: the sum of the seconds of its processes, and the peak memory of the largest."""
     timings: dict[str, Any] = {}
     for task in tasks:
-        record = task.record() or {}
-        part = {key: record[key] for key in ("seconds", "peak_memory_bytes")}
+        part = {key: (task.record() or {})[key] for key in ("seconds", "peak_memory_bytes")}
         stage = timings.setdefault(task.stage, {"seconds": 0.0, "peak_memory_bytes": 0, "parts": {}})
         stage["seconds"] = round(stage["seconds"] + part["seconds"], 2)
         stage["peak_memory_bytes"] = max(stage["peak_memory_bytes"], part["peak_memory_bytes"])

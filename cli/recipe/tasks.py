@@ -93,7 +93,7 @@ class Task:
             return {"model": record["model"], "provenance": record["provenance"], **record}
         except (ValueError, KeyError, TypeError):
             raise ValueError(
-                f"{file}: damaged, or of another version of vibethinker; --redo {self.stage} makes it anew"
+                f"{file}: damaged, or of another version of vibethinker; --redo {self.stage} runs it again"
             ) from None
 
     def made(self) -> list[str]:
@@ -132,11 +132,11 @@ class Task:
         if record is None:
             return False
         if lost := [task.name for task in self.before if task.record() is None]:
-            raise ValueError(f"stage {self.name} was made from {lost[0]}, which is not there: --redo {self.stage}")
+            raise ValueError(f"stage {self.name} was made from {lost[0]}, which is gone: --redo {self.stage}")
         if difference := self.provenance().difference(Provenance(**record["provenance"])):
             raise ValueError(
                 f"stage {self.name} was made with {difference}: "
-                f"--redo {self.stage} to make it anew, or choose another --output"
+                f"--redo {self.stage} to run it again, or choose another --output"
             )
         return True
 
@@ -199,7 +199,7 @@ def tasks_of(recipe: Recipe) -> list[Task]:
 
 
 def _makers(recipe: Recipe, stage: Stage, made: Mapping[str, list[Task]]) -> Iterator[Task]:
-    named = [*references(dict(stage.options)), *references(stage.target)]
+    named = references([stage.options, stage.target])
     sources = made.get(stage.target if stage.kind == "fuse" else stage.source or "", [])
     for value in stage.each or ("",):
         yield Task(
@@ -210,9 +210,9 @@ def _makers(recipe: Recipe, stage: Stage, made: Mapping[str, list[Task]]) -> Ite
             options=_fill(stage.options, value, made),
             inputs=() if stage.kind == "fuse" else (_fill(stage.target, value, made),),
             needs=tuple(sources),
-            data=tuple(task for name in dict.fromkeys(named) for task in made.get(name, ())),
+            data=tuple(task for name in named for task in made.get(name, ())),
             base="" if sources or stage.kind == "prepare" else recipe.model,
-            choose=tuple(_fill(list(stage.choose), value, made)),
+            choose=tuple(_fill(stage.choose, value, made)),
         )
 
 
@@ -223,7 +223,7 @@ def _evaluations(
     for index, maker in enumerate(evaluated or [None]):
         value = stage.each[index] if stage.each else ""
         options = _fill(recipe.evaluation, value, made)
-        targets = _fill(list(stage.evaluate), value, made)
+        targets = _fill(stage.evaluate, value, made)
         if stage.evaluates_files:
             options = {name: option for name, option in options.items() if name not in _OF_SPLITS}
         else:
@@ -243,17 +243,12 @@ def _evaluations(
 
 
 def _fill(value: Any, each: str, made: Mapping[str, list[Task]]) -> Any:
-    """Replaces `{each}`, and the `{stage}` of data by its folder, wherever they stand."""
-    if isinstance(value, list):
-        return [_fill(item, each, made) for item in value]
-    if isinstance(value, Mapping):
-        return {name: _fill(item, each, made) for name, item in value.items()}
-    if not isinstance(value, str):
-        return value
-    for name, tasks in made.items():
-        if f"{{{name}}}" in value:
-            value = value.replace(f"{{{name}}}", str(tasks[0].folder / DATA))
-    return value.replace("{each}", each)
+    """Replaces `{each}`, and the `{stage}` of data by its folder, wherever they stand in the texts of a value."""
+    names = {"each": each, **{name: str(tasks[0].folder / DATA) for name, tasks in made.items() if tasks}}
+    text = json.dumps(value, default=str)
+    for name, replacement in names.items():
+        text = text.replace(f"{{{name}}}", json.dumps(replacement)[1:-1])
+    return json.loads(text)
 
 
 def _text(value: Any) -> str:

@@ -44,7 +44,7 @@ Curve = Sequence[tuple[int, float]]  # (step, value)
 
 
 class Panel(NamedTuple):
-    """One small figure: its heading, a note beside it, what it shows in words, and the drawing."""
+    """One small figure: heading, note beside it, description in words, drawing."""
 
     title: str
     note: str
@@ -53,17 +53,18 @@ class Panel(NamedTuple):
 
 
 class Probed(NamedTuple):
-    """What the diversity probe saw of one domain in one run, checkpoint by checkpoint."""
+    """Metrics of the diversity probe on one domain in one run, checkpoint by checkpoint."""
 
     run: str
     domain: str
     k: int
     steps: list[int]
-    figures: list[dict[str, float]]
-    chosen: int  # place in the lists
+    metrics: list[dict[str, float]]
+    chosen: int  # index of the checkpoint
 
     def column(self, name: str) -> list[float]:
-        return [figure[name] for figure in self.figures]
+        """One metric, checkpoint by checkpoint."""
+        return [metrics[name] for metrics in self.metrics]
 
 
 def probe_panel(probed: Probed) -> Panel:
@@ -77,9 +78,9 @@ def probe_panel(probed: Probed) -> Panel:
         axes.plot(steps, narrow, color=NARROW, linewidth=1.3, dashes=(4, 2))
         axes.axvline(step, color=_SOFT, linewidth=0.8, dashes=(1, 2))
         for values, colour, size in ((wide, WIDE, 10), (narrow, NARROW, 7)):
-            place = step, values[probed.chosen]
-            axes.plot(*place, "o", color=colour, markersize=size, markeredgecolor=_CARD, markeredgewidth=2)
-            axes.annotate(f"{place[1]:.2f}", place, (7, 8), textcoords="offset points", fontweight="bold")
+            point = step, values[probed.chosen]
+            axes.plot(*point, "o", color=colour, markersize=size, markeredgecolor=_CARD, markeredgewidth=2)
+            axes.annotate(f"{point[1]:.2f}", point, (7, 8), textcoords="offset points", fontweight="bold")
         axes.set(ylim=(0, 1.08), yticks=np.linspace(0, 1, 5), xlabel="step")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
@@ -87,7 +88,7 @@ def probe_panel(probed: Probed) -> Panel:
     title = domain if probed.run.endswith(domain) else f"{domain}, {probed.run}"
     return Panel(
         title,
-        f"step {step} chosen, {probed.figures[probed.chosen]['distinct_solutions']:.1f} solution paths a problem",
+        f"step {step} chosen, {probed.metrics[probed.chosen]['distinct_solutions']:.1f} solution paths per problem",
         f"{title}: from step {steps[0]} to {steps[-1]} pass@{probed.k} goes from {wide[0]:.2f} to {wide[-1]:.2f} and "
         f"pass@1 from {narrow[0]:.2f} to {narrow[-1]:.2f}. At step {step}, which was chosen, they are "
         f"{wide[probed.chosen]:.2f} and {narrow[probed.chosen]:.2f}.",
@@ -99,23 +100,24 @@ def bar_panel(domain: str, rows: Mapping[str, Any], wide: Mapping[str, Any], col
     """Pass@1 of every stage in one domain with its 95% interval; pass@K, where there is one, as an open diamond.
 
     Args:
+        domain: its name, or `all`.
         rows: stage → row of `results.json`, in the order of the stages.
         wide: the same for pass@K; stages may be missing.
         colours: of every stage, in the order in which they are drawn.
     """
 
     def draw(axes: Axes) -> None:
-        for place, stage in enumerate(colours):
+        for y, stage in enumerate(colours):
             if stage not in rows:
-                axes.text(0.01, place, "–", va="center", color=_SOFT)
+                axes.text(0.01, y, "–", va="center", color=_SOFT)
                 continue
             row = rows[stage]
-            axes.barh(place, row["mean"], height=0.62, color=colours[stage])
+            axes.barh(y, row["mean"], height=0.62, color=colours[stage])
             for colour, width in ((_CARD, 3.6), (_INK, 1.4)):
-                axes.plot((row["low"], row["high"]), (place, place), color=colour, linewidth=width)
+                axes.plot((row["low"], row["high"]), (y, y), color=colour, linewidth=width)
             if stage in wide:
-                axes.plot(wide[stage]["mean"], place, "D", color=_CARD, markersize=5.5, markeredgecolor=colours[stage])
-            axes.text(1.16, place, f"{row['mean']:.2f}", ha="right", va="center", fontweight="bold")
+                axes.plot(wide[stage]["mean"], y, "D", color=_CARD, markersize=5.5, markeredgecolor=colours[stage])
+            axes.text(1.16, y, f"{row['mean']:.2f}", ha="right", va="center", fontweight="bold")
         axes.set(xlim=(0, 1.16), xticks=(0, 0.5, 1), ylim=(len(colours) - 0.5, -0.5))
         axes.set_yticks(range(len(colours)), [name if len(name) <= 16 else f"{name[:15]}…" for name in colours])
         axes.tick_params(axis="y", labelcolor=_INK)
@@ -149,7 +151,7 @@ def curve_panel(title: str, curves: Mapping[str, Curve]) -> Panel:
 
 
 def _running_mean(values: Sequence[float]) -> list[float]:
-    """Centred over about a tenth of the curve; at the ends over as much of the window as there is."""
+    """Centred running mean over about a tenth of the curve; at the ends over the part of the window that exists."""
     window = np.ones((len(values) // 10) | 1)
     return list(np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same"))
 

@@ -1,7 +1,7 @@
-"""report.html: what every stage of a run brought, in one self-contained file that anyone can open or send.
+"""report.html: the results of every stage of a run, in one self-contained file that anyone can open or send.
 
-Everything is read back from the output folder, so a report can be written again at any time, and stages that this file
-has never heard of show up by themselves. Whatever is missing is said in its section. No script, no external resource.
+Everything is read from the output folder, so a report can be written again at any time, and stages of any name appear
+in it. Sections without results are marked. No script, no external resource.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vibethinker.utils.atomic import write_atomic
 
 Row = dict[str, Any]
 
-SCALARS: Final = {  # what is drawn, where a stage logged it
+SCALARS: Final = {  # shown where a stage has logged them
     "train/reward": "Reward",
     "train/pass_rate": "Pass rate",
     "train/kl": "KL to the reference",
@@ -34,20 +34,20 @@ PROBLEMS_SHOWN: Final = 2  # of each domain
 
 
 def write_report(output: Path) -> Path:
-    """Writes `report.html` from what a run left in its output folder.
+    """Writes `report.html` from the other files of an output folder; returns its path.
 
     Raises:
         FileNotFoundError: there is no such folder.
         ValueError: nothing in it is of a run, or a file is not valid JSON, named.
     """
-    if not Path(output).is_dir():
+    if not output.is_dir():
         raise FileNotFoundError(f"{output}: no such output folder")
-    if not any(next(Path(output).rglob(name), None) for name in _OF_A_RUN):
+    if not any(next(output.rglob(name), None) for name in _OF_A_RUN):
         raise ValueError(f"{output}: no run's output folder, it has none of {', '.join(_OF_A_RUN)}")
-    output = Path(output).resolve()
+    output = output.resolve()
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # completions are whatever a model says
+        autoescape=True,  # completions may hold any text
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -69,7 +69,7 @@ def _content(output: Path) -> dict[str, Any]:
     probes = list(_probed(_ranked(_found(output, "probe.json"), stages), _found(output, "chosen.json")))
     return {
         "name": output.name,
-        "summary": [*_results_in_words(shown), *_probes_in_words(probes)],
+        "summary": [*_describe_results(shown), *_describe_probes(probes)],
         "ladder": _ladder(shown),
         "colours": colours,
         "probes": [probe_panel(probed) for probed in probes],
@@ -98,63 +98,61 @@ def _json(path: Path, missing: Any = None) -> Any:
 
 
 def _inside(output: Path, model: str) -> str:
-    """A model's path from the output folder where it lies there; else its name as it is."""
+    """A model's path relative to the output folder if it is inside; else its name as it is."""
     path = Path(model).resolve()
     return path.relative_to(output).as_posix() if output in path.parents else model
 
 
 def _found(output: Path, name: str) -> dict[str, Any]:
-    """Content of every file of this name, by the stage it belongs to; the newest, where a stage has several."""
+    """Content of every file of this name by its run folder; the newest, where a folder has several."""
     newest_last = sorted(output.rglob(name), key=lambda path: path.stat().st_mtime_ns)
     return {_owner(output, path): _json(path) for path in newest_last}
 
 
 def _owner(output: Path, path: Path) -> str:
-    """A file's run folder, as in `specialist/algebra`: the nearest that a run has signed, else the outermost."""
+    """A file's run folder, such as `specialist/algebra`: the nearest with a run's record, else the outermost."""
     folders = [folder for folder in path.parents if output in folder.parents] or [output]
-    signed = (folder for folder in folders if any((folder / name).exists() for name in ("stage.json", "config.yaml")))
-    return next(signed, folders[-1]).relative_to(output).as_posix()
+    runs = (folder for folder in folders if any((folder / name).exists() for name in ("stage.json", "config.yaml")))
+    return next(runs, folders[-1]).relative_to(output).as_posix()
 
 
 def _ranked(by_run: Mapping[str, Any], stages: Sequence[str]) -> dict[str, Any]:
-    """In the order of the recipe's stages; those that were never evaluated come last."""
-    place = {stage: index for index, stage in enumerate(stages)}
-    return dict(sorted(by_run.items(), key=lambda item: (place.get(item[0].split("/")[0], len(place)), item[0])))
+    """Sorted by the order of the recipe's stages; those that were never evaluated come last."""
+    rank = {stage: index for index, stage in enumerate(stages)}
+    return dict(sorted(by_run.items(), key=lambda item: (rank.get(item[0].split("/")[0], len(rank)), item[0])))
 
 
 def _scalars(output: Path) -> dict[str, dict[str, Curve]]:
-    """Stage folder → tag → curve. Where a resumed run took a step again, the later value counts."""
+    """Run folder → tag → curve. Where a resumed run took a step again, the later value counts."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found: dict[str, dict[str, list[Any]]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for folder in sorted({path.parent for path in output.rglob("events.out.tfevents.*")}):
         log = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 1, "images": 1}).Reload()
-        stage = found.setdefault(_owner(output, folder / "events"), {})
-        for tag in log.Tags()["scalars"]:
-            stage.setdefault(tag, []).extend(log.Scalars(tag))
-    return {
-        label: {
-            tag: sorted({e.step: e.value for e in sorted(events, key=lambda e: e.wall_time)}.items())
-            for tag, events in stage.items()
-        }
-        for label, stage in found.items()
-    }
+        run = found.setdefault(_owner(output, folder / "events"), {})
+        for tag in SCALARS.keys() & log.Tags()["scalars"]:
+            run.setdefault(tag, []).extend(log.Scalars(tag))
+    for run in found.values():
+        for tag, events in run.items():
+            run[tag] = sorted({e.step: e.value for e in sorted(events, key=lambda e: e.wall_time)}.items())
+    return found
 
 
 def _probed(probes: Mapping[str, Any], chosen: Mapping[str, Mapping[str, str]]) -> Iterator[Probed]:
-    """One for each run and domain. Where the run has not said what it chose, that is the first of the best."""
+    """One for each run and domain; without `chosen.json`, the first of the best checkpoints is the chosen one."""
     for run, probe in probes.items():
         steps = [checkpoint["step"] for checkpoint in probe["checkpoints"]]
+        metric = f"pass@{probe['k']}"
         for domain in probe["checkpoints"][0]["figures"] if steps else ():
-            figures = [checkpoint["figures"][domain] for checkpoint in probe["checkpoints"]]
-            wide = [figure[f"pass@{probe['k']}"] for figure in figures]
-            said = re.search(r"step=(\d+)", chosen.get(run, {}).get(f"probe/{domain}/pass@{probe['k']}", ""))
-            place = steps.index(int(said[1])) if said and int(said[1]) in steps else wide.index(max(wide))
-            yield Probed(run, domain, probe["k"], steps, figures, place)
+            values = [checkpoint["figures"][domain] for checkpoint in probe["checkpoints"]]
+            wide = [value[metric] for value in values]
+            match = re.search(r"step=(\d+)", chosen.get(run, {}).get(f"probe/{domain}/{metric}", ""))
+            index = steps.index(int(match[1])) if match and int(match[1]) in steps else wide.index(max(wide))
+            yield Probed(run, domain, probe["k"], steps, values, index)
 
 
 def _pairs(output: Path, stages: Sequence[str], split: str) -> list[dict[str, Any]]:
-    """The first problems of each domain that the first and the last stage both answered: no choice is made by hand."""
+    """The first problems of each domain that the first and the last stage have both answered, without selection."""
     answers: dict[tuple[str, str], dict[str, Any]] = {}
     for path in sorted(output.rglob("evaluation.json")):
         evaluation = _json(path)
@@ -171,7 +169,7 @@ def _pairs(output: Path, stages: Sequence[str], split: str) -> list[dict[str, An
     return [pair for domain in pairs.values() for pair in domain[:PROBLEMS_SHOWN]]
 
 
-# Choosing
+# Tables and panels
 
 
 def _k(metric: str) -> int:
@@ -179,7 +177,7 @@ def _k(metric: str) -> int:
 
 
 def _table(rows: Sequence[Row], metric: str = "pass@1") -> dict[tuple[str, str], Row]:
-    """(stage, domain) → row; of a stage with several models, the one in the domain's folder, and none for `all`."""
+    """(stage, domain) → row; of a stage with one model per domain, that of the domain, and none for `all`."""
     models: dict[str, set[str]] = {}
     for row in rows:
         models.setdefault(row["stage"], set()).add(row["model"])
@@ -206,11 +204,13 @@ def _ladder(rows: Sequence[Row]) -> list[Row]:
 
 
 def _bars(rows: Sequence[Row], wide: str, colours: Mapping[str, str]) -> list[Panel]:
-    def of(domain: str, metric: str) -> dict[str, Row]:
-        return {stage: row for (stage, d), row in _table(rows, metric).items() if d == domain}
+    narrow, wider = _table(rows), _table(rows, wide) if wide != "pass@1" else {}
 
-    domains = sorted({domain for _, domain in _table(rows)}, key=lambda d: (d != "all", d))
-    return [bar_panel(d, of(d, "pass@1"), of(d, wide) if wide != "pass@1" else {}, colours) for d in domains]
+    def of(domain: str, table: Mapping[tuple[str, str], Row]) -> dict[str, Row]:
+        return {stage: row for (stage, d), row in table.items() if d == domain}
+
+    domains = sorted({domain for _, domain in narrow}, key=lambda d: (d != "all", d))
+    return [bar_panel(d, of(d, narrow), of(d, wider), colours) for d in domains]
 
 
 def _training_curves(scalars: Mapping[str, Mapping[str, Curve]]) -> dict[str, dict[str, Any]]:
@@ -232,10 +232,10 @@ def _training_curves(scalars: Mapping[str, Mapping[str, Curve]]) -> dict[str, di
     }
 
 
-# Words
+# Sentences
 
 
-def _results_in_words(rows: Sequence[Row]) -> Iterator[str]:
+def _describe_results(rows: Sequence[Row]) -> Iterator[str]:
     ladder, table = _ladder(rows), _table(rows)
     if not ladder:
         yield "No stage has been evaluated over all domains yet."
@@ -269,7 +269,7 @@ def _interval(row: Row) -> str:
     return f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
 
 
-def _probes_in_words(probes: Sequence[Probed]) -> Iterator[str]:
+def _describe_probes(probes: Sequence[Probed]) -> Iterator[str]:
     if probes:
         early = sum(probed.chosen < len(probed.steps) - 1 for probed in probes)
         parted = sum(probed.column("pass@1")[probed.chosen] < max(probed.column("pass@1")) for probed in probes)

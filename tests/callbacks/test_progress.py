@@ -14,7 +14,7 @@ from rich.console import Console
 
 from tests.support import quick
 from vibethinker.callbacks import DiversityProbe, Progress
-from vibethinker.callbacks.progress import probe_figures
+from vibethinker.callbacks.progress import probe_metrics
 
 
 def fit(folder: Path, model: str, progress: Progress) -> pl.Trainer:
@@ -69,11 +69,11 @@ def test_other_ranks_are_silent(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "probe 1/2" in capsys.readouterr().out
 
 
-def test_probe_figures_leave_out_pass_at_1() -> None:
+def test_probe_metrics_leave_out_pass_at_1() -> None:
     metrics = {
         "train/loss": torch.tensor(1.0),
         "probe/algebra/pass@16": torch.tensor(0.8125),
         "probe/algebra/pass@1": torch.tensor(0.5),
         "probe/algebra/standard_error": torch.tensor(0.04),
     }
-    assert probe_figures(metrics) == ["probe/algebra/pass@16 0.81 ±0.04"]
+    assert probe_metrics(metrics) == ["probe/algebra/pass@16 0.81 ±0.04"]

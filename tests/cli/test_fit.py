@@ -60,7 +60,7 @@ def test_the_same_command_again_changes_nothing_that_counts(folder: Path, capsys
     assert main(fit(folder, "sft", "run")) == 0
     before = files(folder / "run")
     assert main(fit(folder, "sft", "run")) == 0
-    assert "going on from" in capsys.readouterr().out
+    assert "resuming from" in capsys.readouterr().out
     after = files(folder / "run")
     assert {name: after[name] for name in before} == before
     assert all("events.out" in name for name in after.keys() - before.keys())
@@ -202,7 +202,7 @@ def test_two_fits_in_one_folder(folder: Path, capsys: pytest.CaptureFixture[str]
     fcntl.flock(lock, fcntl.LOCK_EX)
     assert main(fit(folder, "sft", "run")) == 1
     os.close(lock)
-    assert f"{folder}/run: another fit is at work there" in capsys.readouterr().err
+    assert f"{folder}/run: another fit is running there" in capsys.readouterr().err
     assert not list((folder / "run").iterdir())
 
 

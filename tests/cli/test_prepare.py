@@ -119,7 +119,7 @@ def test_the_same_again_is_already_there_and_another_is_refused(
     configure({"decontamination": {"min_shared": 4}})
     assert main(["prepare", "set.yaml"]) == 1
     assert (
-        "clean: is there already, but it was made with decontamination.min_shared=1, now it is 4; --ov"
+        "clean: exists already, but it was made with decontamination.min_shared=1, now it is 4; --ov"
         in capsys.readouterr().err
     )
     configure({})
@@ -127,7 +127,7 @@ def test_the_same_again_is_already_there_and_another_is_refused(
         file.write(json.dumps(row(120)) + "\n")
     assert main(["prepare", "set.yaml"]) == 1
     assert (
-        "clean: is there already, but it was made with another version of raw.jsonl; --overwrite"
+        "clean: exists already, but it was made with another version of raw.jsonl; --overwrite"
         in capsys.readouterr().err
     )
     assert content(folder / "clean") == first
@@ -140,7 +140,7 @@ def test_a_folder_that_was_meddled_with_or_is_not_ours(folder: Path, capsys: pyt
     (folder / "clean/val.jsonl").write_text("{}\n")
     assert main(["prepare", "set.yaml"]) == 1
     assert (
-        "clean: is there already, but val.jsonl is not as it was written; --overwrite makes" in capsys.readouterr().err
+        "clean: exists already, but val.jsonl is not as it was written; --overwrite replaces" in capsys.readouterr().err
     )
     (folder / "mine").mkdir()
     (folder / "mine/thesis.txt").write_text("years of work")

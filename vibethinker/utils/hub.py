@@ -1,4 +1,4 @@
-"""One question first: without a network the hub's libraries try for half a minute, aloud, before they say so."""
+"""A quick check that the hub answers: without a network its libraries retry for half a minute before they fail."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ _SECONDS: Final = 10
 
 
 def ask_the_hub(kind: Literal["model", "dataset"], name: str) -> None:
-    """Asks whether the hub answers; what it says about the name is left to the libraries that load it.
+    """Checks that the hub answers; errors about the name itself are left to the libraries that load it.
 
-    Nothing is asked in offline mode, nor for a model whose configuration was downloaded before.
+    Nothing is checked in offline mode, or for a model whose configuration is in the cache.
 
     Raises:
         ConnectionError: no answer.

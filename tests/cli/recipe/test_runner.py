@@ -109,7 +109,7 @@ def test_a_second_run_does_nothing(copy: Path, capsys: pytest.CaptureFixture[str
         ("another recipe", "is of another recipe, with a stage 'signal' that"),
         ("no recipe", "is not empty and not of a recipe"),
         ("a file", "output is a file"),
-        ("busy", "another run is at work there"),
+        ("busy", "another run is running there"),
     ],
 )
 def test_what_is_there_is_not_overwritten(

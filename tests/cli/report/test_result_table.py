@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from vibethinker.cli.report.result_table import figures_table, hardest_table
+from vibethinker.cli.report.result_table import hardest_table, metrics_table
 
 METRICS = {
     "pass@1": 0.5,
@@ -26,7 +26,7 @@ def test_every_metric_is_seen(width: int, capsys: pytest.CaptureFixture[str]) ->
         for domain in ("number_theory", "all")
         for metric, mean in METRICS.items()
     ]
-    Console(width=width).print(figures_table(rows, "title"))
+    Console(width=width).print(metrics_table(rows, "title"))
     said = capsys.readouterr().out
     assert "…" not in said
     assert all(name.partition("@")[0] in said for name in METRICS)
