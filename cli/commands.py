@@ -51,6 +51,7 @@ def add_to(subparsers: Any) -> None:
     """Adds every command but those of `CLASS_OPTIONS` to the parser of the console script."""
 
     def add(name: str, function: str, help: str, **options: Any) -> argparse.ArgumentParser:
+        options = {"description": f"{help[0].upper()}{help[1:]}.", **options}
         parser: argparse.ArgumentParser = subparsers.add_parser(name, help=help, **options)
         parser.set_defaults(command=f"vibethinker.cli.{function}")
         return parser
@@ -166,7 +167,9 @@ def _add_protocol(parser: argparse.ArgumentParser, samples: int) -> None:
         default=False,
         help="leave out problems whose prompts are too long for --max-new-tokens",
     )
-    parser.add_argument("--fields", type=_mapping, default={}, metavar="JSON", help="columns with unusual names")
+    parser.add_argument(
+        "--fields", type=_mapping, default={}, metavar="JSON", help='columns with unusual names, as {"field": "column"}'
+    )
     parser.add_argument(
         "--reward",
         metavar="NAME",

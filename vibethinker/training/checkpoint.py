@@ -71,8 +71,8 @@ class LastCheckpoint(Checkpoint):
     of its files could stand for all.
 
     Args:
-        every_n_train_steps: how often, besides whenever another checkpoint is due, at the end, and on one device when
-            SIGTERM comes; 0 for those alone.
+        every_n_train_steps: training steps between saves, in addition to those of other checkpoints, the end of the run
+            and, on one device, SIGTERM; 0 for these alone.
     """
 
     def __init__(self, every_n_train_steps: int = 100):
@@ -96,7 +96,9 @@ class LastCheckpoint(Checkpoint):
         """Saves if another one has."""
         self._save(trainer, always=False)
 
-    on_train_epoch_end = on_validation_end
+    def on_train_epoch_end(self, trainer: Trainer, *args: Any) -> None:
+        """Saves if another one has."""
+        self._save(trainer, always=False)
 
     def on_train_end(self, trainer: Trainer, *args: Any) -> None:
         """Saves the last step."""
