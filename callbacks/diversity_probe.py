@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from vibethinker.callbacks.progress import Progress
 from vibethinker.datamodules.loaders import share
+from vibethinker.evaluation.grading import check_prompts
 from vibethinker.evaluation.summary import distinct_counts
 from vibethinker.metrics.functional import paired_difference, pass_at_k, standard_error
 from vibethinker.models.prompts import prompt_ids
@@ -36,19 +37,18 @@ class DiversityProbe(Callback):
     r"""Measures Pass@K of the live weights on held-out problems whenever a checkpoint is due.
 
     Logs for each domain, and for all problems together under `mean` where there are several domains:
-    `probe/<domain>/pass@<k>`, `pass@1`, `distinct_solutions` (mean number of different correct paths of a problem,
-    every step of them checked, or of different correct programs) and `standard_error` (of pass@k, over
-    problems). From the second probe on also `gain_low` and `gain_high`: the 95% interval of the paired difference in
-    pass@k to the best checkpoint so far.
+    `probe/<domain>/pass@<k>`, `pass@1`, `distinct_solutions` (mean number of a problem's different correct solutions,
+    every step checked, or correct programs) and `standard_error` (of pass@k, over problems); from the second probe on
+    also `gain_low` and `gain_high`, the 95% interval of the paired difference in pass@k to the best checkpoint so far.
 
-    Problems and seeds are the same every time, so checkpoints differ by their weights alone. They run after the
-    optimizer step that a `ModelCheckpoint(monitor="probe/<domain>/pass@<k>", mode="max", every_n_train_steps=…)` saves
-    at, and before it looks. Steps that are no multiple of `every_n_steps`, the last one included, are not probed, just
-    as `ModelCheckpoint` does not save there. Of checkpoints that tie, the earliest stays: it has to be beaten.
+    Problems and seeds are the same every time, so checkpoints differ by their weights alone. The probe runs after the
+    optimizer step and before a `ModelCheckpoint(monitor="probe/<domain>/pass@<k>", mode="max", every_n_train_steps=…)`
+    saves. Steps that are no multiple of `every_n_steps`, the last one included, are not probed, just as
+    `ModelCheckpoint` does not save there. Of checkpoints that tie, the earliest is kept.
 
     Args:
         every_n_steps: optimizer steps between probes; a `ModelCheckpoint` saves at a multiple of it.
-        problems: how many problems of the data module's probe set to take, over all domains; at most what it has.
+        problems: number of problems from the data module's probe set, over all domains; at most what it has.
         n: samples of each problem.
         k: samples that Pass@K allows, at most `n`.
         temperature: of sampling.
@@ -77,7 +77,7 @@ class DiversityProbe(Callback):
                 raise ValueError(f"DiversityProbe: {name} must be at least 1, got {value}")
         if k > n:
             raise ValueError(f"DiversityProbe: k={k} needs at least as many samples of each problem, got n={n}")
-        Sampling(temperature=temperature, top_p=top_p)  # refuses what it cannot take
+        Sampling(temperature=temperature, top_p=top_p)  # checks the two
         self.every_n_steps, self.count, self.n, self.k, self.seed = every_n_steps, problems, n, k, seed
         self.temperature, self.top_p, self.max_new_tokens = temperature, top_p, max_new_tokens
         self.problems: list[Problem] = []
@@ -87,6 +87,7 @@ class DiversityProbe(Callback):
     # Before training
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Takes the problems from the data module and checks them and the checkpoint callbacks."""
         if stage != "fit":
             return
         if not isinstance(pl_module, PolicyModule):
@@ -99,18 +100,9 @@ class DiversityProbe(Callback):
             top_p=self.top_p,
             max_new_tokens=self.max_new_tokens or pl_module.sampling.max_new_tokens,
         )
-        self._check_prompts(pl_module)
+        prompts = prompt_ids(pl_module.tokenizer, self.problems, pl_module.instruction)
+        check_prompts(self.problems, prompts, pl_module.max_length, self._sampling.max_new_tokens)
         self._check_monitors(trainer)
-
-    def _check_prompts(self, module: PolicyModule) -> None:
-        longest = module.max_length - self._sampling.max_new_tokens
-        prompts = prompt_ids(module.tokenizer, self.problems, module.instruction)
-        for problem, ids in zip(self.problems, prompts, strict=True):
-            if len(ids) > longest:
-                raise ValueError(
-                    f"probe problem {problem.id!r} has {len(ids)} tokens; max_length={module.max_length} "
-                    f"less max_new_tokens={self._sampling.max_new_tokens} leaves {longest}"
-                )
 
     def _check_monitors(self, trainer: pl.Trainer) -> None:
         if not trainer.fast_dev_run and 0 < trainer.max_steps < self.every_n_steps:  # type: ignore[attr-defined]
@@ -133,14 +125,15 @@ class DiversityProbe(Callback):
 
     @property
     def groups(self) -> dict[str, list[int]]:
-        """Places of each domain's problems, and of all under `mean` where there are several domains."""
-        domains = dict.fromkeys(p.domain for p in self.problems)
-        groups = {d: [i for i, p in enumerate(self.problems) if p.domain == d] for d in domains}
+        """Indices of each domain's problems, and of all under `mean` where there are several domains."""
+        groups: dict[str, list[int]] = {}
+        for index, problem in enumerate(self.problems):
+            groups.setdefault(problem.domain, []).append(index)
         return groups if len(groups) == 1 else {**groups, MEAN: list(range(len(self.problems)))}
 
     @property
     def keys(self) -> list[str]:
-        """What every probe logs."""
+        """The names that every probe logs."""
         names = dict.fromkeys((f"pass@{self.k}", "pass@1", "distinct_solutions", "standard_error"))
         return [f"{PREFIX}{group}/{name}" for group in self.groups for name in names]
 
@@ -149,14 +142,15 @@ class DiversityProbe(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = trainer.global_step  # several micro-batches share it
+        """Probes if a checkpoint is due at this step."""
+        step = trainer.global_step
         if step == 0 or step % self.every_n_steps or (self.checkpoints and self.checkpoints[-1]["step"] >= step):
             return
         assert isinstance(pl_module, PolicyModule)
         solved, distinct = self.measure(pl_module).T.tolist()
-        figures = {group: self.figures(places, group, solved, distinct) for group, places in self.groups.items()}
-        self.checkpoints.append({"step": step, "solved": solved, "distinct": distinct, "figures": figures})
-        values = {f"{PREFIX}{g}/{name}": value for g, named in figures.items() for name, value in named.items()}
+        metrics = {group: self.metrics(own, group, solved, distinct) for group, own in self.groups.items()}
+        self.checkpoints.append({"step": step, "solved": solved, "distinct": distinct, "figures": metrics})
+        values = {f"{PREFIX}{g}/{name}": value for g, named in metrics.items() for name, value in named.items()}
         for name, value in values.items():
             pl_module.log(name, value, logger=False)  # loggers would skip it between multiples of log_every_n_steps
         for logger in trainer.loggers:
@@ -183,25 +177,32 @@ class DiversityProbe(Callback):
         counts[own.start : own.stop] = torch.stack([samples.correct.sum(1), distinct], 1)
         return module.all_reduce_sum(counts)  # the other ranks' rows are zero; a rank may have no problem at all
 
-    def figures(self, places: Sequence[int], group: str, solved: list[int], distinct: list[int]) -> dict[str, float]:
-        """What is logged of one group of problems."""
-        now = self._pass_at_k(solved, places, self.k)
-        figures = {
+    def metrics(self, own: Sequence[int], group: str, solved: list[int], distinct: list[int]) -> dict[str, float]:
+        """The metrics of one group of problems.
+
+        Args:
+            own: indices of the group's problems.
+            group: its name.
+            solved: number of correct samples of every problem.
+            distinct: number of distinct correct solutions of every problem.
+        """
+        now = self._pass_at_k(solved, own, self.k)
+        metrics = {
             f"pass@{self.k}": float(np.mean(now)),
-            "pass@1": float(np.mean(self._pass_at_k(solved, places, 1))),
-            "distinct_solutions": float(np.mean([distinct[i] for i in places])),
+            "pass@1": float(np.mean(self._pass_at_k(solved, own, 1))),
+            "distinct_solutions": float(np.mean([distinct[i] for i in own])),
             "standard_error": standard_error(now) or 0.0,
         }
         if (best := best_checkpoint(self.checkpoints, group, self.k)) is not None:
-            gain = paired_difference(now, self._pass_at_k(best["solved"], places, self.k))
-            figures |= {"gain_low": gain.low, "gain_high": gain.high}
-        return figures
+            gain = paired_difference(now, self._pass_at_k(best["solved"], own, self.k))
+            metrics |= {"gain_low": gain.low, "gain_high": gain.high}
+        return metrics
 
-    def _pass_at_k(self, solved: Sequence[int], places: Sequence[int], k: int) -> list[float]:
-        return [pass_at_k(self.n, solved[i], k) for i in places]
+    def _pass_at_k(self, solved: Sequence[int], own: Sequence[int], k: int) -> list[float]:
+        return [pass_at_k(self.n, solved[i], k) for i in own]
 
     def _publish(self, trainer: pl.Trainer, step: int) -> None:
-        folder = trainer.log_dir or trainer.default_root_dir  # asks all ranks
+        folder = trainer.log_dir or trainer.default_root_dir  # a collective call
         if not trainer.is_global_zero:
             return
         write_atomic(Path(folder) / RECORD, json.dumps(self.record))
@@ -212,16 +213,18 @@ class DiversityProbe(Callback):
 
     @property
     def record(self) -> dict[str, Any]:
-        """All that was measured, as `probe.json` has it."""
+        """Everything measured so far, the content of `probe.json`."""
         problems = {"id": [p.id for p in self.problems], "domain": [p.domain for p in self.problems]}
         return {"k": self.k, "n": self.n, "problems": problems, "checkpoints": self.checkpoints}
 
     # Resume
 
     def state_dict(self) -> dict[str, Any]:
+        """The measurements so far, with the options that they depend on."""
         return {"setting": self._setting, "checkpoints": self.checkpoints}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the measurements; refuses those of other options or problems."""
         if self.problems and state_dict["setting"] != self._setting:
             raise ValueError("the probe's options or problems differ from the checkpoint's: resume with the same ones")
         self.checkpoints = list(state_dict["checkpoints"])
@@ -244,7 +247,7 @@ def diversity_figure(record: Mapping[str, Any]) -> Figure:
     Args:
         record: the content of `probe.json`.
     """
-    from matplotlib.figure import Figure  # half a second that only those who look should pay
+    from matplotlib.figure import Figure  # takes half a second, needed only with TensorBoard
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()

@@ -12,7 +12,7 @@ from typing import Any, Final
 from vibethinker.datamodules.reading.layouts import Tests, read_tests
 from vibethinker.datamodules.reading.tables import Table
 from vibethinker.problems import Problem
-from vibethinker.rewards.code_blocks import parsed, says_something
+from vibethinker.rewards.code_blocks import has_effect, parsed
 from vibethinker.rewards.math.normalize import normalize
 from vibethinker.rewards.math.verifier import final_answer
 from vibethinker.sandbox import cases
@@ -247,7 +247,7 @@ class Row:
         if name and f"def {name}(" in prompt and f"def {name}(" not in solution:
             solution = f"{prompt.rstrip()}\n{solution}"
         tree = None if "```" in solution else parsed(solution.strip())
-        return solution if tree is None or not says_something(tree) else f"```python\n{solution.strip()}\n```"
+        return solution if tree is None or not has_effect(tree) else f"```python\n{solution.strip()}\n```"
 
 
 def unreadable(answer: str) -> str:

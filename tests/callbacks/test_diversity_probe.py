@@ -54,7 +54,7 @@ def chosen(run: pl.Trainer, domain: str) -> ModelCheckpoint:
 
 def test_figures_of_one_domain_by_hand() -> None:
     probe = DiversityProbe(1, n=4, k=2)
-    figures = probe.figures([0, 1, 2], "algebra", solved=[0, 1, 2], distinct=[0, 1, 2])
+    figures = probe.metrics([0, 1, 2], "algebra", solved=[0, 1, 2], distinct=[0, 1, 2])
     # pass@2 of 4 samples: 0, 1 − C(3,2)/C(4,2) = 1/2, 1 − C(2,2)/C(4,2) = 5/6
     assert figures["pass@2"] == pytest.approx((0 + 1 / 2 + 5 / 6) / 3)
     assert figures["pass@1"] == pytest.approx((0 + 1 + 2) / 12)
@@ -68,7 +68,7 @@ def test_figures_of_one_domain_by_hand() -> None:
 def test_gain_is_against_the_best_so_far_and_paired() -> None:
     probe = DiversityProbe(1, n=4, k=1)
     for step, solved in enumerate([[4, 4, 0], [4, 4, 2], [1, 1, 1]]):
-        figures = probe.figures([0, 1, 2], "algebra", solved, [0, 0, 0])
+        figures = probe.metrics([0, 1, 2], "algebra", solved, [0, 0, 0])
         probe.checkpoints.append({"step": step, "solved": solved, "figures": {"algebra": figures}})
     gains = [c["figures"]["algebra"] for c in probe.checkpoints]
     assert (gains[1]["gain_low"], gains[1]["gain_high"]) == (0.0, 0.5)  # one problem of three gained 1/2
@@ -215,7 +215,10 @@ def test_refuses_checkpoints_it_would_not_serve(
     ("options", "message"),
     [
         ({"every_n_steps": 7}, "never reached: max_steps=6"),
-        ({"max_new_tokens": 440}, r"probe problem 'algebra/.*' has \d+ tokens; max_length=448 less max_new_tokens=440"),
+        (
+            {"max_new_tokens": 440},
+            r"problem 'algebra/.*' \(embedded\) has \d+ tokens; max_length=448 less max_new_tokens=440",
+        ),
     ],
 )
 def test_refuses_what_would_fail_later(tmp_path: Path, tiny_model: str, options: dict[str, Any], message: str) -> None:

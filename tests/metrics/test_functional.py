@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from torch.multiprocessing.spawn import start_processes
 
 from vibethinker.metrics import PassAtK, pass_at_k
-from vibethinker.metrics.metric import bootstrap_interval, distinct_solutions, paired_difference
+from vibethinker.metrics.functional import bootstrap_interval, distinct_solutions, paired_difference
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 8])
-def test_pass_at_k_is_the_share_of_subsets_with_a_correct_one(n: int) -> None:
+def test_pass_at_k_is_the_fraction_of_subsets_with_a_correct_one(n: int) -> None:
     for c in range(n + 1):
         for k in range(1, n + 1):
             subsets = list(combinations([True] * c + [False] * (n - c), k))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vibethinker.metrics.metric import distinct_solutions
+from vibethinker.metrics.functional import distinct_solutions
 from vibethinker.metrics.program_signature import program_signature
 
 

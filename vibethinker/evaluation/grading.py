@@ -64,7 +64,7 @@ class GradedSamples:
 
     @property
     def correct(self) -> Tensor:
-        """bool [P, n]: a partial score is not a solution."""
+        """Of shape [P, n]; a partial score is not a solution."""
         return self.scores == 1
 
     @property
@@ -75,6 +75,29 @@ class GradedSamples:
     def group(self, index: int) -> slice:
         """The range of problem `index` in a [P·n] column."""
         return slice(index * self.n, (index + 1) * self.n)
+
+
+def check_prompts(
+    problems: Sequence[Problem], prompts: Sequence[list[int]], max_length: int, max_new_tokens: int
+) -> None:
+    """Checks that every prompt leaves room for a completion.
+
+    Args:
+        problems: for the error.
+        prompts: token ids of each.
+        max_length: most tokens of prompt and completion.
+        max_new_tokens: most tokens of a completion.
+
+    Raises:
+        ValueError: one does not; names the problem.
+    """
+    room = max_length - max_new_tokens
+    for problem, prompt in zip(problems, prompts, strict=True):
+        if len(prompt) > room:
+            raise ValueError(
+                f"problem {problem.id!r} ({problem.source}) has {len(prompt)} tokens; "
+                f"max_length={max_length} less max_new_tokens={max_new_tokens} leaves {room}"
+            )
 
 
 def sample(
@@ -107,13 +130,7 @@ def sample(
     """
     problems = list(problems)
     prompts = prompt_ids(tokenizer, problems, instruction) if prompts is None else prompts
-    room = engine.max_length - sampling.max_new_tokens
-    for problem, prompt in zip(problems, prompts, strict=True):
-        if len(prompt) > room:
-            raise ValueError(
-                f"problem {problem.id!r} ({problem.source}) has {len(prompt)} tokens; "
-                f"max_length={engine.max_length} less max_new_tokens={sampling.max_new_tokens} leaves {room}"
-            )
+    check_prompts(problems, prompts, engine.max_length, sampling.max_new_tokens)
     if sampling.stop_token_ids is None:  # demonstrations end with the tokenizer's token, whatever the model's own is
         sampling = replace(sampling, stop_token_ids=(*engine.stop_token_ids, tokenizer.eos_token_id))
     start = time.perf_counter()

@@ -1,6 +1,6 @@
-"""Majority votes over final answers that mean the same, however they are written.
+"""Majority votes over final answers, clustered by mathematical equivalence.
 
-cons@N of the VibeThinker evaluation, with answers put together by mathematical equivalence instead of by their text.
+This is cons@N of the VibeThinker evaluation, which clusters answers by their text instead.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Cluster:
     """Samples of one problem whose final answers are equivalent.
 
     Attributes:
-        answer: as it is written most often among them.
-        samples: their places, ascending.
-        leaders: of these, the places of the samples that write it so.
+        answer: its most frequent spelling.
+        samples: their indices, ascending.
+        leaders: indices of those with that spelling.
     """
 
     answer: str
@@ -36,7 +36,7 @@ class Cluster:
 
 @dataclass
 class _Spelling:
-    """One way to write an answer, and the samples that do; numbers are written by their value."""
+    """One spelling of an answer and the indices of its samples; all spellings of a number count as one."""
 
     text: str
     samples: list[int] = field(default_factory=list)
@@ -48,11 +48,11 @@ def cluster_answers(answers: Sequence[Sequence[str | None]], compare: Compare) -
 
     Equivalence is not transitive (`5` is `5 cm` and `5 m`), so a spelling joins the most frequent spelling that it
     equals, and is never compared with other members. Plain numbers are told apart by value alone, equal texts without
-    a comparison, and what the exact rules leave open goes to `compare`, all problems together.
+    a comparison, and pairs that the exact rules do not decide go to `compare`, all problems together.
 
     Args:
         answers: [P][n] final answers; a sample without one is in no cluster.
-        compare: whether the answers of each pair are equivalent, such as `vibethinker.rewards.MathReward.compare`.
+        compare: true for each pair of equivalent answers, such as `vibethinker.rewards.MathReward.compare`.
     """
     spelt = [_spellings(own) for own in answers]
     verdicts: list[dict[_Pair, bool]] = []
@@ -74,15 +74,15 @@ def cluster_answers(answers: Sequence[Sequence[str | None]], compare: Compare) -
 
 
 def _spellings(answers: Sequence[str | None]) -> list[_Spelling]:
-    """Different ones, the most frequent first."""
+    """The different spellings, the most frequent first."""
     found: dict[Hashable, _Spelling] = {}
-    for place, answer in enumerate(answers):
+    for index, answer in enumerate(answers):
         if answer is None:
             continue
         form = normalize(answer)
         value = None if form.unit or form.text.endswith("%") else _value(form.text)
         key: Hashable = value if value is not None else form if form.text else answer
-        found.setdefault(key, _Spelling(answer, numeric=value is not None)).samples.append(place)
+        found.setdefault(key, _Spelling(answer, numeric=value is not None)).samples.append(index)
     return sorted(found.values(), key=lambda spelling: -len(spelling.samples))  # stable: first seen, first
 
 
@@ -105,15 +105,15 @@ def _clusters(spellings: Sequence[_Spelling], equal: dict[_Pair, bool]) -> list[
 def majority(clusters: Sequence[Cluster], correct: Sequence[bool]) -> float:
     """Chance that the majority answer of one problem is right, when ties are broken at random.
 
-    That is the share of right answers among the largest clusters; 0 where no sample answers. A cluster's answer is
-    right if any sample that writes it so was judged right.
+    This is the fraction of right answers among the largest clusters; 0 where no sample has an answer. A cluster's
+    answer is right if any of its leaders is correct.
 
     Args:
         clusters: of the problem, as `cluster_answers` gives them.
-        correct: [n] verdict on each sample.
+        correct: [n] true where a sample is correct.
     """
     if not clusters:
         return 0.0
     largest = max(len(cluster.samples) for cluster in clusters)
     tied = [cluster for cluster in clusters if len(cluster.samples) == largest]
-    return sum(any(correct[place] for place in cluster.leaders) for cluster in tied) / len(tied)
+    return sum(any(correct[index] for index in cluster.leaders) for cluster in tied) / len(tied)

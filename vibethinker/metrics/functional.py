@@ -28,12 +28,16 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     1 − (1 − c/n)^k is biased low.
 
     Args:
-        n: samples drawn, at least 1.
+        n: number of samples, at least 1.
         c: correct ones among them, 0 … n.
         k: samples allowed, 1 … n.
 
     Raises:
         ValueError: an argument is not a whole number in its range.
+
+    Example:
+        >>> pass_at_k(n=4, c=1, k=2)
+        0.5
     """
     for name, value, low, high in (("n", n, 1, None), ("c", c, 0, n), ("k", k, 1, n)):
         if not isinstance(value, Integral) or value < low or (high is not None and value > high):
@@ -45,7 +49,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 class Interval(NamedTuple):
-    """A mean over problems and how far to trust it, in the unit of the values."""
+    """A mean over problems with the bounds of its interval, in the unit of the values."""
 
     mean: float
     low: float
@@ -57,8 +61,8 @@ def standard_error(values: Sequence[float] | npt.NDArray[Any]) -> float | None:
 
     $$\sqrt{\sum_p (x_p - \bar x)^2 / (P (P - 1))}$$
 
-    With as many samples of each problem this is the cluster-robust (sandwich) error with problems as clusters: both how
-    problems differ and how samples scatter are in the spread of the x_p. `None` for one problem, which has no spread.
+    With equally many samples of each problem this is the cluster-robust (sandwich) error with problems as clusters: the
+    spread of the x_p includes the variance between problems and that of samples. `None` for a single problem.
 
     Args:
         values: [P] the mean over the samples of each problem.
@@ -72,18 +76,21 @@ def bootstrap_interval(
 ) -> Interval:
     """Percentile bootstrap of a mean, by resampling problems.
 
-    Samples of one problem are correlated, so the problem is the unit: resampling single samples would claim more
-    certainty than there is. It speaks of a population of such problems; with fewer than about 20 of them, or when all
-    have the same value, the interval is too narrow.
+    Samples of one problem are correlated, so problems are resampled, not samples. With fewer than about 20 problems, or
+    when all have the same value, the interval is too narrow.
 
     Args:
-        values: [P] one figure per problem, such as its pass@k.
-        level: share of resampled means inside the interval, in (0, 1).
+        values: [P] one value per problem, such as its pass@k.
+        level: fraction of resampled means inside the interval, in (0, 1).
         resamples: number of resampled means.
-        seed: same seed, same interval.
+        seed: of resampling.
 
     Raises:
         ValueError: no values, a value that is not finite, or an option outside its range.
+
+    Example:
+        >>> bootstrap_interval([0.0, 0.5, 1.0, 0.5])
+        Interval(mean=0.5, low=0.125, high=0.875)
     """
     data = np.asarray(values, dtype=np.float64)
     if data.ndim != 1 or data.size == 0 or not np.isfinite(data).all():
@@ -97,7 +104,7 @@ def bootstrap_interval(
     return Interval(float(data.mean()), float(low), float(high))
 
 
-@lru_cache(maxsize=1)  # every metric of the same problems draws alike
+@lru_cache(maxsize=1)  # the same for every metric of the same problems
 def _resampled(size: int, resamples: int, seed: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng(seed).integers(size, size=(resamples, size))
 
@@ -108,8 +115,8 @@ def paired_difference(a: Sequence[float] | npt.NDArray[Any], b: Sequence[float] 
     Problems differ in difficulty far more than models do; pairing cancels that.
 
     Args:
-        a: [P] figures of one model, per problem.
-        b: [P] figures of the other, in the same order.
+        a: [P] values of one model, per problem.
+        b: [P] values of the other, in the same order.
 
     Raises:
         ValueError: the two differ in length, or as in `bootstrap_interval`.
@@ -124,13 +131,13 @@ def distinct_solutions(completions: Sequence[str], correct: Sequence[bool], *, p
     """Number of different paths among the correct completions of one problem.
 
     A path is the normalised sequence of equations (`vibethinker.metrics.solution_paths`); a completion with a wrong
-    step, or without any, is none: luck, not a way to solve the problem. Of a programming problem it is the normalised
-    program (`vibethinker.metrics.program_signature`), which the tests have checked as a whole.
+    step, or without any step, has none and does not count. The path of a program is the program itself, normalised
+    (`vibethinker.metrics.program_signature`), since the tests have checked it as a whole.
 
     Args:
         completions: [n] samples of one problem.
-        correct: [n] whether the final answer of each is right.
-        programs: whether it is a programming problem.
+        correct: [n] true where the final answer is right.
+        programs: true for a programming problem.
 
     Raises:
         ValueError: the two differ in length.

@@ -1,4 +1,4 @@
-"""Pass@K as a torchmetrics metric; the functions it stands on are in `vibethinker.metrics.functional`."""
+"""Pass@K as a torchmetrics metric, made of `vibethinker.metrics.functional.pass_at_k`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from vibethinker.metrics.functional import (
-    Interval,
-    bootstrap_interval,
-    distinct_solutions,
-    paired_difference,
-    pass_at_k,
-)
-
-__all__ = ["Interval", "PassAtK", "bootstrap_interval", "distinct_solutions", "paired_difference", "pass_at_k"]
+from vibethinker.metrics.functional import pass_at_k
 
 
 class PassAtK(Metric):
@@ -26,6 +18,12 @@ class PassAtK(Metric):
 
     Args:
         k: samples allowed per problem, at least 1.
+
+    Example:
+        >>> metric = PassAtK(k=2)
+        >>> metric.update(torch.tensor([[True, False, False, False], [True, True, True, True]]))
+        >>> metric.compute()
+        tensor(0.7500)
     """
 
     is_differentiable = False
@@ -47,10 +45,10 @@ class PassAtK(Metric):
         self.add_state("problems", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, correct: Tensor) -> None:
-        """Add problems.
+        """Adds problems.
 
         Args:
-            correct: [P, n] bool, whether each of n samples solved each of P problems.
+            correct: bool [P, n], true where a sample solved its problem.
         """
         if correct.ndim != 2 or correct.dtype != torch.bool:
             raise ValueError(f"PassAtK: correct must be bool [P, n], got {correct.dtype} {list(correct.shape)}")
@@ -61,5 +59,5 @@ class PassAtK(Metric):
         self.problems += correct.shape[0]
 
     def compute(self) -> Tensor:
-        """Mean over problems, a float32 scalar in [0, 1]; not a number when there was no problem."""
+        """The mean over problems, a float32 scalar in [0, 1]; NaN if there was no problem."""
         return self.total / self.problems

@@ -1,7 +1,7 @@
-"""The path of a program: its syntax tree, in one spelling.
+"""The signature of a program: its syntax tree, normalised.
 
-Programs that differ only in layout, comments, docstrings, annotations, or in the names of what they define themselves
-(functions, parameters, variables) are one way to solve a problem.
+Programs that differ only in layout, comments, docstrings, annotations, or in the names that they define themselves
+(functions, parameters, variables) have the same signature.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ def program_signature(completion: str) -> str | None:
     # The same shape gives the same order, whatever the names are.
     names: dict[str, str] = {}
     for node in ast.walk(tree):
-        for name in _given(node):
+        for name in _defined(node):
             names.setdefault(name, f"_{len(names)}")
     for node in ast.walk(tree):
-        _respell(node, names)
+        _normalise(node, names)
     try:
         return ast.dump(tree)
     except RecursionError:
         return None
 
 
-def _given(node: ast.AST) -> list[str]:
+def _defined(node: ast.AST) -> list[str]:
     """The names that a node defines."""
     match node:
         case ast.FunctionDef(name) | ast.AsyncFunctionDef(name) | ast.ClassDef(name) | ast.arg(name):
@@ -40,13 +40,12 @@ def _given(node: ast.AST) -> list[str]:
     return []
 
 
-def _respell(node: ast.AST, names: dict[str, str]) -> None:
-    """Own names become numbers; what says nothing to the interpreter goes."""
+def _normalise(node: ast.AST, names: dict[str, str]) -> None:
+    """Numbers the names that the program defines; removes annotations and docstrings."""
     for field in ("name", "id", "arg", "asname"):
-        if isinstance(said := getattr(node, field, None), str) and not (
-            field == "name" and isinstance(node, ast.alias)
-        ):
-            setattr(node, field, names.get(said, said))
+        name = getattr(node, field, None)
+        if isinstance(name, str) and not (field == "name" and isinstance(node, ast.alias)):
+            setattr(node, field, names.get(name, name))
     for field in ("annotation", "returns"):
         if isinstance(node, ast.arg | ast.FunctionDef | ast.AsyncFunctionDef) and hasattr(node, field):
             setattr(node, field, None)

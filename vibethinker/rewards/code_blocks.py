@@ -1,8 +1,8 @@
 """The program in a completion.
 
-What follows the last `</think>` counts. There the last fenced block is the program; a last fence that is never closed
-is a truncated text and no answer. Without any fence the text itself is the program if it is one: it parses, and says
-more than a name or an expression, which many a sentence does too.
+Only the text after the last `</think>` counts. The last fenced block there is the program; a last fence that is never
+closed means a truncated text and no program. Without any fence the text itself is the program if it parses and has a
+statement beside expressions, as some plain sentences do not.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import textwrap
 import warnings
 from typing import Final
 
-MAX_CHARACTERS: Final = 100_000  # of a program; what is longer is no answer
-# No quantifier gives back what it took: a line of fence marks is looked at once.
+MAX_CHARACTERS: Final = 100_000  # of a program; a longer one is ignored
+# Possessive quantifiers: a line of fence marks is scanned once.
 _FENCE: Final = re.compile(r"^[ \t]*+(?P<marks>`{3,}+|~{3,}+)(?P<words>[^\n`]*+)$", re.MULTILINE)
 _LANGUAGES: Final = frozenset({"", "python", "python3", "py", "py3"})
 
 
 def program_of(completion: str) -> str | None:
-    """The Python source that a completion answers with, or `None`. Takes time linear in the text; never raises.
+    """The Python source in a completion, or `None`. Takes time linear in the text; never raises.
 
-    A block in another language (```` ```text ````, ```` ```bash ````) is no program and does not hide an earlier one.
+    A block in another language (```` ```text ````, ```` ```bash ````) is skipped.
     An indented block, as in a list, loses its common indentation.
     """
     text = completion.rpartition("</think>")[2].replace("\r\n", "\n")
@@ -59,8 +59,8 @@ def _is_program(source: str) -> bool:
     return tree is not None and any(not isinstance(statement, ast.Expr) for statement in tree.body)
 
 
-def says_something(tree: ast.Module) -> bool:
-    """Whether running a program may do anything: a word of prose parses too, as a name."""
+def has_effect(tree: ast.Module) -> bool:
+    """Returns True if running a program may have an effect; a word of prose parses as a name and has none."""
     return any(
         not isinstance(statement, ast.Expr) or any(isinstance(node, ast.Call) for node in ast.walk(statement))
         for statement in tree.body
@@ -68,7 +68,7 @@ def says_something(tree: ast.Module) -> bool:
 
 
 def parsed(source: str) -> ast.Module | None:
-    """The syntax tree of a source, or `None` when it is no Python, or nested beyond what Python takes."""
+    """The syntax tree of a source, or `None` if it is not Python, or nested too deeply for Python."""
     try:
         with warnings.catch_warnings(action="ignore"):  # of escapes that Python does not know
             return ast.parse(source)
