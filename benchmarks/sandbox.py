@@ -59,7 +59,7 @@ HOSTILE = (
 
 
 def ordinary(split: bool) -> list[Job]:
-    """The programs above with a test each: calls on plain data, or asserts that need a judge."""
+    """The programs above with a test each: calls on plain data, or asserts that need a process of their own."""
     jobs: list[Job] = []
     for program, name, (*args, expected) in ORDINARY:
         call = f"{name}({', '.join(map(repr, args))})"
@@ -120,7 +120,7 @@ def soak(count: int) -> None:
         time.sleep(0.5)  # until the last of them have ended
         assert box._server is not None
         server = box._server.process.pid
-        before = figures(server)
+        before = counts(server)
         outcomes: Counter[tuple[bool, str]] = Counter()
         start = time.perf_counter()
         for _ in range(0, count, 300):
@@ -130,15 +130,15 @@ def soak(count: int) -> None:
                 outcomes[h, verdict.outcome] += 1
         seconds = time.perf_counter() - start
         time.sleep(0.5)
-        after = figures(server)
+        after = counts(server)
     print(f"{outcomes.total()} programs in {seconds:.0f} s")
     for h, name in ((False, "ordinary"), (True, "hostile")):
         print(f"  {name}: {', '.join(f'{n} {o}' for (x, o), n in sorted(outcomes.items()) if x == h)}")
-    for figure, value in before.items():
-        print(f"  {figure}: {value} before, {after[figure]} after")
+    for name, value in before.items():
+        print(f"  {name}: {value} before, {after[name]} after")
 
 
-def figures(server: int) -> dict[str, int]:
+def counts(server: int) -> dict[str, int]:
     family = [server]
     for pid in family:
         family += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())

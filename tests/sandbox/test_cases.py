@@ -52,7 +52,7 @@ def test_outputs(expected: str, given: str, right: bool) -> None:
     ],
 )
 def test_simple_asserts_are_calls(source: str, calls: list[tuple[Any, ...]]) -> None:
-    from vibethinker.sandbox.codec import decode
+    from vibethinker.sandbox.plain_data import decode
 
     found = as_calls(source)
     assert found is not None
@@ -83,7 +83,7 @@ def test_simple_asserts_are_calls(source: str, calls: list[tuple[Any, ...]]) -> 
         "assert " + "(" * 400 + ")" * 400,
     ],
 )
-def test_other_sources_need_a_judge(source: str) -> None:
+def test_other_sources_need_a_process_of_their_own(source: str) -> None:
     assert as_calls(source) is None
 
 

@@ -1,4 +1,4 @@
-"""What a run makes of what processes say, without any process: lies, noise, silence."""
+"""What a job makes of messages from processes, without any process: lies, noise, silence."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from vibethinker.sandbox.cases import read
-from vibethinker.sandbox.job import Run
+from vibethinker.sandbox.job import Job
 
 
-def run_of(*tests: dict[str, Any], stop_early: bool = False) -> tuple[Run, list[dict[str, Any]]]:
-    run = Run("program", read(tests), 1.0, stop_early, 1000)
-    return run, run.next_stage()
+def job_of(*tests: dict[str, Any], stop_early: bool = False) -> tuple[Job, list[dict[str, Any]]]:
+    job = Job("program", read(tests), 1.0, stop_early, 1000)
+    return job, job.next_stage()
 
 
 CALLS = [{"call": "f", "args": [x], "expected": x * x} for x in (1, 2, 3)]
-JUDGED = [{"assert": f"x = {x}\nassert f(x) == x * x"} for x in (1, 2, 3)]
+ASSERTS = [{"assert": f"x = {x}\nassert f(x) == x * x"} for x in (1, 2, 3)]
 
 
 def test_no_expected_answer_is_sent_to_the_program() -> None:
@@ -28,21 +28,21 @@ def test_no_expected_answer_is_sent_to_the_program() -> None:
         {"assert": "assert f(3) == 4713"},
         {"assert": "x = 3\nassert f(x) == 4714"},
     ]
-    run, jobs = run_of(*tests)
-    seen = [jobs]
-    while not run.stage_is_over:
-        kind = jobs[-1]["kind"]
+    job, tasks = job_of(*tests)
+    seen = [tasks]
+    while not job.stage_is_over:
+        kind = tasks[-1]["kind"]
         for at in range(2 if kind == "calls" else 1):
-            run.hear({"at": at, "value": {"inputs": "4711", "calls": 4712 + at, "judge": True}[kind]}, True)
-        jobs = run.next_stage()
-        if not jobs:
+            job.receive({"at": at, "value": {"inputs": "4711", "calls": 4712 + at, "asserts": True}[kind]}, True)
+        tasks = job.next_stage()
+        if not tasks:
             break
-        seen.append(jobs)
-    assert [[job["kind"] for job in jobs] for jobs in seen] == [["inputs"], ["calls"], ["serve", "judge"]]
-    programs = [job for jobs in seen for job in jobs if "program" in job]
+        seen.append(tasks)
+    assert [[task["kind"] for task in tasks] for tasks in seen] == [["inputs"], ["calls"], ["serve", "asserts"]]
+    programs = [task for tasks in seen for task in tasks if "program" in task]
     assert len(programs) == 3
-    assert not any("471" in str(job) for job in programs)
-    assert run.verdict()["passed"]
+    assert not any("471" in str(task) for task in programs)
+    assert job.verdict().passed
 
 
 @pytest.mark.parametrize(
@@ -62,47 +62,47 @@ def test_no_expected_answer_is_sent_to_the_program() -> None:
     ],
 )
 def test_whoever_does_not_keep_to_the_protocol_has_crashed(message: Any) -> None:
-    run, _ = run_of(*CALLS)
-    run.hear(message, True)
-    assert run.stage_is_over
-    assert run.verdict()["outcome"] == "crashed"
-    assert run.verdict()["score"] == 0
+    job, _ = job_of(*CALLS)
+    job.receive(message, True)
+    assert job.stage_is_over
+    assert job.verdict().outcome == "crashed"
+    assert job.verdict().score == 0
 
 
-def test_a_program_that_serves_a_judge_has_no_say() -> None:
-    run, _ = run_of(*JUDGED)
-    run.hear({"at": 0, "value": True}, False)
-    assert run.verdict()["outcome"] == "crashed"
-    run, _ = run_of(*JUDGED)
-    run.hear({"failed": ["error", "NameError: x"]}, False)
-    assert (run.verdict()["outcome"], run.verdict()["score"]) == ("error", 0)
+def test_a_program_that_serves_asserts_has_no_say() -> None:
+    job, _ = job_of(*ASSERTS)
+    job.receive({"at": 0, "value": True}, False)
+    assert job.verdict().outcome == "crashed"
+    job, _ = job_of(*ASSERTS)
+    job.receive({"failed": ["error", "NameError: x"]}, False)
+    assert (job.verdict().outcome, job.verdict().score) == ("error", 0)
 
 
 @pytest.mark.parametrize("value", [1, "true", ["T"], None, False, {"at": 0}])
-def test_only_the_truth_passes_a_judged_test(value: Any) -> None:
-    run, _ = run_of(JUDGED[0])
-    run.hear({"at": 0, "value": value}, True)
-    assert not run.verdict()["passed"]
+def test_only_true_passes_an_assert(value: Any) -> None:
+    job, _ = job_of(ASSERTS[0])
+    job.receive({"at": 0, "value": value}, True)
+    assert not job.verdict().passed
 
 
-def test_share_of_tests_and_early_stop() -> None:
+def test_fraction_of_tests_and_early_stop() -> None:
     for stop_early, score in ((False, 2 / 3), (True, 1 / 3)):
-        run, _ = run_of(*CALLS, stop_early=stop_early)
+        job, _ = job_of(*CALLS, stop_early=stop_early)
         for at, value in enumerate((1, 5, 9)):
-            if not run.stage_is_over:
-                run.hear({"at": at, "value": value}, True)
-        assert run.next_stage() == []
-        verdict = run.verdict()
-        assert (verdict["score"], verdict["outcome"]) == (score, "wrong")
-        assert verdict["detail"] == "test 2: f(2) gave 5, not 4"
+            if not job.stage_is_over:
+                job.receive({"at": at, "value": value}, True)
+        assert job.next_stage() == []
+        verdict = job.verdict()
+        assert (verdict.score, verdict.outcome) == (score, "wrong")
+        assert verdict.detail == "test 2: f(2) gave 5, not 4"
 
 
 def test_a_case_of_several_calls_needs_all_of_them() -> None:
-    run, jobs = run_of({"assert": "assert f(1) == 1\nassert f(2) == 4"}, {"assert": "assert f(3) == 9"})
-    assert len(jobs[0]["calls"]) == 3
+    job, tasks = job_of({"assert": "assert f(1) == 1\nassert f(2) == 4"}, {"assert": "assert f(3) == 9"})
+    assert len(tasks[0]["questions"]) == 3
     for at, value in enumerate((7, 4, 9)):
-        run.hear({"at": at, "value": value}, True)
-    assert run.verdict()["score"] == 0.5
+        job.receive({"at": at, "value": value}, True)
+    assert job.verdict().score == 0.5
 
 
 @pytest.mark.parametrize(
@@ -117,25 +117,25 @@ def test_a_case_of_several_calls_needs_all_of_them() -> None:
     ],
 )
 def test_deaths(status: int, cpu: float, outcome: str) -> None:
-    run, _ = run_of(*CALLS)
-    run.hear({"at": 0, "value": 1}, True)
-    run.died(status, cpu)
-    assert run.verdict()["outcome"] == outcome
-    assert run.verdict()["score"] == 1 / 3
-    assert run.next_stage() == []
+    job, _ = job_of(*CALLS)
+    job.receive({"at": 0, "value": 1}, True)
+    job.died(status, cpu)
+    assert job.verdict().outcome == outcome
+    assert job.verdict().score == 1 / 3
+    assert job.next_stage() == []
 
 
 def test_what_is_no_answer_costs_nothing_to_show() -> None:
     huge = dict.fromkeys(map(str, range(500_000)))
     start = time.process_time()
     for test in (CALLS[0], {"input": "", "output": "x"}):
-        run, _ = run_of(test)
-        run.hear({"at": 0, "value": huge}, True)
-        assert run.verdict()["outcome"] == "wrong"
+        job, _ = job_of(test)
+        job.receive({"at": 0, "value": huge}, True)
+        assert job.verdict().outcome == "wrong"
     assert time.process_time() - start < 0.2
 
 
 def test_a_programs_words_fit_on_one_printable_line() -> None:
-    run, _ = run_of(CALLS[0])
-    run.hear({"at": 0, "failed": ["error", "X: a\nb\x1b[31m\ud800é"]}, True)
-    assert run.verdict()["detail"] == "X: a b [31m é"
+    job, _ = job_of(CALLS[0])
+    job.receive({"at": 0, "failed": ["error", "X: a\nb\x1b[31m\ud800é"]}, True)
+    assert job.verdict().detail == "X: a b [31m é"

@@ -158,12 +158,12 @@ def test_options_are_checked_at_once() -> None:
 
 
 def test_level_is_what_all_its_layers_hold() -> None:
-    held = dict.fromkeys(LAYERS, Layer(True, ""))
+    full = dict.fromkeys(LAYERS, Layer(True, ""))
 
     def without(*names: str) -> dict[str, Layer]:
-        return held | dict.fromkeys(names, Layer(False, "no"))
+        return full | dict.fromkeys(names, Layer(False, "no"))
 
-    assert layers.level(held) == "full"
+    assert layers.level(full) == "full"
     assert layers.level(without("namespaces")) == "strong"
     assert layers.level(without("landlock", "namespaces", "undumpable", "language")) == "strong"
     assert layers.level(without("seccomp", "namespaces", "landlock")) == "basic"
@@ -198,7 +198,7 @@ def test_an_ordinary_user_gets_the_same(box: Sandbox) -> None:
         str(Path(file).resolve().parents[1]) for file in (vibethinker.__file__, RestrictedPython.__file__)
     )
     for python in (sys.executable, "/usr/bin/python3"):
-        said = subprocess.run(
+        done = subprocess.run(
             ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", python, "-c", AS_NOBODY],
             env={"PYTHONPATH": path, "PATH": os.environ["PATH"]},
             cwd="/",
@@ -206,8 +206,8 @@ def test_an_ordinary_user_gets_the_same(box: Sandbox) -> None:
             text=True,
             check=False,
         )
-        if said.returncode == 0:
-            assert said.stdout.split() == [box.reached, "passed"]
+        if done.returncode == 0:
+            assert done.stdout.split() == [box.reached, "passed"]
             return
     pytest.skip("an ordinary user may read no interpreter here")
 

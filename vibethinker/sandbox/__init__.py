@@ -1,10 +1,11 @@
-"""Running untrusted programs and judging what they answer."""
+"""Runs untrusted programs against tests."""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vibethinker.sandbox.exceptions import SandboxError
-    from vibethinker.sandbox.host import Sandbox, Verdict
+    from vibethinker.sandbox.sandbox import Sandbox
+    from vibethinker.sandbox.verdict import Verdict
 
 __all__ = ["Sandbox", "SandboxError", "Verdict"]
 
@@ -13,6 +14,6 @@ def __getattr__(name: str) -> Any:
     """The host's side on first use: the processes of programs are parts of this package and need none of it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from vibethinker.sandbox import host
+    from vibethinker.sandbox import sandbox
 
-    return getattr(host, name)
+    return getattr(sandbox, name)

@@ -1,124 +1,168 @@
-"""What a test asks of a program, and whether an answer is right: the host's side, which alone knows the answers.
+"""Tests of a program as cases, with what is asked of it and what answer is right; only the host knows the answers.
 
 Tests come in three forms:
     {"input": "stdin text", "output": "stdout text"}
     {"call": "f", "args": […], "kwargs": {…}, "expected": …}
     {"assert": "Python source that is run after the program"}
-Most sources of the last form only compare calls on literals with literals. Those are turned into calls (`as_calls`), so
-that a process of their own (`remote`) is needed for the others alone.
+Most sources of the last form only compare calls on literals with literals. Those become calls (`as_calls`), so that
+only the others need a process of their own (`assert_tests`).
 """
 
 from __future__ import annotations
 
 import ast
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
-from vibethinker.sandbox import codec
+from vibethinker.sandbox import plain_data
+from vibethinker.sandbox.plain_data import Encoded
 
 TOLERANCE: Final = 1e-6  # relative and absolute, for floats in outputs and in the results of calls
-_SHOWN: Final = 120
+_UNKNOWN: Final = (ValueError, TypeError, ArithmeticError, LookupError, RecursionError)  # of data in no known form
 
 Test = Mapping[str, Any]
-Form = Literal["inputs", "calls", "asserts"]
+
+_shortened = reprlib.Repr()
+_shortened.maxstring = _shortened.maxother = 120
 
 
 @dataclass(frozen=True)
-class Call:
-    """A call of the program's function and what is asked of its result.
+class InputCase:
+    """An input and the right output, for the test of number `test`."""
+
+    form: ClassVar[str] = "inputs"
+    test: int
+    question: str
+    output: str
+
+    def objection(self, given: Any) -> str | None:
+        """What is wrong with an answer, in one line; `None` when it is right."""
+        if not isinstance(given, str):
+            return "its process gave no text"
+        if same_output(self.output, given):
+            return None
+        return f"printed {_shortened.repr(given)}, not {_shortened.repr(self.output)}"
+
+
+@dataclass(frozen=True)
+class CallCase:
+    """A call of the program's function and the right result, all encoded as `plain_data`.
 
     Attributes:
+        test: number of the test, which may have several calls.
         name: of the function.
-        args: wire form of the positional arguments.
-        kwargs: wire form of the keyword arguments.
-        expected: wire form of the right result.
-        check: how the result is compared: as data (`data`), exactly as `==` (`equal`), or by its truth.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        expected: the right result.
+        check: how the result is compared: as data (`data`), exactly as `==` does (`equal`), or by its truth.
     """
 
+    form: ClassVar[str] = "calls"
+    test: int
     name: str
-    args: codec.Wire
-    kwargs: codec.Wire
-    expected: codec.Wire
+    args: Encoded
+    kwargs: Encoded
+    expected: Encoded
     check: Literal["data", "equal", "true", "false"] = "data"
 
-    def accepts(self, given: codec.Wire) -> bool:
-        """Whether a result is right; what is no wire form is not."""
+    @property
+    def question(self) -> list[Any]:
+        """What the program's process is told."""
+        return [self.name, self.args, self.kwargs]
+
+    def objection(self, given: Any) -> str | None:
+        """What is wrong with an answer, in one line; `None` when it is right."""
         try:
             if self.check in ("true", "false"):
-                return _truth(given) is (self.check == "true")
-            return codec.same(self.expected, given, TOLERANCE if self.check == "data" else 0.0)
-        except (ValueError, TypeError, ArithmeticError, LookupError, RecursionError):
-            return False
+                right = _truth(given) is (self.check == "true")
+            else:
+                right = plain_data.same(self.expected, given, TOLERANCE if self.check == "data" else 0.0)
+        except _UNKNOWN:
+            right = False
+        if right:
+            return None
+        wanted = {"true": "something true", "false": "something false"}.get(self.check) or _show(self.expected)
+        return f"{self.name}({', '.join(map(_show, self.args[1:]))}) gave {_show(given)}, not {wanted}"
 
 
 @dataclass(frozen=True)
-class Case:
-    """One test, ready to be put to a program.
+class AssertCase:
+    """A source that asserts, run by a process that holds it and not the program."""
 
-    Attributes:
-        form: how it is put.
-        question: what the program's process is told: an input, or calls, or (to the judge) a source.
-        answer: what is right: an output, or `None` where the calls or the judge know.
-    """
+    form: ClassVar[str] = "asserts"
+    test: int
+    question: str
 
-    form: Form
-    question: Any
-    answer: str | None = None
+    def objection(self, given: Any) -> str | None:
+        """What is wrong with an answer, in one line; `None` when it is right."""
+        return None if given is True else "its test did not pass"
+
+
+Case = InputCase | CallCase | AssertCase
 
 
 def read(tests: Sequence[Test]) -> list[Case]:
-    """Checks tests and makes cases of them.
+    """Checks tests and makes cases of them, one or several each.
 
     Raises:
         ValueError: no tests, or one of an unknown form or with a field of the wrong type; names it by its number.
     """
     if not tests:
         raise ValueError("a program needs at least one test")
-    return [_case(test, f"test {number}") for number, test in enumerate(tests, 1)]
+    return [case for number, test in enumerate(tests) for case in _cases(number, test)]
 
 
-def _case(test: Test, where: str) -> Case:
+def _cases(number: int, test: Test) -> Sequence[Case]:
+    where = f"test {number + 1}"
     if not isinstance(test, Mapping):
         raise ValueError(f"{where} must be a mapping, got {type(test).__name__}")
     keys = set(test)
+    for key in keys & {"input", "output", "assert", "call"}:
+        if not isinstance(test[key], str):
+            raise ValueError(f"{where}: {key} must be a text, got {type(test[key]).__name__}")
     if keys == {"input", "output"}:
-        return Case("inputs", _text(test, "input", where), _text(test, "output", where))
+        return [InputCase(number, test["input"], test["output"])]
     if keys == {"assert"}:
-        source = _text(test, "assert", where)
-        calls = as_calls(source)
-        return Case("asserts", source) if calls is None else Case("calls", calls)
+        return as_calls(test["assert"], number) or [AssertCase(number, test["assert"])]
     if {"call", "expected"} <= keys <= {"call", "args", "kwargs", "expected"}:
-        args, kwargs = list(test.get("args", [])), dict(test.get("kwargs", {}))
+        parts = list(test.get("args", [])), dict(test.get("kwargs", {})), test["expected"]
         try:
-            wires = [codec.encode(part) for part in (args, kwargs, test["expected"])]
-        except codec.NotPlainDataError as error:
+            return [CallCase(number, test["call"], *map(plain_data.encode, parts))]
+        except plain_data.NotPlainDataError as error:
             raise ValueError(f"{where}: {error}") from None
-        return Case("calls", (Call(_text(test, "call", where), *wires),))
     raise ValueError(f"{where} is none of input/output, call/args/expected, assert: it has {', '.join(sorted(keys))}")
 
 
-def _text(test: Test, key: str, where: str) -> str:
-    if not isinstance(test[key], str):
-        raise ValueError(f"{where}: {key} must be a text, got {type(test[key]).__name__}")
-    return str(test[key])
+def _truth(given: Encoded) -> bool:
+    """Truth of encoded data; an object that is no plain data is true."""
+    if not isinstance(given, list):
+        return bool(given)
+    if given[0] in plain_data.COLLECTIONS:
+        return len(given) > 1
+    return bool(plain_data.decode(given, lambda _: True))
 
 
-def _truth(wire: codec.Wire) -> bool:
-    """Of what a wire form stands for; an object that is no plain data is true."""
-    if not isinstance(wire, list):
-        return bool(wire)
-    if wire[0] in codec.COLLECTIONS:
-        return len(wire) > 1
-    return bool(codec.decode(wire, lambda _: True))
+def _show(given: Any) -> str:
+    """Data as Python writes it, shortened; not decoded, since it may come from a program."""
+    if isinstance(given, dict):  # no encoded data, and `repr` would sort it
+        return "an object"
+    if not isinstance(given, list):
+        return _shortened.repr(given)
+    marks = {"l": "[]", "t": "()", "d": "{}", "s": "{}", "o": "an object"}.get(str(given[0]) if given else "", "<>")
+    if marks == "an object":
+        return marks
+    items = ["…" if isinstance(item, list) and len(item) > 4 else _show(item) for item in given[1:6]]
+    return f"{marks[0]}{', '.join(items)}{', …' if len(given) > 6 else ''}{marks[1]}"
 
 
 # Outputs
 
 
 def same_output(expected: str, given: str) -> bool:
-    """Whether an output is right: lines of the same tokens, whatever the white space; decimals within `TOLERANCE`."""
+    """True of an output of the same lines of tokens, whatever the white space; decimals may differ by `TOLERANCE`."""
     a, b = ([line.split() for line in text.splitlines() if line.strip()] for text in (expected, given))
     return a == b or (
         len(a) == len(b) and all(len(x) == len(y) and all(map(_same_token, x, y)) for x, y in zip(a, b, strict=True))
@@ -140,20 +184,18 @@ def _same_token(expected: str, given: str) -> bool:
 # Asserts
 
 
-def as_calls(source: str) -> tuple[Call, ...] | None:
-    """The calls that a source of asserts comes down to, or `None` when it is more than that.
+def as_calls(source: str, test: int = 0) -> list[CallCase] | None:
+    """The calls to which a source of asserts comes down, or `None` when it is more than that.
 
-    Understood are `assert f(…) == …`, `assert f(…)`, `assert not f(…)`, comparisons with `is` to a constant, with
-    literals for the dots, at the top or in a `check(candidate)` that is called once at the end.
+    It may have `assert f(…) == …`, `assert f(…)`, `assert not f(…)` and comparisons by `is None`, with literals for the
+    dots, at the top or in a `check(candidate)` that is called once at the end.
     """
     try:
-        body = ast.parse(source).body
         names: dict[str, str] = {}
-        body = _of_check(body, names)
-        calls = [_call(statement, names) for statement in body if not _is_idle(statement)]
-    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+        body = _of_check(ast.parse(source).body, names)
+        return [_call(statement, names, test) for statement in body if not _is_idle(statement)] or None
+    except (SyntaxError, MemoryError, *_UNKNOWN):
         return None
-    return tuple(calls) or None
 
 
 def _of_check(body: list[ast.stmt], names: dict[str, str]) -> list[ast.stmt]:
@@ -172,7 +214,7 @@ def _of_check(body: list[ast.stmt], names: dict[str, str]) -> list[ast.stmt]:
 
 
 def _is_idle(statement: ast.stmt) -> bool:
-    """Text, `pass`, an assignment of a literal to `METADATA`, an assertion of a true constant."""
+    """True of text, `pass`, an assignment of a literal to `METADATA`, an assertion of a true constant."""
     match statement:
         case ast.Pass() | ast.Expr(ast.Constant()):
             return True
@@ -184,32 +226,26 @@ def _is_idle(statement: ast.stmt) -> bool:
     return False
 
 
-def _call(statement: ast.stmt, names: Mapping[str, str]) -> Call:
-    if not isinstance(statement, ast.Assert):
-        raise ValueError("another kind of statement")
-    match statement.test:
-        case ast.Compare(left, [ast.Eq() | ast.Is() as operator], [right]):
-            if not isinstance(left, ast.Call):
-                left, right = right, left
-            if isinstance(operator, ast.Is) and not (
-                isinstance(right, ast.Constant) and right.value in (None, True, False)
-            ):
-                raise ValueError("identity with something else than a constant")
-            value = ast.literal_eval(right)
-            if isinstance(operator, ast.Is) and value is not None:  # 1 == True, but 1 is not True
-                raise ValueError("identity with a truth value")
-            return _of_call(left, names, codec.encode(value), "equal")
-        case ast.UnaryOp(ast.Not(), operand):
-            return _of_call(operand, names, None, "false")
-        case test:
-            return _of_call(test, names, None, "true")
-
-
-def _of_call(node: ast.expr, names: Mapping[str, str], expected: codec.Wire, check: Any) -> Call:
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+def _call(statement: ast.stmt, names: Mapping[str, str], test: int) -> CallCase:
+    check: Literal["equal", "true", "false"] = "true"
+    match statement:
+        case ast.Assert(ast.Compare(call, [ast.Eq()], [literal])):
+            if not isinstance(call, ast.Call):
+                call, literal = literal, call
+            check, expected = "equal", ast.literal_eval(literal)
+        case ast.Assert(ast.Compare(call, [ast.Is()], [ast.Constant(None)])):  # 1 == True, but 1 is not True
+            check, expected = "equal", None
+        case ast.Assert(ast.UnaryOp(ast.Not(), call)):
+            check, expected = "false", None
+        case ast.Assert(call):
+            expected = None
+        case _:
+            raise ValueError("another kind of statement")
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
         raise ValueError("no call of a function by its name")
-    args = [ast.literal_eval(argument) for argument in node.args]
-    kwargs = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords if keyword.arg}
-    if len(kwargs) < len(node.keywords):
+    args = [ast.literal_eval(argument) for argument in call.args]
+    kwargs = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
+    if len(kwargs) < len(call.keywords):
         raise ValueError("unpacked keywords")
-    return Call(names.get(node.func.id, node.func.id), codec.encode(args), codec.encode(kwargs), expected, check)
+    name = names.get(call.func.id, call.func.id)
+    return CallCase(test, name, plain_data.encode(args), plain_data.encode(kwargs), plain_data.encode(expected), check)

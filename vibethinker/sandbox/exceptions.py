@@ -1,12 +1,12 @@
-"""What can go wrong with the sandbox, or with a program beyond its own exceptions."""
+"""Errors of the sandbox, and of a program beyond its own exceptions."""
 
 
 class SandboxError(RuntimeError):
-    """The sandbox cannot be had as asked: too low a level, or a server that does not start or has died."""
+    """The sandbox is not available as asked: too low a level, or a server that does not start or has died."""
 
 
 class RejectedError(Exception):
-    """The language layer refuses a source: one line that names the construct and where it stands."""
+    """The language layer rejects a source: one line that names the construct and its line."""
 
 
 class OutputLimitError(BaseException):

@@ -1,8 +1,8 @@
-"""The operating system's layers around untrusted programs: what each does, how it is tried, and the level they reach.
+"""The operating system's layers around untrusted programs, the trial of each, and the level that they reach.
 
-A layer is tried in a throwaway process first, because several cannot be undone halfway: the trial applies it and looks
-whether it holds. What does not hold on a machine is left out and said so; `level` tells what the rest amounts to.
-docs/security.md says what each layer stops.
+A layer is first tried in a throwaway process, because several cannot be undone halfway: the trial applies it and checks
+that it holds. A layer that does not hold on a machine is left out and named; `level` grades the rest.
+docs/security.md lists what each layer stops.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _LANDLOCK_FILES_BY_ABI: Final = (0, 0x1FFF, 0x3FFF, 0x7FFF, 0x7FFF, 0xFFFF)
 
 @dataclass(frozen=True)
 class Layer:
-    """Whether a layer holds on this machine, and the evidence or the reason."""
+    """The result of a layer's trial on this machine, with the evidence or the reason."""
 
     ok: bool
     evidence: str
@@ -60,7 +60,7 @@ def level(layers: Mapping[str, Layer]) -> Level:
 
 
 def missing(layers: Mapping[str, Layer], wanted: Level) -> list[str]:
-    """What keeps a machine from a level, each with its reason."""
+    """The layers that keep a machine from a level, each with its reason."""
     lacking = [name for name in _NEEDED.get(wanted, ()) if name not in layers or not layers[name].ok]
     return [f"{name} ({layers[name].evidence if name in layers else 'unknown'})" for name in lacking]
 
@@ -69,7 +69,7 @@ def missing(layers: Mapping[str, Layer], wanted: Level) -> list[str]:
 
 
 def examine(without: Iterable[str] = ()) -> dict[str, Layer]:
-    """Every layer with whether it holds, each tried in a process of its own.
+    """Tries every layer in a process of its own.
 
     Args:
         without: layers that are left out on purpose.
@@ -173,7 +173,7 @@ def _try_undumpable() -> str:
     return "memory closed to processes of the same user"
 
 
-# What the trials try
+# Layers
 
 
 def limit(memory: int, seconds: int) -> None:

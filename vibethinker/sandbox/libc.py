@@ -1,4 +1,4 @@
-"""The few system calls that Python has no function for."""
+"""System calls for which Python has no function."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ def checked(result: int, what: str) -> int:
 
 
 def syscall(number: int, *arguments: Any, what: str) -> int:
+    """A system call by its number; `what` names it in an error."""
     wide = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
     return checked(_libc.syscall(ctypes.c_long(number), *wide), what)
 
 
 def prctl(option: int, *arguments: int) -> None:
+    """Changes a property of this process."""
     padded = (*arguments, 0, 0, 0, 0)[:4]
     checked(_libc.prctl(ctypes.c_int(option), *map(ctypes.c_ulong, padded)), f"prctl({option})")
 
@@ -40,15 +42,17 @@ def no_new_privileges() -> None:
 
 
 def dumpable(flag: bool) -> None:
-    """Whether processes of the same user may trace this one and read its memory; also who owns its /proc files."""
+    """Allows or forbids that processes of the same user trace this one and read its memory; its /proc files follow."""
     prctl(_PR_SET_DUMPABLE, int(flag))
 
 
 def unshare(flags: int) -> None:
+    """Enters new namespaces."""
     checked(_libc.unshare(ctypes.c_int(flags)), "unshare")
 
 
 def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
+    """Mounts a file system; the arguments are those of the system call."""
     texts = (source.encode(), target.encode(), kind.encode())
     checked(_libc.mount(*texts, ctypes.c_ulong(flags), data.encode()), f"mount {target}")
 
@@ -59,6 +63,7 @@ def detach(target: str) -> None:
 
 
 def pivot_root(new: str, old: str) -> None:
+    """Makes the folder `new` the root, and `old` the one where the former root is."""
     number = _SYS_PIVOT_ROOT[os.uname().machine]
     syscall(number, ctypes.c_char_p(new.encode()), ctypes.c_char_p(old.encode()), what="pivot_root")
 

@@ -1,4 +1,4 @@
-"""The system calls a program under judgement may make: those that computing needs, and no other.
+"""Filter of system calls: an untrusted program may make those that computing needs, and no other.
 
 A seccomp filter is a program for a small virtual machine in the kernel that sees the number and the register arguments
 of every call. This one is a list of allowed numbers; whatever is not on it fails with EPERM, whatever belongs to

@@ -1,10 +1,11 @@
-"""The host's ends of the sandbox's processes: starts the fork server, moves bytes, keeps time, hears of deaths."""
+"""The host's end of the sandbox: starts the fork server, moves bytes, keeps deadlines, learns of exits."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import select
 import selectors
 import socket
 import subprocess
@@ -16,28 +17,38 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from vibethinker.sandbox.exceptions import SandboxError
+from vibethinker.sandbox.exceptions import LostError, SandboxError
+from vibethinker.sandbox.framing import EXIT, FORK, KILL, LENGTH, Channel, frame
 from vibethinker.sandbox.isolation import Layer
-from vibethinker.sandbox.job import Run
-from vibethinker.sandbox.wire import EXIT, FORK, KILL, LENGTH, frame
+from vibethinker.sandbox.job import Job
 
 Progress = Callable[[int], None]
 
 _LARGEST_ANSWER: Final = 16 << 20  # bytes, beyond what printing may take
 _MOST_PARTS: Final = 500_000  # lists and objects in it, which take 30 times their space; beyond what printing may take
-_START_LIMIT: Final = 60.0  # seconds for the server to come up on a busy machine
-_CODE: Final = "import sys; sys.path.extend(sys.argv[3:]); from vibethinker.sandbox.server import main; main()"
+_START_LIMIT: Final = 60.0  # seconds for the server to start on a busy machine
+_CODE: Final = "import sys; sys.path.extend(sys.argv[3:]); from vibethinker.sandbox.fork_server import main; main()"
 
 
-class Server:
-    """The host's end of a fork server."""
+class Supervisor:
+    """A fork server, started, and the processes that it has forked.
+
+    Args:
+        without: layers to leave out.
+
+    Attributes:
+        layers: result of each layer's trial on this machine.
+
+    Raises:
+        SandboxError: the server does not start.
+    """
 
     def __init__(self, without: Sequence[str]) -> None:
         self.owner = os.getpid()
         self.control, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-s", "-P", "-S", "-c", _CODE, str(theirs.fileno()), ",".join(without), *_places()],
+                [sys.executable, "-s", "-P", "-S", "-c", _CODE, str(theirs.fileno()), ",".join(without), *_folders()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -47,159 +58,163 @@ class Server:
             )
         self._finalizer = weakref.finalize(self, _end, self.control, self.process, self.owner)
         self.layers = {name: Layer(**entry) for name, entry in self._report().items()}
-        self.jobs = 0
+        self.number = 0  # of the latest child
+        self.children: dict[int, _Child] = {}
         self._exits = bytearray()
 
     def _report(self) -> dict[str, Any]:
-        self.control.settimeout(_START_LIMIT)
-        try:
-            with self.control.makefile("rb") as stream:
-                size = stream.read(LENGTH.size)
-                report: dict[str, Any] = json.loads(stream.read(LENGTH.unpack(size)[0])) if size else {}
-        except TimeoutError:
-            report = {"error": "it is too slow"}
-        if not report or "error" in report:
+        report: dict[str, Any] = {"error": "it is too slow"}
+        if select.select([self.control], [], [], _START_LIMIT)[0]:
+            try:
+                report = Channel(self.control.fileno()).receive()
+            except LostError:
+                report = {"error": "its process died"}
+        if "error" in report:
             self.close()
-            raise SandboxError(f"the sandbox does not start: {report.get('error', 'its process died')}")
-        self.control.settimeout(None)
+            raise SandboxError(f"the sandbox does not start: {report['error']}")
         return report
 
     @property
     def alive(self) -> bool:
+        """True until the server ends."""
         return self.process.poll() is None
 
     def close(self) -> None:
+        """Ends the server and its children."""
         self._finalizer()
 
-    def carry_out(self, runs: Sequence[Run], workers: int, memory: int, progress: Progress | None) -> None:
-        """Puts every run to processes of its own, `workers` runs at a time, until all have a verdict.
+    def run(self, jobs: Sequence[Job], workers: int, memory: int, progress: Progress | None = None) -> None:
+        """Takes every job to its verdict, in processes of its own.
+
+        Args:
+            jobs: programs with their cases.
+            workers: jobs at a time.
+            memory: bytes of address space of each process.
+            progress: called with the number of finished jobs.
 
         Raises:
             SandboxError: the server is gone.
         """
+        waiting, running, done = deque(jobs), set[Job](), 0
         try:
-            self._carry_out(runs, workers, memory, progress)
+            with selectors.DefaultSelector() as selector:
+                selector.register(self.control, selectors.EVENT_READ)
+                while waiting or running:
+                    while waiting and len(running) < workers:
+                        running.add(waiting[0])
+                        self._start(waiting.popleft(), memory, selector)
+                    self._step(selector, min(job.deadline for job in running))
+                    for job in [job for job in running if job.stage_is_over]:
+                        self._drop(job, selector)
+                        if not self._start(job, memory, selector):
+                            running.remove(job)
+                            done += 1
+                            if progress is not None:
+                                progress(done)
         except OSError as error:
             raise SandboxError(f"the sandbox's server is gone: {error}") from error
 
-    def _carry_out(self, runs: Sequence[Run], workers: int, memory: int, progress: Progress | None) -> None:
-        waiting, done = deque(runs), 0
-        active: dict[int, Process] = {}
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.control, selectors.EVENT_READ, self)
-            while waiting or active:
-                for _ in range(workers - len({id(process.run) for process in active.values()})):
-                    if waiting:
-                        active |= self._put(waiting.popleft(), memory, selector)
-                self._step(selector, active)
-                for run in {id(process.run): process.run for process in active.values()}.values():
-                    if run.stage_is_over:
-                        for job in [job for job, process in active.items() if process.run is run]:
-                            self._drop(active.pop(job), selector)
-                        following = self._put(run, memory, selector)
-                        active |= following
-                        done += not following
-                        if progress is not None and not following:
-                            progress(done)
-
-    def _put(self, run: Run, memory: int, selector: selectors.BaseSelector) -> dict[int, Process]:
-        """Starts the processes of a run's next stage; none when it has no more."""
-        jobs = run.next_stage()
-        link = socket.socketpair() if len(jobs) == 2 else ()
-        started: dict[int, Process] = {}
-        for place, job in enumerate(jobs):
+    def _start(self, job: Job, memory: int, selector: selectors.BaseSelector) -> bool:
+        """Starts the processes of a job's next stage; False when there is none."""
+        tasks = job.next_stage()
+        link = socket.socketpair() if len(tasks) == 2 else ()
+        started: list[_Child] = []
+        for i, task in enumerate(tasks):
             ours, theirs = socket.socketpair()
-            self.jobs += 1
-            request = FORK.pack(b"F", self.jobs, memory, run.seconds, run.seconds)
-            descriptors = [theirs.fileno(), *(end.fileno() for end in link[place : place + 1])]
+            self.number += 1
+            request = FORK.pack(b"F", self.number, memory, job.cpu_seconds, job.cpu_seconds)
             with theirs:
+                descriptors = [theirs.fileno(), *(end.fileno() for end in link[i : i + 1])]
                 socket.send_fds(self.control, [request], descriptors)
-            started[self.jobs] = process = Process(self.jobs, run, ours, frame(job), answering=place == len(jobs) - 1)
-            selector.register(ours, process.events(), process)
+            started.append(_Child(job, ours, frame(task), answering=i == len(tasks) - 1))
+            self.children[self.number] = started[-1]
+            selector.register(ours, started[-1].events(), started[-1])
         for end in link:
             end.close()
         if link:
-            one, other = started.values()
-            one.partner, other.partner = other, one
-        return started
+            started[0].partner, started[1].partner = started[1], started[0]
+        return bool(started)
 
-    def _drop(self, process: Process, selector: selectors.BaseSelector) -> None:
-        """Ends a process that has nothing more to say."""
-        if not process.closed:
-            selector.unregister(process.socket)
-        process.socket.close()
-        if not process.exited:
-            self.control.sendall(KILL.pack(b"K", process.job))
+    def _drop(self, job: Job, selector: selectors.BaseSelector) -> None:
+        """Ends the processes of a job's stage."""
+        for number, child in list(self.children.items()):
+            if child.job is job:
+                child.close(selector)
+                child.socket.close()
+                del self.children[number]
+                if not child.exited:
+                    self.control.sendall(KILL.pack(b"K", number))
 
-    def _step(self, selector: selectors.BaseSelector, active: dict[int, Process]) -> None:
-        """Waits for something to happen, and lets every run know what happened to it."""
-        deadline = min(process.run.deadline for process in active.values())
+    def _step(self, selector: selectors.BaseSelector, deadline: float) -> None:
+        """Waits for messages, exits or the deadline, and passes them to their jobs."""
         for key, events in selector.select(max(0.0, deadline - time.monotonic())):
-            if key.data is self:
-                self._hear_of_exits(selector, active)
-            elif key.data.closed is False:
+            if key.data is None:
+                self._receive_exits(selector)
+            elif not key.data.closed:
                 key.data.attend(events, selector)
         now = time.monotonic()
-        for process in active.values():
-            if now >= process.run.deadline and not process.run.stage_is_over:
-                process.run.late()
+        for child in self.children.values():
+            if now >= child.job.deadline and not child.job.stage_is_over:
+                child.job.expire()
 
-    def _hear_of_exits(self, selector: selectors.BaseSelector, active: dict[int, Process]) -> None:
+    def _receive_exits(self, selector: selectors.BaseSelector) -> None:
         self._exits += self.control.recv(EXIT.size * 64)
         if not self._exits:
             raise ConnectionResetError("it has closed its socket")
         while len(self._exits) >= EXIT.size:
-            job, status, cpu = EXIT.unpack_from(self._exits)
+            number, status, cpu = EXIT.unpack_from(self._exits)
             del self._exits[: EXIT.size]
-            if job in active:
-                active[job].exit(status, cpu, selector)
+            if number in self.children:
+                self.children[number].exit(status, cpu, selector)
 
 
-class Process:
-    """The host's end of one program's process: what is still to be sent, what has been heard."""
+class _Child:
+    """The host's end of a program's process: the bytes still to be sent, the bytes received."""
 
-    def __init__(self, job: int, run: Run, channel: socket.socket, task: bytes, answering: bool) -> None:
-        self.job, self.run, self.socket, self.answering = job, run, channel, answering
+    def __init__(self, job: Job, channel: socket.socket, task: bytes, answering: bool) -> None:
+        self.job, self.socket, self.answering = job, channel, answering
         channel.setblocking(False)
         self.outgoing, self.incoming = memoryview(task), bytearray()
         self.closed = self.exited = False
-        self.partner: Process | None = None
-        self.longest = 6 * run.output + _LARGEST_ANSWER
+        self.partner: _Child | None = None
         self._write()
 
     def events(self) -> int:
         return selectors.EVENT_READ | (selectors.EVENT_WRITE if self.outgoing else 0)
 
+    def close(self, selector: selectors.BaseSelector) -> None:
+        if not self.closed:
+            self.closed = True
+            selector.unregister(self.socket)
+
     def attend(self, events: int, selector: selectors.BaseSelector) -> None:
         if events & selectors.EVENT_WRITE:
             self._write()
         if events & selectors.EVENT_READ and not self._read():
-            self.closed = True
-            selector.unregister(self.socket)
+            self.close(selector)
         elif events & selectors.EVENT_WRITE:
             selector.modify(self.socket, self.events(), self)
 
     def exit(self, status: int, cpu: float, selector: selectors.BaseSelector) -> None:
-        """The process is no more: what it has said still counts, then what is missing is its loss."""
+        """Takes the end of the process: its last messages still count, then what is missing is its loss."""
         self.exited = True
-        while not self.closed and not self.run.stage_is_over:
+        while not self.closed and not self.job.stage_is_over:
             if not self._read(last=True):
-                self.closed = True
-                selector.unregister(self.socket)
-        # Of a pair, the one that merely lost the other says nothing: the other's end tells why.
-        if not self.run.stage_is_over and (status != 0 or self.partner is None or self.partner.exited):
-            self.run.died(status, cpu)
+                self.close(selector)
+        # Of a pair, the one that merely lost the other reports nothing: the other's end is the reason.
+        if not self.job.stage_is_over and (status != 0 or self.partner is None or self.partner.exited):
+            self.job.died(status, cpu)
 
     def _write(self) -> None:
         try:
             self.outgoing = self.outgoing[self.socket.send(self.outgoing) :]
         except BlockingIOError:
             return
-        except OSError:  # it died before it had read its job; its exit will be heard of
+        except OSError:  # it died before it had read its task; its exit will be reported
             self.outgoing = memoryview(b"")
 
     def _read(self, last: bool = False) -> bool:
-        """Takes what has come; `False` at the end of it."""
+        """Takes what has arrived; False at the end of it."""
         try:
             data = self.socket.recv(1 << 20)
         except BlockingIOError:
@@ -207,17 +222,16 @@ class Process:
         except OSError:
             return False
         self.incoming += data
-        while not self.run.stage_is_over and len(self.incoming) >= LENGTH.size:
+        while not self.job.stage_is_over and len(self.incoming) >= LENGTH.size:
             (size,) = LENGTH.unpack_from(self.incoming)
-            if size > self.longest:
-                self.run.end("error", "an answer larger than allowed")
-            if len(self.incoming) < LENGTH.size + size:
-                break
             body = self.incoming[LENGTH.size : LENGTH.size + size]
-            if body.count(b"[") + body.count(b"{") > self.run.output + _MOST_PARTS:
-                self.run.end("error", "an answer larger than allowed")
+            parts = body.count(b"[") + body.count(b"{")
+            if size > 6 * self.job.output + _LARGEST_ANSWER or parts > self.job.output + _MOST_PARTS:
+                self.job.end("error", "an answer larger than allowed")
                 break
-            self.run.hear(_parsed(body), self.answering)
+            if len(body) < size:
+                break
+            self.job.receive(_parsed(body), self.answering)
             del self.incoming[: LENGTH.size + size]
         return bool(data)
 
@@ -240,12 +254,11 @@ def _end(control: socket.socket, process: subprocess.Popen[bytes], owner: int) -
         process.wait()
 
 
-def _places() -> list[str]:
+def _folders() -> list[str]:
     """Where the server finds this package and RestrictedPython, which it imports without `site`."""
-    root = Path(__file__).resolve().parents[2]
-    places = [str(root)]
+    folders = [str(Path(__file__).resolve().parents[2])]
     with contextlib.suppress(ImportError):
-        import RestrictedPython
+        import RestrictedPython  # optional here: without it the language layer is missing
 
-        places.append(str(Path(RestrictedPython.__file__).resolve().parents[1]))
-    return list(dict.fromkeys(places))
+        folders.append(str(Path(RestrictedPython.__file__).resolve().parents[1]))
+    return list(dict.fromkeys(folders))

@@ -1,4 +1,4 @@
-"""Plain Python in the place of the language layer: to show what the other layers hold by themselves, and to compare."""
+"""Plain Python instead of the language layer: to show what the other layers stop by themselves, and to compare."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from vibethinker.sandbox.exceptions import OutputLimitError
 
-# What programs use, and what attacks would: they shall fail because of a layer, not for want of a module.
+# Modules of programs and of attacks, which shall fail because of a layer, not for want of a module.
 _MODULES: Final = """
     abc array ast base64 bisect builtins calendar cmath codecs collections contextlib copy csv ctypes dataclasses
     datetime decimal difflib enum fractions functools gc glob hashlib heapq importlib inspect io itertools json
@@ -22,16 +22,17 @@ _MODULES: Final = """
 
 
 def preload() -> None:
+    """Loads what may be imported; later there are no files to import from."""
     for name in _MODULES:
         importlib.import_module(name)
 
 
 def open_to_writes(kind: type) -> None:
-    """Instances of any class may be written to here."""
+    """Without effect: any class's instances may be written to."""
 
 
 class Console:
-    """Standard streams of one run: the real ones, replaced."""
+    """Standard streams of one run, in the place of the real ones."""
 
     def __init__(self, stdin: str = "", limit: int = 1 << 20) -> None:
         self.exceeded = False  # never without the error here
@@ -40,6 +41,7 @@ class Console:
         sys.stdout = sys.stderr = self.stream
 
     def text(self) -> str:
+        """Everything written so far."""
         self.stream.flush()
         data: bytes = self.stream.buffer.getvalue()
         return data.decode("utf-8", "surrogateescape")
@@ -57,8 +59,10 @@ class _Bounded(io.BytesIO):
 
 
 def compile_program(source: str) -> CodeType:
+    """Code of a whole program."""
     return compile(source, "<program>", "exec", dont_inherit=True)
 
 
 def namespace(console: Console, name: str = "__main__") -> dict[str, Any]:
+    """Fresh globals in which to `exec` it."""
     return {"__name__": name, "__builtins__": __builtins__, "exit": sys.exit, "quit": sys.exit}

@@ -1,184 +1,113 @@
 """Modules that a program can import: for each, the names that are pure functions, plain classes or constants."""
 
 from __future__ import annotations
-import __future__
 
-import _strptime  # noqa: F401 - C code asks for it by name
 import abc
-import array
 import ast
-import base64
-import binascii
-import bisect
-import calendar
-import cmath
-import codecs
-import collections
-import collections.abc
 import contextlib
-import copy
-import csv
 import dataclasses
-import datetime
 import decimal
-import difflib
 import enum
-import fractions
 import functools
-import graphlib
-import hashlib
-import heapq
-import html
-import importlib
-import itertools
-import json
-import math
-import numbers
-import operator
-import pprint
-import queue
 import random
-import re
-import secrets
-import shlex
-import statistics
-import string
-import struct
-import textwrap
 import types
 import typing
-import unicodedata
-import uuid
 import weakref
-import zlib
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from vibethinker.sandbox.language import class_policy as classes
 from vibethinker.sandbox.language import guarded_copy, library_guards, threading_shim
 from vibethinker.sandbox.language.attribute_guards import BASES, table
-from vibethinker.sandbox.language.module_shims import CALENDARS, PATHS, PRINTERS, SHIMS, operating_system
-from vibethinker.sandbox.language.module_shims import some as _some
-from vibethinker.sandbox.language.name_policy import exact
+from vibethinker.sandbox.language.module_shims import CALENDARS, PATHS, PRINTERS, SHIMS, operating_system, some
+from vibethinker.sandbox.language.name_policy import exact, words
 from vibethinker.sandbox.language.standard_streams import SYS
 
-
-def _public(module: Any, without: str = "") -> dict[str, Any]:
-    """A module's `__all__`, or what a C module holds, less modules and `without`."""
-    names = getattr(module, "__all__", None) or [n for n in vars(module) if n[0] != "_"]
-    hidden = without.split()
-    found = {n: getattr(module, n) for n in names if n not in hidden}
-    return {n: v for n, v in found.items() if not isinstance(v, types.ModuleType)}
-
-
-def _literal_eval(text: str) -> Any:
-    return ast.literal_eval(exact(text))
-
-
-_IDENTITY_HINTS = dict.fromkeys(("final", "no_type_check", "overload", "override"), library_guards.same)
-_TYPING = {
-    **_public(
-        typing,
-        "ForwardRef get_type_hints get_overloads clear_overloads dataclass_transform no_type_check_decorator "
-        "runtime_checkable get_origin get_args BinaryIO TextIO IO assert_type reveal_type is_typeddict",
+_WHOLE = {  # module → its public names that are left out
+    **dict.fromkeys(
+        words("__future__ binascii cmath collections.abc graphlib heapq itertools math numbers operator"), ""
     ),
-    **_some(typing, "BinaryIO TextIO IO"),
-    **_IDENTITY_HINTS,
-    "runtime_checkable": library_guards.runtime_checkable,
-    "get_origin": library_guards.hide_type(typing.get_origin),
-    "get_args": library_guards.hide_type(typing.get_args),
+    **dict.fromkeys(words("secrets statistics struct textwrap zlib"), ""),
+    "base64": "encode decode",
+    "collections": "UserString",
+    "re": "template",
+    "string": "Formatter",
+    "typing": "ForwardRef get_type_hints get_overloads clear_overloads dataclass_transform no_type_check_decorator "
+    "runtime_checkable get_origin get_args BinaryIO TextIO IO assert_type reveal_type is_typeddict",
+    "unicodedata": "UCD ucd_3_2_0 ucnhash_CAPI",
 }
-
-STATIC: dict[str, dict[str, Any]] = {
-    "__future__": _public(__future__),
-    "abc": {
-        "ABC": abc.ABC,
-        "ABCMeta": classes.SHOWN[abc.ABCMeta],
-        "abstractmethod": library_guards.abstractmethod,
-        **_some(abc, "abstractproperty abstractclassmethod abstractstaticmethod"),
-    },
-    "array": {"array": array.array, "ArrayType": array.array, "typecodes": array.typecodes},
-    "ast": {"literal_eval": _literal_eval},
-    "base64": _public(base64, "encode decode"),
-    "binascii": _public(binascii),
-    "bisect": _some(bisect, "bisect bisect_left bisect_right insort insort_left insort_right"),
-    "calendar": {
-        **_some(
-            calendar, "isleap leapdays weekday monthrange monthcalendar timegm Calendar TextCalendar month calendar"
-        ),
-        **_some(calendar, "TextCalendar MONDAY TUESDAY WEDNESDAY THURSDAY FRIDAY SATURDAY SUNDAY"),
-        **CALENDARS,
-    },
-    "cmath": _public(cmath),
-    "codecs": _some(codecs, "encode decode"),
-    "collections": {**_public(collections, "UserString"), "namedtuple": library_guards.namedtuple},
-    "collections.abc": _public(collections.abc),
-    "contextlib": {
-        **_some(contextlib, "contextmanager closing suppress nullcontext ExitStack ContextDecorator"),
-        "AbstractContextManager": contextlib.AbstractContextManager,
-        "redirect_stdout": library_guards.redirect_stdout,
-    },
-    "copy": {**_some(guarded_copy, "copy deepcopy"), "Error": copy.Error, "error": copy.Error},
-    "csv": _some(
-        csv, "reader writer DictReader DictWriter Error QUOTE_ALL QUOTE_MINIMAL QUOTE_NONE QUOTE_NONNUMERIC excel"
-    ),
-    "dataclasses": {
-        **_some(dataclasses, "field fields replace is_dataclass FrozenInstanceError InitVar KW_ONLY MISSING"),
-        **_some(library_guards, "dataclass make_dataclass"),
-        **_some(guarded_copy, "asdict astuple"),
-    },
-    "datetime": _some(datetime, "date time datetime timedelta timezone tzinfo MINYEAR MAXYEAR UTC"),
-    "difflib": _some(difflib, "SequenceMatcher Differ get_close_matches ndiff unified_diff context_diff restore"),
-    "enum": {**library_guards.ENUMS, **_some(enum, "auto unique"), "EnumMeta": classes.SHOWN[enum.EnumMeta]},
-    "fractions": {"Fraction": fractions.Fraction},
-    "functools": {
-        **_some(functools, "reduce partial partialmethod lru_cache cache cached_property cmp_to_key"),
-        **_some(library_guards, "wraps update_wrapper total_ordering singledispatch singledispatchmethod"),
-    },
-    "graphlib": _public(graphlib),
-    "hashlib": _some(
-        hashlib,
-        "new md5 sha1 sha224 sha256 sha384 sha512 blake2b blake2s sha3_224 sha3_256 sha3_384 sha3_512 "
-        "shake_128 shake_256 pbkdf2_hmac",
-    ),
-    "heapq": _public(heapq),
-    "html": _some(html, "escape unescape"),
-    "itertools": _public(itertools),
-    "json": _some(json, "dump dumps load loads JSONDecoder JSONEncoder JSONDecodeError"),
-    "json.decoder": _some(json, "JSONDecoder JSONDecodeError"),
-    "math": _public(math),
-    "numbers": _public(numbers),
-    "operator": {**_public(operator), **_some(library_guards, "attrgetter methodcaller")},
-    "pprint": {
-        **_some(pprint, "pformat isreadable isrecursive saferepr"),
-        "PrettyPrinter": library_guards.PrettyPrinter,
-        **PRINTERS,
-    },
-    "queue": _some(queue, "Queue LifoQueue PriorityQueue SimpleQueue Empty Full"),
-    "re": _public(re, "template"),
-    "secrets": _public(secrets),
-    "shlex": _some(shlex, "split quote join"),
-    "statistics": _public(statistics),
-    "string": _public(string, "Formatter"),
-    "struct": _public(struct),
-    "textwrap": _public(textwrap),
+_PARTS = {  # module → its names that are there
+    "abc": "ABC abstractproperty abstractclassmethod abstractstaticmethod",
+    "array": "array ArrayType typecodes",
+    "bisect": "bisect bisect_left bisect_right insort insort_left insort_right",
+    "calendar": "isleap leapdays weekday monthrange monthcalendar timegm Calendar TextCalendar month calendar "
+    "MONDAY TUESDAY WEDNESDAY THURSDAY FRIDAY SATURDAY SUNDAY",
+    "codecs": "encode decode",
+    "contextlib": "contextmanager closing suppress nullcontext ExitStack ContextDecorator AbstractContextManager",
+    "copy": "Error error",
+    "csv": "reader writer DictReader DictWriter Error QUOTE_ALL QUOTE_MINIMAL QUOTE_NONE QUOTE_NONNUMERIC excel",
+    "dataclasses": "field fields replace is_dataclass FrozenInstanceError InitVar KW_ONLY MISSING",
+    "datetime": "date time datetime timedelta timezone tzinfo MINYEAR MAXYEAR UTC",
+    "difflib": "SequenceMatcher Differ get_close_matches ndiff unified_diff context_diff restore",
+    "enum": "auto unique",
+    "fractions": "Fraction",
+    "functools": "reduce partial partialmethod lru_cache cache cached_property cmp_to_key",
+    "hashlib": "new md5 sha1 sha224 sha256 sha384 sha512 blake2b blake2s sha3_224 sha3_256 sha3_384 sha3_512 "
+    "shake_128 shake_256 pbkdf2_hmac",
+    "html": "escape unescape",
+    "json": "dump dumps load loads JSONDecoder JSONEncoder JSONDecodeError",
+    "json.decoder": "JSONDecoder JSONDecodeError",
+    "pprint": "pformat isreadable isrecursive saferepr",
+    "queue": "Queue LifoQueue PriorityQueue SimpleQueue Empty Full",
+    "shlex": "split quote join",
+    "types": "MappingProxyType MethodType GenericAlias UnionType NoneType EllipsisType NotImplementedType",
+    "uuid": "UUID uuid3 uuid4 uuid5 NAMESPACE_DNS NAMESPACE_URL NAMESPACE_OID NAMESPACE_X500",
+    "weakref": "ref proxy WeakSet",
+}
+_TYPE_NAMES = words("FunctionType LambdaType BuiltinFunctionType BuiltinMethodType GeneratorType ModuleType")
+_REPLACED: dict[str, dict[str, Any]] = {  # module → names of our own
+    "abc": {"ABCMeta": classes.SHOWN[abc.ABCMeta], "abstractmethod": library_guards.abstractmethod},
+    "ast": {"literal_eval": lambda text: ast.literal_eval(exact(text))},
+    "calendar": CALENDARS,
+    "collections": some(library_guards, "namedtuple"),
+    "contextlib": some(library_guards, "redirect_stdout"),
+    "copy": some(guarded_copy, "copy deepcopy"),
+    "dataclasses": some(library_guards, "dataclass make_dataclass") | some(guarded_copy, "asdict astuple"),
+    "enum": {**library_guards.ENUMS, "EnumMeta": classes.SHOWN[enum.EnumMeta]},
+    "functools": some(library_guards, "wraps update_wrapper total_ordering singledispatch singledispatchmethod"),
+    "operator": some(library_guards, "attrgetter methodcaller"),
+    "pprint": some(library_guards, "PrettyPrinter") | PRINTERS,
     "threading": threading_shim.THREADING,
     "types": {
-        **_some(types, "MappingProxyType MethodType GenericAlias UnionType NoneType EllipsisType NotImplementedType"),
-        "SimpleNamespace": library_guards.SimpleNamespace,
-        **{n: classes.SHOWN[getattr(types, n)] for n in ("FunctionType", "BuiltinFunctionType", "GeneratorType")},
-        "LambdaType": classes.SHOWN[types.FunctionType],
-        "BuiltinMethodType": classes.SHOWN[types.BuiltinFunctionType],
-        "ModuleType": classes.SHOWN[types.ModuleType],
+        **some(library_guards, "SimpleNamespace"),
+        **{name: classes.SHOWN[getattr(types, name)] for name in _TYPE_NAMES},
     },
-    "typing": _TYPING,
-    "typing_extensions": _TYPING,
-    "unicodedata": _public(unicodedata, "UCD ucd_3_2_0 ucnhash_CAPI"),
-    "uuid": _some(uuid, "UUID uuid3 uuid4 uuid5 NAMESPACE_DNS NAMESPACE_URL NAMESPACE_OID NAMESPACE_X500"),
-    "weakref": _some(weakref, "ref proxy WeakSet"),
-    "zlib": _public(zlib),
+    "typing": {
+        **some(typing, "BinaryIO TextIO IO"),
+        **dict.fromkeys(("final", "no_type_check", "overload", "override"), library_guards.same),
+        **some(library_guards, "runtime_checkable"),
+        **{name: library_guards.hide_type(getattr(typing, name)) for name in ("get_origin", "get_args")},
+    },
     **SHIMS,
 }
+
+
+def _public(module: Any, left_out: str) -> dict[str, Any]:
+    """A module's `__all__`, or the names of a C module, less modules and those left out."""
+    names = set(getattr(module, "__all__", None) or [n for n in vars(module) if n[0] != "_"]) - set(words(left_out))
+    found = some(module, " ".join(sorted(names)))
+    return {name: value for name, value in found.items() if not isinstance(value, types.ModuleType)}
+
+
+STATIC: dict[str, dict[str, Any]] = {
+    **{name: _public(import_module(name), left_out) for name, left_out in _WHOLE.items()},
+    **{name: some(import_module(name), names) for name, names in _PARTS.items()},
+}
+for _module, _content in _REPLACED.items():
+    STATIC[_module] = STATIC.get(_module, {}) | _content
+STATIC["typing_extensions"] = STATIC["typing"]
+
 # A program's own, made when it imports them: state and environment.
 _CONTEXTS = ("DefaultContext", "BasicContext", "ExtendedContext")
 _DECIMAL = _public(decimal, " ".join(_CONTEXTS))
@@ -196,9 +125,10 @@ _FRESH: dict[str, Callable[[], dict[str, Any]]] = {
     "os": operating_system,
 }
 # C code imports these through the program's own `__import__`, and takes the result from elsewhere.
-_BY_C = ("_strptime", "_pylong")
-with contextlib.suppress(ImportError):
-    importlib.import_module("_pylong")  # converts large integers from Python 3.12 on
+_BY_C = ("_strptime", "_pylong")  # the latter converts large integers from Python 3.12 on
+for _module in _BY_C:
+    with contextlib.suppress(ImportError):
+        import_module(_module)
 _SHARED = {name: table(name, content) for name, content in STATIC.items()} | {n: table(n, {}) for n in _BY_C}
 _SHARED["collections"].__dict__["abc"] = _SHARED["collections.abc"]
 _SHARED["json"].__dict__["decoder"] = _SHARED["json.decoder"]

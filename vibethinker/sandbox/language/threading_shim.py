@@ -9,7 +9,7 @@ from typing import Any
 from vibethinker.sandbox.language.attribute_guards import table
 
 
-class Thread:
+class _Thread:
     """A thread that runs to its end when it starts."""
 
     def __init__(
@@ -22,13 +22,12 @@ class Thread:
         *,
         daemon: Any = None,
     ) -> None:
-        if Thread not in type(self).__mro__:  # a program can call it on anything
+        if _Thread not in type(self).__mro__:  # a program can call it on anything
             raise TypeError("'Thread' object needed")
         self._target, self._args, self._kwargs, self._started = target, args, kwargs or {}, False
         self.name, self.daemon, self.ident = name or "Thread-1", bool(daemon), None
 
     def run(self) -> None:
-        """Calls the target."""
         if self._target is not None:
             self._target(*self._args, **self._kwargs)
 
@@ -45,28 +44,24 @@ class Thread:
             pass
 
     def join(self, timeout: Any = None) -> None:
-        """Returns at once."""
         if not self._started:
             raise RuntimeError("cannot join thread before it is started")
 
     def is_alive(self) -> bool:
-        """False."""
         return False
 
     def setDaemon(self, daemon: Any) -> None:  # noqa: N802
-        """Sets `daemon`."""
         self.daemon = daemon
 
     def getName(self) -> str:  # noqa: N802
-        """Returns `name`."""
         return self.name
 
 
-class Timer(Thread):
+class _Timer(_Thread):
     """A timer that runs at once."""
 
     def __init__(self, interval: float, function: Any, args: Any = (), kwargs: Any = None) -> None:
-        Thread.__init__(self, None, function, None, args or (), kwargs)
+        _Thread.__init__(self, None, function, None, args or (), kwargs)
 
     def cancel(self) -> None:
         """Without effect."""
@@ -78,23 +73,20 @@ def _wait(done: bool, forever: bool) -> bool:
     return done
 
 
-class Lock:
+class _Lock:
     """A lock that one thread takes."""
 
     _free = 1
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Returns True if it was free."""
         acquired = _wait(self._free > 0, blocking and timeout < 0)
         self._free -= acquired
         return acquired
 
     def release(self, n: int = 1) -> None:
-        """Makes it free."""
         self._free += n
 
     def locked(self) -> bool:
-        """True until it is released."""
         return self._free <= 0
 
     def __enter__(self) -> bool:
@@ -104,53 +96,47 @@ class Lock:
         self.release()
 
 
-class RLock(Lock):
+class _RLock(_Lock):
     """A lock that its owner takes again; there is one thread, so always."""
 
     _free = 1 << 60
 
 
-class Semaphore(Lock):
+class _Semaphore(_Lock):
     """A counter."""
 
     def __init__(self, value: int = 1) -> None:
         self._free = value
 
 
-class Event:
+class _Event:
     """A flag."""
 
     _flag = False
 
     def is_set(self) -> bool:
-        """True once it is set."""
         return self._flag
 
     def set(self) -> None:
-        """Sets it."""
         self._flag = True
 
     def clear(self) -> None:
-        """Clears it."""
         self._flag = False
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Returns True if it is set."""
         return _wait(self._flag, timeout is None)
 
 
-class Condition(RLock):
+class _Condition(_RLock):
     """A condition that nobody else can make true."""
 
     def __init__(self, lock: Any = None) -> None:
         pass
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Returns False."""
         return _wait(False, timeout is None)
 
     def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
-        """Returns the predicate's value if it is true."""
         return predicate() or self.wait(timeout)
 
     def notify(self, n: int = 1) -> None:
@@ -159,15 +145,14 @@ class Condition(RLock):
     notify_all = notify
 
 
-class Local:
+class _Local:
     """`threading.local` of the one thread."""
 
 
 _MAIN_THREAD = table("main thread", {"name": "MainThread", "ident": 1, "is_alive": lambda: True, "daemon": False})
 THREADING: dict[str, Any] = {
-    **{kind.__name__: kind for kind in (Thread, Timer, Lock, RLock, Semaphore, Event, Condition)},
-    "BoundedSemaphore": Semaphore,
-    "local": Local,
+    **{"Thread": _Thread, "Timer": _Timer, "Lock": _Lock, "RLock": _RLock, "Event": _Event, "Condition": _Condition},
+    **{"Semaphore": _Semaphore, "BoundedSemaphore": _Semaphore, "local": _Local},
     **dict.fromkeys(("current_thread", "main_thread"), lambda: _MAIN_THREAD),
     "active_count": lambda: 1,
     "get_ident": threading.get_ident,

@@ -1,8 +1,7 @@
-"""`Sandbox`: programs and their tests in, verdicts out.
+"""`Sandbox`: takes programs and their tests, returns verdicts.
 
-The host knows the tests; a program's process learns an input or a call's arguments and answers with an output or a
-result, which the host compares. So nothing that a program does to its own process, however thoroughly, can make a wrong
-answer right.
+The host holds the tests. A program's process is told an input or the arguments of a call and answers with an output or
+a result, which the host compares. So nothing that a program does to its own process can make a wrong answer right.
 """
 
 from __future__ import annotations
@@ -10,36 +9,16 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from vibethinker.sandbox.cases import Test, read
 from vibethinker.sandbox.exceptions import SandboxError
 from vibethinker.sandbox.isolation import LAYERS, LEVELS, Layer, Level, level, missing
-from vibethinker.sandbox.job import Run
-from vibethinker.sandbox.supervisor import Progress, Server
-
-Outcome = Literal["passed", "wrong", "error", "timeout", "memory", "rejected", "crashed"]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What became of one program.
-
-    Attributes:
-        passed: whether it passed every test.
-        score: share of the tests that it passed.
-        outcome: `passed`, or what happened at the first test that it did not pass.
-        detail: one line about that.
-        seconds: from its start to its verdict.
-    """
-
-    passed: bool
-    score: float
-    outcome: Outcome
-    detail: str = ""
-    seconds: float = 0.0
+from vibethinker.sandbox.job import Job
+from vibethinker.sandbox.supervisor import Progress, Supervisor
+from vibethinker.sandbox.verdict import Verdict
 
 
 class Sandbox:
@@ -49,15 +28,15 @@ class Sandbox:
 
     Args:
         workers: programs at a time.
-        level: the least protection to accept, of `full`, `strong`, `basic`, `none`; every layer that the machine has is
-            used, whatever is asked for. docs/security.md says what each promises.
+        level: the least protection to accept: `full`, `strong`, `basic` or `none`. Every layer that the machine has is
+            used in any case; docs/security.md has the promise of each level.
         memory: bytes of address space of each program's process, interpreter included.
         output: characters that a program may print.
         without: layers to leave out, which may lower the level; for measurements.
 
     Raises:
         ValueError: an option out of range, at once.
-        SandboxError: at the start, when the machine does not reach `level`: one line says what is missing.
+        SandboxError: at the start, when the machine does not reach `level`: one line names what is missing.
     """
 
     def __init__(
@@ -82,24 +61,46 @@ class Sandbox:
         if unknown := [name for name in self.without if name not in LAYERS]:
             raise ValueError(f"without: {unknown[0]!r} is none of {', '.join(LAYERS)}")
         self._lock = threading.RLock()
-        self._server: Server | None = None
+        self._server: Supervisor | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (self.workers, self.level, self.memory, self.output, self.without)
+        options: dict[str, Any] = {
+            "level": self.level,
+            "memory": self.memory,
+            "output": self.output,
+            "without": self.without,
+        }
+        return partial(Sandbox, self.workers, **options), ()
 
     @property
     def layers(self) -> dict[str, Layer]:
-        """What protects on this machine and how it showed; starts the server."""
+        """Result of each layer's trial on this machine; starts the server."""
         with self._lock:
             return dict(self._started().layers)
 
     @property
     def reached(self) -> Level:
-        """The level that those layers amount to."""
+        """The level that the layers reach."""
         return level(self.layers)
 
     def run(self, program: str, tests: Sequence[Test], timeout: float = 5.0, stop_early: bool = False) -> Verdict:
-        """The verdict on one program; see `run_many`."""
+        """The verdict on one program.
+
+        Args:
+            program: Python source.
+            tests: inputs and outputs, calls, or asserts, as in `vibethinker.sandbox.cases`.
+            timeout: seconds of wall clock for each test.
+            stop_early: ends at the first test that fails.
+
+        Raises:
+            ValueError: as in `run_many`.
+            SandboxError: as in `run_many`.
+
+        >>> with Sandbox(workers=1, level="basic") as box:
+        ...     verdict = box.run("def f(x): return x * x", [{"assert": "assert f(3) == 10"}])
+        >>> verdict.passed, verdict.outcome, verdict.detail
+        (False, 'wrong', 'f(3) gave 9, not 10')
+        """
         return self.run_many([(program, tests)], timeout, stop_early)[0]
 
     def run_many(
@@ -114,8 +115,8 @@ class Sandbox:
         Args:
             jobs: programs with their tests, in the three forms of `vibethinker.sandbox.cases`.
             timeout: seconds of wall clock for each test. A program that exceeds it is killed, and its remaining tests
-                count as not passed; so do those after a crash.
-            stop_early: end at the first test that is not passed; the score is then the share before it.
+                count as failed; so do those after a crash.
+            stop_early: ends at the first test that fails; the score is then the fraction before it.
             progress: called with the number of finished programs.
 
         Raises:
@@ -124,14 +125,14 @@ class Sandbox:
         """
         if not timeout > 0:
             raise ValueError(f"timeout must be positive seconds, got {timeout!r}")
-        runs = [Run(program, read(tests), timeout, stop_early, self.output) for program, tests in jobs]
+        started = [Job(program, read(tests), timeout, stop_early, self.output) for program, tests in jobs]
         with self._lock:
             try:
-                self._started().carry_out(runs, self.workers, self.memory, progress)
-            except BaseException:  # what is under way belongs to nobody any more
+                self._started().run(started, self.workers, self.memory, progress)
+            except BaseException:  # nobody waits for what is under way
                 self.close()
                 raise
-        return [Verdict(**run.verdict()) for run in runs]
+        return [job.verdict() for job in started]
 
     def close(self) -> None:
         """Ends every process; they come back if they are needed again."""
@@ -150,23 +151,19 @@ class Sandbox:
     ) -> None:
         self.close()
 
-    def _started(self) -> Server:
+    def _started(self) -> Supervisor:
         if self._server is not None and self._server.owner != os.getpid():  # forked since: it is the parent's
             self._server = None
         if self._server is not None and not self._server.alive:
             self.close()
         if self._server is None:
-            server = Server(self.without)
+            server = Supervisor(self.without)
             if LEVELS.index(level(server.layers)) < LEVELS.index(self.level):
                 server.close()
                 lacking = "; ".join(missing(server.layers, self.level))
                 raise SandboxError(
-                    f"level={self.level!r} is not to be had on this machine, which lacks {lacking}; "
+                    f"level={self.level!r} is not available on this machine, which lacks {lacking}; "
                     f"level={level(server.layers)!r} would accept what there is"
                 )
             self._server = server
         return self._server
-
-
-def _again(workers: int, level: Level, memory: int, output: int, without: tuple[str, ...]) -> Sandbox:
-    return Sandbox(workers, level=level, memory=memory, output=output, without=without)

@@ -1,9 +1,9 @@
-"""Assert-style tests in a process of their own, which asks the program's process and judges what comes back.
+"""Assert-style tests in a process of their own, which asks the program's process.
 
-The judge runs the test's source. Names that the program defines are stand-ins there: a call travels to the program's
-process as plain data and its result travels back as plain data, so the judge compares values, never the program's
-objects with the program's idea of equality. What is no plain data (an instance of the program's own class) comes back
-as a stand-in, too: its attributes, items and methods can be asked for, but it equals nothing except itself.
+The tester runs the test's source. Names that the program defines are remote objects there: a call travels to the
+program's process as plain data and its result travels back as plain data, so the test compares values, never the
+program's objects with the program's idea of equality. An instance of the program's own class, which is no plain data,
+comes back as a remote object, too: its attributes, items and methods can be asked for, but it equals only itself.
 """
 
 from __future__ import annotations
@@ -12,26 +12,31 @@ import ast
 import builtins
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
-from vibethinker.sandbox import codec
-from vibethinker.sandbox.wire import Channel
+from vibethinker.sandbox import plain_data
+from vibethinker.sandbox.framing import Channel
+from vibethinker.sandbox.plain_data import Encoded
 
 _MAX_MESSAGE: Final = 300
 _MUTABLE: Final = (list, dict, set, bytearray)
 
 
-class Servant:
+class FailedAssertError(Exception):
+    """A test's assertion failed."""
+
+
+class ObjectServer:
     """The program's side: looks up, calls and iterates on request.
 
     Args:
-        namespace: what the program has defined.
+        namespace: names that the program defines.
     """
 
     def __init__(self, namespace: dict[str, Any]) -> None:
         self.namespace = namespace
         self.objects: list[Any] = []
-        self.places: dict[int, int] = {}
+        self.numbers: dict[int, int] = {}
         self.actions: dict[str, Callable[..., Any]] = {
             "names": lambda: [name for name in self.namespace if not name.startswith("_")],
             "name": lambda name: self.namespace[name],
@@ -44,8 +49,8 @@ class Servant:
             "text": str,
         }
 
-    def serve(self, link: Channel) -> None:
-        """Until the judge closes the link."""
+    def serve(self, link: Channel) -> NoReturn:
+        """Answers until the tester closes the link; then raises LostError."""
         while True:
             action, arguments, keywords = link.receive()
             try:
@@ -60,41 +65,41 @@ class Servant:
             link.send(reply)
 
     def _answer(self, action: str, arguments: list[Any], keywords: Any) -> tuple[Any, ...]:
-        values = [codec.decode(argument, self._resolve) for argument in arguments]
+        values = [plain_data.decode(argument, self._resolve) for argument in arguments]
         if action != "call":
-            return (codec.encode(self.actions[action](*values), self._refer),)
+            return (plain_data.encode(self.actions[action](*values), self._refer),)
         function, *given = values
-        named = codec.decode(keywords, self._resolve)
+        named = plain_data.decode(keywords, self._resolve)
         result = function(*given, **named)
         sent = [*enumerate(arguments[1:]), *zip(keywords[1::2], keywords[2::2], strict=True)]
-        held = [*given, *named.values()]
+        passed = [*given, *named.values()]
         changed = {  # it may have worked in place
-            str(place): now
-            for (place, before), value in zip(sent, held, strict=True)
-            if type(value) in _MUTABLE and (now := codec.encode(value, self._refer)) != before
+            str(key): now
+            for (key, before), value in zip(sent, passed, strict=True)
+            if type(value) in _MUTABLE and (now := plain_data.encode(value, self._refer)) != before
         }
-        return codec.encode(result, self._refer), changed
+        return plain_data.encode(result, self._refer), changed
 
-    def _refer(self, value: Any) -> codec.Wire:
+    def _refer(self, value: Any) -> Encoded:
         if isinstance(value, type) and issubclass(value, BaseException):
             return ["E", *(kind.__name__ for kind in value.__mro__)]
-        if id(value) not in self.places:
-            self.places[id(value)] = len(self.objects)
+        if id(value) not in self.numbers:
+            self.numbers[id(value)] = len(self.objects)
             self.objects.append(value)
-        return ["o", self.places[id(value)]]
+        return ["o", self.numbers[id(value)]]
 
-    def _resolve(self, wire: list[Any]) -> Any:
-        return self.objects[wire[1]]
+    def _resolve(self, data: list[Any]) -> Any:
+        return self.objects[data[1]]
 
 
-class Stand:
-    """An object of the program's process, as the judge holds it. Without `__eq__`: it equals itself alone."""
+class RemoteObject:
+    """The tester's reference to an object of the program's process. Without `__eq__`: it equals itself alone."""
 
-    __slots__ = ("_ask", "_place")
+    __slots__ = ("_ask", "_number")
 
-    def __init__(self, ask: Callable[..., Any], place: int) -> None:
+    def __init__(self, ask: Callable[..., Any], number: int) -> None:
         object.__setattr__(self, "_ask", ask)
-        object.__setattr__(self, "_place", place)
+        object.__setattr__(self, "_number", number)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -105,6 +110,7 @@ class Stand:
         self._ask("set", self, name, value)
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Calls it in its own process."""
         return self._ask("call", self, *arguments, **keywords)
 
     def __getitem__(self, key: Any) -> Any:
@@ -140,42 +146,46 @@ def _whole(value: Any) -> int:
     return value
 
 
-class Judge:
-    """The tests' side.
+class Tester:
+    """The tests' side: runs their sources.
 
     Args:
         link: to the process that serves the program.
-        language: dialect in which tests run.
+        language: in which tests run: a dialect of `program_process`.
     """
 
     def __init__(self, link: Channel, language: Any) -> None:
         self.link, self.language = link, language
-        self.stands: dict[int, Stand] = {}
+        self.remotes: dict[int, RemoteObject] = {}
         self.errors: dict[str, type[BaseException]] = {}
         self.defined = frozenset(self.ask("names"))
 
-    def run(self, source: str) -> None:
-        """Runs one test.
-
-        Raises:
-            AssertionError: it failed; anything else: it failed otherwise.
-        """
+    def passes(self, source: str) -> bool:
+        """Runs one test and returns True; raises FailedAssertError when an assertion fails, or another exception."""
         tree = ast.parse(source)
         names = under_test(tree, self.defined)
         library = modules(tree, names)
         code = self.language.compile_program("".join(f"import {name}; " for name in library) + source)
         namespace = self.language.namespace(self.language.Console(), "tests")
-        for name in names:
-            if name not in library:
-                namespace[name] = self.ask("name", name)
+        namespace.update((name, self.ask("name", name)) for name in names if name not in library)
         try:
             exec(code, namespace)
         except SystemExit:
             raise RuntimeError("the test left before its end") from None
+        except AssertionError as error:
+            raise FailedAssertError().with_traceback(error.__traceback__) from None
+        return True
 
     def ask(self, action: str, *arguments: Any, **keywords: Any) -> Any:
-        sent = [codec.encode(argument, self._refer) for argument in arguments]
-        self.link.send([action, sent, codec.encode(keywords, self._refer)])
+        """The result of an action of the `ObjectServer`.
+
+        Args:
+            action: its name.
+            arguments: plain data and remote objects; changed in place where the program has changed them.
+            keywords: the same, of a call.
+        """
+        sent = [plain_data.encode(argument, self._refer) for argument in arguments]
+        self.link.send([action, sent, plain_data.encode(keywords, self._refer)])
         kind, *reply = self.link.receive()
         if kind == "e":
             error = self._error(reply[0])
@@ -183,22 +193,22 @@ class Judge:
                 error = RuntimeError  # it would end the loop in which the test calls
             raise error(str(reply[1]))
         if len(reply) > 1:
-            for place, wire in reply[1].items():
-                old = keywords[place] if place in keywords else arguments[1 + int(place)]
-                _overwrite(old, codec.decode(wire, self._resolve))
-        return codec.decode(reply[0], self._resolve)
+            for key, changed in reply[1].items():
+                old = keywords[key] if key in keywords else arguments[1 + int(key)]
+                _overwrite(old, plain_data.decode(changed, self._resolve))
+        return plain_data.decode(reply[0], self._resolve)
 
-    def _refer(self, value: Any) -> codec.Wire:
-        if type(value) is Stand:
-            return ["o", value._place]
-        raise codec.NotPlainDataError(f"a test cannot pass a {type(value).__name__} to the program")
+    def _refer(self, value: Any) -> Encoded:
+        if type(value) is RemoteObject:
+            return ["o", value._number]
+        raise plain_data.NotPlainDataError(f"a test cannot pass a {type(value).__name__} to the program")
 
-    def _resolve(self, wire: list[Any]) -> Any:
-        if wire[0] == "E":
-            return self._error(wire[1:])
-        if wire[0] != "o" or type(wire[1]) is not int:
+    def _resolve(self, data: list[Any]) -> Any:
+        if data[0] == "E":
+            return self._error(data[1:])
+        if data[0] != "o" or type(data[1]) is not int:
             raise ValueError("no such kind of data")
-        return self.stands.setdefault(wire[1], Stand(self.ask, wire[1]))
+        return self.remotes.setdefault(data[1], RemoteObject(self.ask, data[1]))
 
     def _error(self, kinds: list[str]) -> type[BaseException]:
         """A class for an error of the program: Python's own, or one of that name below the nearest of Python's own."""
@@ -218,7 +228,7 @@ def _overwrite(old: Any, new: Any) -> None:
 
 
 def under_test(tree: ast.Module, defined: frozenset[str]) -> list[str]:
-    """Which names of a test mean the program's: those it defines and the test does not.
+    """Names of a test that mean the program's: those that the program defines and the test does not.
 
     A name of Python's own stays Python's, whatever the program calls its functions, or `assert set(f(x)) == {1}` would
     ask the program for its `set`. Only when the test calls nothing else of the program's can such a name be what is
@@ -239,7 +249,7 @@ def under_test(tree: ast.Module, defined: frozenset[str]) -> list[str]:
 
 
 def modules(tree: ast.Module, names: list[str]) -> list[str]:
-    """Which of the names are used as modules of the standard library alone: the judge has its own of those."""
+    """Those of the names that a test only uses as modules of the standard library: the tester has its own of those."""
     nodes = list(ast.walk(tree))
     bases = {
         id(node.value): node.value.id

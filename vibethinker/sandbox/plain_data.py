@@ -1,10 +1,10 @@
-"""Plain data as JSON, exactly: what crosses between the process that runs a program and the ones that judge it.
+"""Plain data encoded as JSON, exactly: the values that cross between a program's process and those that grade it.
 
-Nothing is executed by reading it, no object crosses, and every type comes back as it went: an int is no bool, a tuple
-no list. What a subclass overrides does not cross, only its content, so an object that claims to equal everything
-arrives as what it is.
+Decoding executes nothing, no object crosses, and every type comes back as it went: an int is no bool, a tuple no list.
+Of an instance of a subclass only the content crosses, without what it overrides, so an object that claims to equal
+everything arrives as what it is.
 
-Wire form: `null`, booleans, numbers and texts stand for themselves (NaN and infinities as Python's `json` spells them);
+Encoding: `null`, booleans, numbers and texts stand for themselves (NaN and infinities as Python's `json` spells them);
 everything else is a list whose first item is a tag.
 """
 
@@ -37,8 +37,8 @@ _CONTENT: Final[dict[type, Callable[[Any], Any]]] = {
     dict: lambda value: dict(dict.items(value)),
 }
 
-Wire = Any
-Reference = Callable[[Any], Wire]  # what stands for an object that is not plain data
+Encoded = Any
+Reference = Callable[[Any], Encoded]  # encodes an object that is not plain data
 
 _TYPES: Final[dict[str, type]] = {
     kind.__name__: kind
@@ -53,13 +53,13 @@ class NotPlainDataError(TypeError):
     """A value that is no plain data, or too deep, or too large."""
 
 
-def encode(value: Any, refer: Reference | None = None) -> Wire:
-    """The wire form of plain data.
+def encode(value: Any, refer: Reference | None = None) -> Encoded:
+    """Encodes plain data.
 
     Args:
         value: None, bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict, deque, range,
             Fraction, Decimal, builtin types, and subclasses of these as their content.
-        refer: what to send for any other object; an error when left out.
+        refer: encodes any other object; without it, such an object is an error.
 
     Raises:
         NotPlainDataError: anything else, nested deeper than `MAX_DEPTH`, more than `MAX_ITEMS`.
@@ -71,7 +71,7 @@ class _Encoder:
     def __init__(self, refer: Reference | None) -> None:
         self.refer, self.room = refer, MAX_ITEMS
 
-    def encode(self, value: Any, depth: int) -> Wire:
+    def encode(self, value: Any, depth: int) -> Encoded:
         self.room -= 1
         if depth < 0 or self.room < 0:
             raise NotPlainDataError("nested too deeply" if depth < 0 else "too many items")
@@ -86,7 +86,7 @@ class _Encoder:
             return ["d", *(self.encode(part, depth - 1) for item in value.items() for part in item)]
         return self._rarer(value, kind, depth)
 
-    def _rarer(self, value: Any, kind: type, depth: int) -> Wire:
+    def _rarer(self, value: Any, kind: type, depth: int) -> Encoded:
         if kind is bytes or kind is bytearray:
             return ["b" if kind is bytes else "a", value.hex()]
         if kind is complex:
@@ -107,26 +107,26 @@ class _Encoder:
 
 
 def _content(value: Any, kind: type) -> Any:
-    """What an instance of a subclass holds, read by its base's own methods; `None` when it is none of ours."""
+    """The content of an instance of a subclass, read by its base's own methods; `None` where it is of none."""
     for base, read in _CONTENT.items():
         if issubclass(kind, base):
             return read(value)
     return None
 
 
-def decode(wire: Wire, resolve: Callable[[list[Any]], Any] | None = None) -> Any:
-    """The data of a wire form.
+def decode(data: Encoded, resolve: Callable[[list[Any]], Any] | None = None) -> Any:
+    """Decodes what `encode` has made.
 
     Args:
-        wire: from `encode`, or from a process that claims so.
-        resolve: makes something of what `refer` sent.
+        data: from `encode`, or from a process that claims so.
+        resolve: decodes what `refer` has made.
 
     Raises:
-        ValueError, TypeError, ArithmeticError, RecursionError: it is no wire form.
+        ValueError, TypeError, ArithmeticError, RecursionError: it is no encoded data.
     """
-    if not isinstance(wire, list):
-        return wire
-    tag, *rest = wire
+    if not isinstance(data, list):
+        return data
+    tag, *rest = data
     if tag in _BUILDERS:
         return _BUILDERS[tag](decode(item, resolve) for item in rest)
     if tag == "d":
@@ -135,8 +135,8 @@ def decode(wire: Wire, resolve: Callable[[list[Any]], Any] | None = None) -> Any
     if tag == "I":
         return int(rest[0], 16)
     if tag in ("b", "a"):
-        data = bytes.fromhex(rest[0])
-        return data if tag == "b" else bytearray(data)
+        raw = bytes.fromhex(rest[0])
+        return raw if tag == "b" else bytearray(raw)
     if tag == "c":
         return complex(*rest)
     if tag == "r":
@@ -149,7 +149,7 @@ def decode(wire: Wire, resolve: Callable[[list[Any]], Any] | None = None) -> Any
         return _TYPES[rest[0]]
     if resolve is None:
         raise ValueError("no such kind of data")
-    return resolve(wire)
+    return resolve(data)
 
 
 def _fraction(numerator: Any, denominator: Any) -> Fraction:
@@ -161,8 +161,8 @@ def _fraction(numerator: Any, denominator: Any) -> Fraction:
     return Fraction(numerator, denominator)
 
 
-def same(expected: Wire, given: Wire, tolerance: float = 0.0) -> bool:
-    """Whether two wire forms stand for equal data, as `==` would have it, without building what the other side sent.
+def same(expected: Encoded, given: Encoded, tolerance: float = 0.0) -> bool:
+    """True where two encoded values stand for equal data in the sense of `==`, without decoding what a process sent.
 
     A hostile process may send a million numbers of one hash; sets and dictionaries are compared by the text of their
     items, so time stays near linear in the size of `expected`.
@@ -209,33 +209,33 @@ def _same_collection(expected: list[Any], given: list[Any], tolerance: float) ->
     return expected[1:] == given[1:]
 
 
-def _number(wire: Wire) -> Any:
-    """The number that a wire form stands for, else `None`."""
-    if isinstance(wire, bool | int | float):
-        return wire
-    if not isinstance(wire, list) or wire[:1] not in (["I"], ["c"], ["q"], ["D"]):
+def _number(data: Encoded) -> Any:
+    """The number that is encoded, else `None`."""
+    if isinstance(data, bool | int | float):
+        return data
+    if not isinstance(data, list) or data[:1] not in (["I"], ["c"], ["q"], ["D"]):
         return None
-    if any(isinstance(part, str) and len(part) > _LONGEST_NUMBER for part in wire[1:]):
+    if any(isinstance(part, str) and len(part) > _LONGEST_NUMBER for part in data[1:]):
         return None
     try:
-        return decode(wire)
+        return decode(data)
     except (ValueError, TypeError, ArithmeticError):
         return None
 
 
-def _key(wire: Wire, depth: int = MAX_DEPTH) -> str:
+def _key(data: Encoded, depth: int = MAX_DEPTH) -> str:
     """A text that is equal for equal hashable data; unlike numbers, texts have seeded hashes."""
-    number = _number(wire)
+    number = _number(data)
     if number is not None:
         return f"n{_spelling(number)}"
-    if isinstance(wire, list):
+    if isinstance(data, list):
         if not depth:  # every level copies what is below it
             raise ValueError("nested too deeply")
-        items = [_key(item, depth - 1) for item in wire[1:]]
-        if wire[:1] in (["f"], ["s"]):
+        items = [_key(item, depth - 1) for item in data[1:]]
+        if data[:1] in (["f"], ["s"]):
             items.sort()
-        return f"{wire[0]}({','.join(items)})"
-    return f"{type(wire).__name__}{wire!r}"
+        return f"{data[0]}({','.join(items)})"
+    return f"{type(data).__name__}{data!r}"
 
 
 def _spelling(number: Any) -> str:

@@ -1,7 +1,7 @@
-"""How the three kinds of process talk: the host, the fork server, and the programs' processes.
+"""Messages between the three kinds of process: the host, the fork server, and the programs' processes.
 
-Host and server exchange fixed records on one socket. Each program has a socket of its own to the host, on which JSON
-travels in frames of a length and that many bytes; a second one joins the two processes of an assert-style test.
+Host and server exchange fixed records on one socket. Each program's process has a socket of its own to the host, for
+JSON in frames of a length and that many bytes; another one joins the two processes of assert-style tests.
 """
 
 from __future__ import annotations
@@ -13,38 +13,35 @@ from typing import Any, Final
 
 from vibethinker.sandbox.exceptions import LostError
 
-FORK: Final = struct.Struct("<cQQId")  # b"F", job, bytes of memory, seconds of processor, seconds of wall; two sockets
-KILL: Final = struct.Struct("<cQ20x")  # b"K", job; as long as the other
-EXIT: Final = struct.Struct("<Qid")  # job, wait status, seconds of processor
+FORK: Final = struct.Struct("<cQQId")  # b"F", child, bytes of memory, CPU seconds, wall seconds; with two sockets
+KILL: Final = struct.Struct("<cQ20x")  # b"K", child; as long as the other
+EXIT: Final = struct.Struct("<Qid")  # child, wait status, CPU seconds
 LENGTH: Final = struct.Struct("<I")
 
 
 def frame(message: Any) -> bytes:
-    """A message as it travels."""
+    """The bytes of a message."""
     body = json.dumps(message, separators=(",", ":")).encode()
     return LENGTH.pack(len(body)) + body
 
 
 class Channel:
-    """Blocking frames on a file descriptor: the side of a program's process."""
+    """Blocking frames on a file descriptor."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
 
     def send(self, message: Any) -> None:
+        """Sends a message; raises LostError when the other end is gone."""
         data = memoryview(frame(message))
         try:
             while data:
                 data = data[os.write(self.descriptor, data) :]
         except (BrokenPipeError, ConnectionResetError):
-            raise LostError("the other side has closed") from None
+            raise LostError("the other end has closed") from None
 
     def receive(self) -> Any:
-        """The next message.
-
-        Raises:
-            LostError: the other side is gone.
-        """
+        """The next message; raises LostError when the other end is gone."""
         return json.loads(self._exactly(LENGTH.unpack(self._exactly(LENGTH.size))[0]))
 
     def _exactly(self, count: int) -> bytes:
@@ -55,7 +52,7 @@ class Channel:
             except ConnectionResetError:
                 part = b""
             if not part:
-                raise LostError("the other side has closed")
+                raise LostError("the other end has closed")
             parts.append(part)
             count -= len(part)
         return b"".join(parts)

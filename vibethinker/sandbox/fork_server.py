@@ -1,15 +1,14 @@
-"""The fork server: a small interpreter, locked in before any program comes, that makes a process for each.
+"""The fork server: a small interpreter, isolated before any program comes, that forks a process for each.
 
 It is started by `exec`, so it costs the same beside a trainer of any size. It tries the layers, imports whatever a
-program may need, gives up its rights, and then only forks and kills on request. It never reads a job: a child reads its
-own from the socket it was given, so no child inherits anything about another's, or an expected answer.
+program may need, gives up its rights, and then only forks and kills on request. It never reads a task: a child reads
+its own from the socket that it was given, so no child inherits anything about another's, or an expected answer.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import os
 import select
 import signal
@@ -19,35 +18,39 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Final, NoReturn
 
-from vibethinker.sandbox import child, libc, seccomp
-from vibethinker.sandbox import isolation as layers
-from vibethinker.sandbox.wire import EXIT, FORK, KILL, LENGTH
+from vibethinker.sandbox import isolation, libc, program_process, seccomp
+from vibethinker.sandbox.framing import EXIT, FORK, KILL, Channel
 from vibethinker.utils.process import die_with_parent
 
-_JOB, _LINK = 3, 4  # descriptors of a child
+_TASK, _LINK = 3, 4  # descriptors of a child
 _BACKSTOP: Final = 5.0  # seconds after which the server kills by itself what the host should have ended
 
 
 @dataclass(frozen=True)
-class Cage:
-    """What is prepared once and put on by every child."""
+class Isolation:
+    """The layers that every child puts on itself.
+
+    Attributes:
+        system_calls: filter of system calls, if there is one.
+        language: whether the language layer is on.
+    """
 
     system_calls: bytes | None
     language: bool
 
-    def put_on(self, memory: int, seconds: int, descriptors: list[int]) -> None:
+    def apply(self, memory: int, seconds: int, descriptors: list[int]) -> None:
         """Binds the calling process; order matters, since each layer forbids more of what the next ones need.
 
         Args:
             memory: bytes of address space.
             seconds: of processor time.
-            descriptors: the only ones it keeps, as `_JOB` and `_LINK`.
+            descriptors: the only ones it keeps, as `_TASK` and `_LINK`.
         """
-        layers.limit(memory, seconds)
-        saved = [os.dup(descriptor) for descriptor in descriptors]  # out of the way of the places they go to
-        for place, descriptor in zip((_JOB, _LINK), saved, strict=False):
-            os.dup2(descriptor, place)
-        os.closerange(_JOB + len(descriptors), 256)
+        isolation.limit(memory, seconds)
+        saved = [os.dup(descriptor) for descriptor in descriptors]  # out of the way of their targets
+        for target, descriptor in zip((_TASK, _LINK), saved, strict=False):
+            os.dup2(descriptor, target)
+        os.closerange(_TASK + len(descriptors), 256)
         if self.system_calls is not None:
             seccomp.install(self.system_calls)
 
@@ -55,50 +58,51 @@ class Cage:
 def main() -> None:
     """Entry point of the interpreter that the host starts: control socket and layers to leave out in its arguments."""
     control = socket.socket(fileno=int(sys.argv[1]))
+    channel = Channel(control.fileno())
     without = [name for name in sys.argv[2].split(",") if name]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        found = layers.examine(without)
+        found = isolation.examine(without)
         if found["language"].ok:
             found["language"] = _load_language()
-        child.preload(found["language"].ok)
-        cage = _lock_in(found)
+        program_process.dialect(found["language"].ok).preload()
+        applied = _isolate(found)
     except Exception as error:
-        _report(control, {"error": f"{type(error).__name__}: {error}"})
+        channel.send({"error": f"{type(error).__name__}: {error}"})
         return
     gc.collect()
     gc.freeze()  # pages that nobody writes to are shared by all children
-    _report(control, {name: asdict(layer) for name, layer in found.items()})
-    _Server(control, cage).serve()
+    channel.send({name: asdict(layer) for name, layer in found.items()})
+    _Server(control, applied).serve()
 
 
-def _load_language() -> layers.Layer:
+def _load_language() -> isolation.Layer:
     try:
         from importlib.metadata import version
 
         import vibethinker.sandbox.language  # noqa: F401
 
-        return layers.Layer(True, f"RestrictedPython {version('RestrictedPython')}")
+        return isolation.Layer(True, f"RestrictedPython {version('RestrictedPython')}")
     except ImportError as error:
-        return layers.Layer(False, str(error))
+        return isolation.Layer(False, str(error))
 
 
-def _lock_in(found: dict[str, layers.Layer]) -> Cage:
-    """Puts the server itself behind the layers that hold; returns what is left for its children."""
+def _isolate(found: dict[str, isolation.Layer]) -> Isolation:
+    """Puts the server itself behind the layers that hold; returns those that are left for its children."""
     os.chdir("/")
-    layers.become_nobody()
+    isolation.become_nobody()
     if found["namespaces"].ok:
-        layers.enter_namespaces()
+        isolation.enter_namespaces()
         if first := os.fork():
             _wait_for(first)
         die_with_parent()
-        layers.empty_root()
+        isolation.empty_root()
         libc.drop_capabilities()
     if found["undumpable"].ok:
         libc.dumpable(False)
     if found["landlock"].ok:
-        layers.restrict_files()
-    return Cage(seccomp.build() if found["seccomp"].ok else None, found["language"].ok)
+        isolation.restrict_files()
+    return Isolation(seccomp.build() if found["seccomp"].ok else None, found["language"].ok)
 
 
 def _wait_for(server: int) -> NoReturn:
@@ -108,16 +112,11 @@ def _wait_for(server: int) -> NoReturn:
     os._exit(0)
 
 
-def _report(control: socket.socket, message: object) -> None:
-    body = json.dumps(message).encode()
-    control.sendall(LENGTH.pack(len(body)) + body)
-
-
 class _Server:
-    def __init__(self, control: socket.socket, cage: Cage) -> None:
-        self.control, self.cage = control, cage
-        self.children: dict[int, tuple[int, float]] = {}  # process → job, when it is killed at the latest
-        self.processes: dict[int, int] = {}  # job → process
+    def __init__(self, control: socket.socket, isolation: Isolation) -> None:
+        self.control, self.isolation = control, isolation
+        self.children: dict[int, tuple[int, float]] = {}  # process → child, when it is killed at the latest
+        self.processes: dict[int, int] = {}  # child → process
         self.wakeup, self._alarm = socket.socketpair()
         self.wakeup.setblocking(False)
         self._alarm.setblocking(False)
@@ -154,32 +153,32 @@ class _Server:
         if not data:
             return False
         if data[:1] == b"K":
-            _, job = KILL.unpack(data)
-            if job in self.processes:
-                _kill(self.processes[job])
+            _, child = KILL.unpack(data)
+            if child in self.processes:
+                _kill(self.processes[child])
             return True
-        _, job, memory, seconds, wall = FORK.unpack(data)
+        _, child, memory, seconds, wall = FORK.unpack(data)
         process = os.fork()
         if process == 0:
             self.become_child(descriptors, memory, seconds)
         for descriptor in descriptors:
             os.close(descriptor)
-        self.children[process] = job, time.monotonic() + wall + _BACKSTOP
-        self.processes[job] = process
+        self.children[process] = child, time.monotonic() + wall + _BACKSTOP
+        self.processes[child] = process
         return True
 
     def become_child(self, descriptors: list[int], memory: int, seconds: int) -> NoReturn:
-        """The first moments of a child: nothing of the server's, then the cage, then its job."""
+        """The first moments of a child: nothing of the server's, then the layers, then its task."""
         code = 1
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.setsid()
             die_with_parent()
-            self.cage.put_on(memory, seconds, descriptors)
-            code = child.work(_JOB, _LINK, self.cage.language)
+            self.isolation.apply(memory, seconds, descriptors)
+            code = program_process.work(_TASK, _LINK, self.isolation.language)
         except BaseException:
-            code = child.BROKEN
+            code = program_process.BROKEN
         finally:
             os._exit(code)
 
@@ -193,9 +192,9 @@ class _Server:
             if process == 0:
                 return
             if process in self.children:
-                job, _ = self.children.pop(process)
-                del self.processes[job]
-                self.control.sendall(EXIT.pack(job, status, usage.ru_utime + usage.ru_stime))
+                child, _ = self.children.pop(process)
+                del self.processes[child]
+                self.control.sendall(EXIT.pack(child, status, usage.ru_utime + usage.ru_stime))
 
     def _patience(self) -> float | None:
         if not self.children:

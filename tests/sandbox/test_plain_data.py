@@ -1,4 +1,4 @@
-"""Plain data across the wire: exact, bounded, and compared as Python would compare it."""
+"""Plain data between processes: exact, bounded, and compared as Python would compare it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vibethinker.sandbox.codec import NotPlainDataError, decode, encode, same
+from vibethinker.sandbox.plain_data import NotPlainDataError, decode, encode, same
 
 # Without NaN, whose equality in collections hangs on identity; the examples below have it.
 atoms = (
@@ -147,11 +147,11 @@ def test_what_is_no_plain_data_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "wire", [["?"], [], [[]], ["I", "x"], ["I"], ["T", "eval"], ["d", 1], ["b", "zz"], ["r", 1, 2, 0]]
+    "encoded", [["?"], [], [[]], ["I", "x"], ["I"], ["T", "eval"], ["d", 1], ["b", "zz"], ["r", 1, 2, 0]]
 )
-def test_what_is_no_wire_form_is_refused(wire: Any) -> None:
+def test_what_is_not_encoded_is_refused(encoded: Any) -> None:
     with pytest.raises((ValueError, TypeError, LookupError)):
-        decode(wire)
+        decode(encoded)
 
 
 def test_numbers_of_one_hash_cost_no_more_than_others() -> None:
