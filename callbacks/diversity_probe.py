@@ -22,6 +22,7 @@ from vibethinker.models.prompts import prompt_ids
 from vibethinker.problems import Problem
 from vibethinker.rollout import Sampling
 from vibethinker.training.policy_module import PolicyModule
+from vibethinker.training.protocols import HeldOutData
 from vibethinker.utils.atomic import write_atomic
 from vibethinker.utils.seeding import stable_seed
 
@@ -92,7 +93,7 @@ class DiversityProbe(Callback):
             return
         if not isinstance(pl_module, PolicyModule):
             raise ValueError(f"DiversityProbe needs a PolicyModule to sample from, not {type(pl_module).__name__}")
-        if not hasattr(trainer.datamodule, "problems"):  # type: ignore[attr-defined]
+        if not isinstance(trainer.datamodule, HeldOutData):  # type: ignore[attr-defined]
             raise ValueError("DiversityProbe needs a data module with problems('probe'), such as DomainDataModule")
         self.problems = list(trainer.datamodule.problems("probe"))[: self.count]  # type: ignore[attr-defined]
         self._sampling = Sampling(

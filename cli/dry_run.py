@@ -11,10 +11,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from vibethinker.memory import activation_checkpointing as recomputation
-from vibethinker.memory.activation_checkpointing import USABLE
-from vibethinker.memory.estimate import Estimate, Workload, estimate
+from vibethinker.memory.estimate import Estimate, estimate
+from vibethinker.memory.update_plan import USABLE, plan_update
+from vibethinker.memory.workload import Workload
 from vibethinker.models.loading import Lora
+from vibethinker.training import fit_memory
 from vibethinker.training.policy_module import PolicyModule
 
 _GIB: Final = 2**30
@@ -31,25 +32,23 @@ def describe(module: PolicyModule, config: Any, memory: float) -> None:
     """
     console = Console(soft_wrap=True, highlight=False)
     work = workload(module, config)
-    with console.status("adding up"):
-        made = estimate(work)
-    share = made.trainable / made.parameters
-    console.print(
-        f"{module.source.name}: {_millions(made.parameters)} parameters, {_millions(made.trainable)} trained",
-        f"({share:.1%})",
-    )
-    rows, longest = len(work.row_lengths), max(work.row_lengths)
-    parts = "1 micro-batch" if module.micro_batches == 1 else f"{module.micro_batches} micro-batches"
-    tokens = len(work.longest_row.input_ids) + rows  # with the last of each sequence, which is no input
-    longest_row = f"{tokens:,} tokens, {rows} sequences of {longest:,}"
-    console.print(f"an update takes {parts} in packed rows of at most {longest_row}")
     size = memory or _memory_here()
     automatic = module.gradient_checkpointing == "auto"
-    if automatic and size:
-        console.print(recomputation.choice(made, size * _GIB))
-        if recomputation.recomputes(made, size * _GIB):
-            work = replace(work, checkpointing=True)
+    with console.status("adding up"):
+        if size:
+            auto_rows = module.packing.row_tokens == "auto"
+            plan = plan_update(work, size * _GIB, auto_rows=auto_rows, auto_checkpointing=automatic)
+            work, made = plan.work, plan.estimated
+        else:
             made = estimate(work)
+    console.print(
+        f"{module.source.name}: {_millions(made.parameters)} parameters, {_millions(made.trainable)} trained",
+        f"({made.trainable / made.parameters:.1%})",
+    )
+    if size:
+        console.print(str(plan))
+    else:
+        console.print(f"packed rows of at most {work.row_tokens:,} tokens")
     console.print(_table(made))
     if not size:
         console.print(_sizes(made))
@@ -68,8 +67,8 @@ def workload(module: PolicyModule, config: Any) -> Workload:
     """The most that the options of a fit allow on each device."""
     callbacks = config.trainer.callbacks or []
     names = [str(c.get("class_path")) for c in (callbacks if isinstance(callbacks, list) else [callbacks])]
-    samples = recomputation.samples_in_between(module, names, config.trainer.limit_val_batches)
-    return recomputation.workload(
+    samples = fit_memory.samples_between_updates(module, names, config.trainer.limit_val_batches)
+    return fit_memory.workload(
         module,
         config.data.init_args.batch_size,
         autocast="mixed" in str(config.trainer.precision),
@@ -99,11 +98,11 @@ def _changes(work: Workload, made: Estimate) -> Iterator[tuple[str, Estimate]]:
     if not work.checkpointing:
         work = replace(work, checkpointing=True)
         yield "model.gradient_checkpointing=true", (made := estimate(work))
-    if len(work.row_lengths) > 1:
-        work = replace(work, row_lengths=work.row_lengths[:1], members=(), accumulates=True)
-        yield f"model.row_tokens={work.row_lengths[0]}", (made := estimate(work))
+    if work.row_tokens > work.max_length:
+        work = replace(work, row_tokens=work.max_length)
+        yield f"model.packing.row_tokens={work.row_tokens}", (made := estimate(work))
     work = _as_many_slots_as_an_update_has_room_for(work, made)
-    yield f"model.slots={work.slots}", estimate(work)
+    yield f"model.sampler.slots={work.slots}", estimate(work)
     if work.lora is None:
         work = replace(work, lora=Lora(rank=32), bits=16, reference=False)
         yield "model.lora.rank=32", (made := estimate(work))
@@ -111,7 +110,7 @@ def _changes(work: Workload, made: Estimate) -> Iterator[tuple[str, Estimate]]:
         work = replace(work, bits=4)
         yield "model.quantization=4bit", (made := estimate(work))
     work = _as_many_slots_as_an_update_has_room_for(work, made)
-    yield f"model.slots={work.slots}", estimate(work)
+    yield f"model.sampler.slots={work.slots}", estimate(work)
 
 
 def _as_many_slots_as_an_update_has_room_for(work: Workload, made: Estimate) -> Workload:

@@ -6,8 +6,10 @@ command again resumes from `checkpoints/last.ckpt`; with other options it is an 
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
+import re
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +40,7 @@ from vibethinker.training.checkpoint import (
     model_folder,
     record_chosen,
 )
+from vibethinker.training.options import replacement
 from vibethinker.training.policy_module import PolicyModule
 from vibethinker.utils.atomic import locked, write_atomic
 from vibethinker.utils.provenance import Provenance, leaves
@@ -50,6 +53,9 @@ _DECISIVE: Final = (
     *("trainer.gradient_clip_val", "trainer.gradient_clip_algorithm"),
 )
 _HARMLESS: Final = ("slots", "cache_gib", "row_tokens", "gradient_checkpointing", "fused_kernels", "compile")
+_OPTION_OF_THE_MODEL: Final = re.compile(  # which is not accepted, and not one of a class within
+    r"\A(?:(?!Problem with).)*Problem with given class_path '[^']+':\s+Option '(\w+)' is not accepted", re.DOTALL
+)
 
 
 class SaveConfig(SaveConfigCallback):
@@ -220,6 +226,10 @@ def _honest_exit() -> Iterator[None]:
     except SIGTERMException:
         print("vibethinker: terminated", file=sys.stderr)
         raise SystemExit(128 + signal.SIGTERM) from None
+    except argparse.ArgumentError as error:
+        if line := replacement(_OPTION_OF_THE_MODEL.findall(str(error))):
+            raise argparse.ArgumentError(None, line) from error
+        raise
     except SystemExit as end:
         if isinstance(end.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None

@@ -16,6 +16,7 @@ from vibethinker.datamodules.loaders import ENDLESS, HeldOutLoader, TrainLoader,
 from vibethinker.datamodules.reading.unusable import askable, learnable
 from vibethinker.datamodules.splits import ProblemSource
 from vibethinker.problems import Problem, Split
+from vibethinker.training.protocols import ProblemConsumer
 
 
 class DomainDataModule(ProblemSource, pl.LightningDataModule):
@@ -29,8 +30,8 @@ class DomainDataModule(ProblemSource, pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read the data, so that what is wrong with it shows before the model is loaded.
 
-        A module with a method `unaskable` is asked which problems of a set read from files it cannot ask, one with a
-        method `refusals` which of the training solutions it cannot learn from; they count as unusable.
+        A `ProblemConsumer` is asked which problems of a set read from files it cannot sample from, and which of the
+        training solutions it cannot train on; they count as unusable.
 
         Raises:
             ValueError: naming the option, or what is unusable.
@@ -41,22 +42,27 @@ class DomainDataModule(ProblemSource, pl.LightningDataModule):
             return
         _ = self._loaded
         self._held_out.clear()  # made anew where the module is known
-        refusals = getattr(self._module, "refusals", None)
-        if stage == "fit" and self.streaming:
+        if stage != "fit":
+            return
+        if self.streaming:
             self.feed().take(range(1), range(1))
-        elif stage == "fit" and refusals is not None:
-            self._learnable = learnable(self._train, refusals(self._train), self.max_unusable, self._name)
-        elif stage == "fit":
+            return
+        module = self._module
+        unusable = None if module is None else module.unusable_demonstrations(self._train)
+        if unusable is None:
             self._learnable = self._askable(self._train, "train")
+        else:
+            self._learnable = learnable(self._train, unusable, self.max_unusable, self._name)
 
     @property
-    def _module(self) -> Any:
-        return getattr(self.trainer, "lightning_module", None)
+    def _module(self) -> ProblemConsumer | None:
+        module: Any = None if self.trainer is None else self.trainer.lightning_module
+        return module if isinstance(module, ProblemConsumer) else None
 
     def _askable(self, problems: Sequence[Problem], split: Split) -> list[Problem]:
-        if not hasattr(self._module, "unaskable"):
+        if (module := self._module) is None:
             return list(problems)
-        return askable(problems, self._module.unaskable(problems), self.max_unusable, f"{self._name}, {split}")
+        return askable(problems, module.unaskable(problems), self.max_unusable, f"{self._name}, {split}")
 
     def _make_held_out(self, split: Split) -> list[Problem]:
         if self.data is not None:
@@ -72,15 +78,16 @@ class DomainDataModule(ProblemSource, pl.LightningDataModule):
     def train_dataloader(self) -> TrainLoader:
         """Global batches of training problems; see `TrainLoader` for their order and for how to resume.
 
-        A module with an attribute `turns_per_batch` gets each batch that many times in a row.
+        A `ProblemConsumer` gets each batch once for each of its optimizer steps on it.
         """
-        if getattr(self.trainer, "overfit_batches", 0):
+        if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
             raise ValueError(f"overfit_batches repeats no batch here: set train_size={self.batch_size} instead")
         rank, world_size = self._world
+        module = self._module
         loader = TrainLoader(
             self.feed(self._learnable, shuffle=self.shuffle),
             self.batch_size,
-            turns=getattr(self._module, "turns_per_batch", 1),
+            repeats=1 if module is None else module.updates_per_rollout,
             rank=rank,
             world_size=world_size,
         )

@@ -150,16 +150,16 @@ class Mixture:
 
 
 class TrainLoader:
-    """Yields this rank's share of one global batch after another, each `turns` times in a row.
+    """Yields this rank's part of one global batch after another, each `repeats` times in a row.
 
     Batch `b` is places `b * batch_size` to `(b + 1) * batch_size` of the feed, so no remainder is dropped at the end of
-    a pass. An iteration ends with the epoch (`len`); the next one goes on from there. The place is counted in items
-    that were handed out, so a run that stops between two turns of a batch goes on between them.
+    a pass. An iteration ends with the epoch (`len`); the next one goes on from there. The place is counted in batches
+    that were yielded, so a run that stops between two repeats of a batch goes on between them.
 
     Args:
         feed: where the problems come from.
         batch_size: problems per global batch, over all ranks.
-        turns: how many times in a row each batch is handed out.
+        repeats: how many times in a row each batch is yielded.
         rank: this process.
         world_size: number of processes.
 
@@ -167,27 +167,27 @@ class TrainLoader:
         ValueError: if the batch cannot be shared evenly, or is larger than an epoch.
     """
 
-    def __init__(self, feed: Feed, batch_size: int, *, turns: int = 1, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, feed: Feed, batch_size: int, *, repeats: int = 1, rank: int = 0, world_size: int = 1) -> None:
         check_divisible(batch_size, world_size)
         if batch_size > feed.size:
             raise ValueError(f"batch_size={batch_size} is more than the {feed.size} training problems there are")
         self.feed = feed
         self.batch_size = batch_size
-        self.turns = turns
+        self.repeats = repeats
         self.places = share(batch_size, rank, world_size)
         self.position = 0
-        self.stream = {"batch_size": batch_size, "turns_per_batch": turns, **feed.options}
+        self.stream = {"batch_size": batch_size, "updates_per_rollout": repeats, **feed.options}
 
     def __len__(self) -> int:
-        return -(-self.feed.size // self.batch_size) * self.turns
+        return -(-self.feed.size // self.batch_size) * self.repeats
 
     def __iter__(self) -> Iterator[list[Problem]]:
         while True:
-            number, turn = divmod(self.position, self.turns)
+            number, repeat = divmod(self.position, self.repeats)
             start = number * self.batch_size
             own = range(start + self.places.start, start + self.places.stop)
             problems = self.feed.take(range(start, start + self.batch_size), own)
-            for _ in range(turn, self.turns):
+            for _ in range(repeat, self.repeats):
                 self.position += 1
                 yield list(problems)
             if self.position % len(self) == 0:

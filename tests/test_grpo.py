@@ -66,36 +66,38 @@ def padded_logprobs(model: Any, judged: GradedSamples, temperature: float) -> tu
 def slow_advantages(judged: GradedSamples, old: Tensor, ref: Tensor, real: Tensor, module: PlainGRPO) -> list[float]:
     """Rollout by rollout, in plain Python; `nan` marks the rollouts of dead groups."""
     advantages, size = [], module.group_size
-    penalty = ((old - ref) * real).sum(1) / (real.sum(1) if module.kl_reduction == "mean" else 1.0)
+    penalty = ((old - ref) * real).sum(1) / (real.sum(1) if module.kl.reduction == "mean" else 1.0)
     for group in range(len(judged.problems)):
         outcomes = judged.scores[group].tolist()
         if len(set(outcomes)) == 1:
             advantages += [math.nan] * size
             continue
         kl = penalty[group * size : (group + 1) * size].tolist()
-        rewards = [o - module.kl_coefficient * k for o, k in zip(outcomes, kl, strict=True)]
+        rewards = [o - module.kl.coefficient * k for o, k in zip(outcomes, kl, strict=True)]
         mean, p = sum(rewards) / size, sum(outcomes) / size
         deviation = math.sqrt(sum((r - mean) ** 2 for r in rewards) / (size - 1))
-        weight = math.exp(-module.sharpness * (math.log(2) + p * math.log(p) + (1 - p) * math.log(1 - p)))
+        weight = math.exp(-module.objective.sharpness * (math.log(2) + p * math.log(p) + (1 - p) * math.log(1 - p)))
         advantages += [weight * (r - mean) / (deviation + 1e-6) for r in rewards]
     return advantages
 
 
 def slow_loss(logp: Tensor, old: Tensor, real: Tensor, advantages: list[float], module: PlainGRPO) -> Tensor:
     ratio = (logp - old).exp()
-    clipped = ratio.clamp(1 - module.epsilon_low, 1 + module.epsilon_high)
+    clipped = ratio.clamp(1 - module.objective.epsilon_low, 1 + module.objective.epsilon_high)
     alive = [i for i, a in enumerate(advantages) if not math.isnan(a)]
     sums = {i: (-torch.minimum(ratio[i] * advantages[i], clipped[i] * advantages[i]) * real[i]).sum() for i in alive}
-    if module.aggregation == "sequence":
+    if module.objective.aggregation == "sequence":
         return sum((s / real[i].sum() for i, s in sums.items()), torch.tensor(0.0)) / len(alive)
-    tokens = real[alive].sum() if module.aggregation == "token" else len(alive) * module.sampling.max_new_tokens
+    tokens = (
+        real[alive].sum() if module.objective.aggregation == "token" else len(alive) * module.sampling.max_new_tokens
+    )
     return sum(sums.values(), torch.tensor(0.0)) / tokens
 
 
 def slow_fit(model: str, module: PlainGRPO) -> dict[str, Tensor]:
     """The updates that `module` made, from its rollouts' tokens, log-probs and outcomes alone."""
     policy, reference = (AutoModelForCausalLM.from_pretrained(model) for _ in range(2))
-    optimizer = torch.optim.SGD(policy.parameters(), lr=module.learning_rate)
+    optimizer = torch.optim.SGD(policy.parameters(), lr=module.optimizer.learning_rate)
     for judged in module.judged:
         with torch.no_grad():
             ref, real = padded_logprobs(reference, judged, module.temperature)
@@ -103,7 +105,7 @@ def slow_fit(model: str, module: PlainGRPO) -> dict[str, Tensor]:
         for row, mask, captured in zip(old, real, judged.logprobs, strict=True):
             row[mask.bool()] = captured
         advantages = slow_advantages(judged, old, ref, real, module)
-        for _ in range(module.updates):
+        for _ in range(module.updates_per_rollout):
             logp, _ = padded_logprobs(policy, judged, module.temperature)
             optimizer.zero_grad()
             slow_loss(logp, old, real, advantages, module).backward()
@@ -114,23 +116,31 @@ def slow_fit(model: str, module: PlainGRPO) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     "options",
     [
-        {"sharpness": 0.0},  # plain GRPO
-        {"sharpness": 2.0, "reward": odd_in_front, "micro_batches": 3},
-        {"aggregation": "token", "temperature": 0.8, "kl_reduction": "sum", "row_tokens": 50, "micro_batches": 1},
-        {"aggregation": "constant", "updates_per_rollout": 2, "epsilon_low": 0.02, "epsilon_high": 0.03},
+        {"objective": {"sharpness": 0.0}},  # plain GRPO
+        {"objective": {"sharpness": 2.0}, "reward": odd_in_front, "packing": {"row_tokens": 80}},
+        {
+            "objective": {"aggregation": "token"},
+            "sampler": {"temperature": 0.8},
+            "kl": {"coefficient": 0.3, "reduction": "sum"},
+            "packing": {"row_tokens": 50},
+        },
+        {
+            "objective": {"aggregation": "constant", "epsilon_low": 0.02, "epsilon_high": 0.03},
+            "updates_per_rollout": 2,
+        },
     ],
     ids=["grpo", "mgpo-dead-groups", "token-temperature", "constant-two-updates"],
 )
 def test_updates_against_a_slow_implementation(tiny_model: str, options: dict[str, Any]) -> None:
-    module = plain_grpo(tiny_model, **{"learning_rate": 0.5, "kl_coefficient": 0.3, **options})
+    module = plain_grpo(tiny_model, **{"optimizer": {"learning_rate": 0.5}, "kl": {"coefficient": 0.3}, **options})
     start = weights(module)
     steps = fit(module, steps=4).steps
-    assert len(module.judged) == 4 // module.updates
+    assert len(module.judged) == 4 // module.updates_per_rollout
     expected = slow_fit(tiny_model, module)
     assert max((expected[n] - start[n]).abs().max() for n in start) > 1e-3
     for name, weight in weights(module).items():
         torch.testing.assert_close(weight, expected[name], atol=2e-5, rtol=1e-4)
-    assert any(s["train/clip_fraction"] > 0 for s in steps) == (module.updates == 2)
+    assert any(s["train/clip_fraction"] > 0 for s in steps) == (module.updates_per_rollout == 2)
     assert any(abs(s["train/kl"]) > 1e-4 for s in steps)
 
 
@@ -139,7 +149,15 @@ def test_updates_against_a_slow_implementation(tiny_model: str, options: dict[st
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_the_ratio_is_one_on_the_first_update(tiny_model: str, temperature: float) -> None:
-    steps = fit(grpo(tiny_model, temperature=temperature, learning_rate=5e-3, updates_per_rollout=2), steps=4).steps
+    steps = fit(
+        grpo(
+            tiny_model,
+            sampler={"temperature": temperature},
+            optimizer={"learning_rate": 5e-3},
+            updates_per_rollout=2,
+        ),
+        steps=4,
+    ).steps
     for first, second in (steps[:2], steps[2:]):
         assert first["train/ratio_mean"] == pytest.approx(1.0, abs=1e-4)
         assert first["train/clip_fraction"] == 0.0
@@ -148,7 +166,7 @@ def test_the_ratio_is_one_on_the_first_update(tiny_model: str, temperature: floa
 
 @pytest.mark.parametrize("lora", [None, Lora(rank=4)], ids=["full", "lora"])
 def test_the_reference_stays_while_the_policy_moves(tiny_model: str, lora: Lora | None) -> None:
-    module = grpo(tiny_model, lora=lora, reference="copy", learning_rate=3e-2)
+    module = grpo(tiny_model, lora=lora, kl={"reference": "copy"}, optimizer={"learning_rate": 3e-2})
     assert isinstance(module.reference, FrozenCopy)
     before = {n: p.clone() for n, p in module.reference.model.named_parameters()}
     policy = weights(module)
@@ -164,7 +182,7 @@ def test_an_adapter_off_reference_trains_as_a_frozen_copy(tiny_model: str) -> No
     results = []
     for reference in ("copy", "adapter_off", "auto"):
         torch.manual_seed(0)
-        module = plain_grpo(tiny_model, lora=Lora(rank=4), reference=reference, kl_coefficient=1.0)
+        module = plain_grpo(tiny_model, lora=Lora(rank=4), kl={"reference": reference, "coefficient": 1.0})
         results.append((fit(module, steps=3).steps[-1]["train/kl"], weights(module)))
     assert isinstance(module.reference, AdapterOff)
     for kl, final in results[1:]:
@@ -174,13 +192,13 @@ def test_an_adapter_off_reference_trains_as_a_frozen_copy(tiny_model: str) -> No
 
 
 def test_no_coefficient_no_reference(tiny_model: str) -> None:
-    module = grpo(tiny_model, kl_coefficient=0.0)
+    module = grpo(tiny_model, kl={"coefficient": 0.0})
     assert module.reference is None
     assert "train/kl" not in fit(module).steps[-1]
 
 
 def test_dead_groups_alone_give_exactly_no_gradient(tiny_model: str) -> None:
-    module = plain_grpo(tiny_model, reward=hopeless, learning_rate=1e3, kl_coefficient=1.0)
+    module = plain_grpo(tiny_model, reward=hopeless, optimizer={"learning_rate": 1e3}, kl={"coefficient": 1.0})
     before = weights(module)
     steps = fit(module).steps
     assert_same_weights(weights(module), before)
@@ -198,14 +216,14 @@ def test_dead_groups_leave_the_denominators(tiny_model: str, monkeypatch: pytest
     columns = {"completions": rows, "prompt_ids": rows, "completion_ids": rows, "logprobs": rows}
     columns |= dict.fromkeys(("problems", "seeds", "lengths", "finished", "scores"), 2)
     half_judged = replace(judged, **{name: getattr(judged, name)[:end] for name, end in columns.items()})
-    monkeypatch.setattr(alone, "rollout", lambda problems: half_judged)
+    monkeypatch.setattr(alone, "rollout", lambda problems: (half_judged, {}))
     fit(alone, steps=1)
     for name, weight in weights(mixed).items():
         torch.testing.assert_close(weight, weights(alone)[name], atol=1e-7, rtol=1e-5)
 
 
 def test_long2short_prefers_the_short(tiny_model: str) -> None:
-    plain, short = (plain_grpo(tiny_model, long2short=c, kl_coefficient=0.0) for c in (0.0, 0.4))
+    plain, short = (plain_grpo(tiny_model, objective={"long2short": c}, kl={"coefficient": 0.0}) for c in (0.0, 0.4))
     figures = [fit(module, steps=1).steps[0] for module in (plain, short)]
     assert figures[0]["train/reward"] == pytest.approx(figures[1]["train/reward"], abs=1e-6)  # it sums to zero
     assert any(not torch.equal(w, weights(short)[n]) for n, w in weights(plain).items())
@@ -216,7 +234,12 @@ def test_long2short_prefers_the_short(tiny_model: str) -> None:
 
 def test_terms_by_hand(tiny_model: str) -> None:
     """What is optimised is their sum; what the weights and the pass rate are made of is the outcome."""
-    module = plain_grpo(tiny_model, **SHAPED, overlong_penalty=0.5, kl_coefficient=2.0, sharpness=3.0)
+    module = plain_grpo(
+        tiny_model,
+        shaping=SHAPED["shaping"],
+        objective={**SHAPED["objective"], "overlong_penalty": 0.5, "sharpness": 3.0},
+        kl={"coefficient": 2.0},
+    )
     figures = fit(module, steps=1).steps[0]
     (judged,) = module.judged
     outcome, size = judged.scores, module.group_size
@@ -244,7 +267,9 @@ def test_shaping_moves_advantages_within_a_group(tiny_model: str) -> None:
 
 
 def test_no_shaping_wakes_a_dead_group(tiny_model: str) -> None:
-    module = plain_grpo(tiny_model, reward=hopeless, learning_rate=1e3, kl_coefficient=1.0, **SHAPED)
+    module = plain_grpo(
+        tiny_model, reward=hopeless, optimizer={"learning_rate": 1e3}, kl={"coefficient": 1.0}, **SHAPED
+    )
     before = weights(module)
     steps = fit(module).steps
     assert_same_weights(weights(module), before)
@@ -310,7 +335,7 @@ def test_every_figure_is_logged(tiny_model: str, tmp_path: Path, log_every_n_ste
     assert scalars["rollout/length"][-1] == pytest.approx(lengths.mean().item())
     assert scalars["rollout/truncated"][-1] == pytest.approx(1 - last.finished.float().mean().item())
     assert scalars["train/pass_rate"][-1] == pytest.approx(last.scores.mean().item())
-    reward = last.scores.mean().item() - module.kl_coefficient * scalars["train/kl"][-1]
+    reward = last.scores.mean().item() - module.kl.coefficient * scalars["train/kl"][-1]
     assert scalars["train/reward"][-1] == pytest.approx(reward, abs=1e-6)
     assert 0.25 <= scalars["train/entropy_weight"][-1] <= 1.0
     assert scalars["train/entropy"][0] == pytest.approx(math.log(259), abs=0.1)
@@ -321,9 +346,13 @@ def test_every_figure_is_logged(tiny_model: str, tmp_path: Path, log_every_n_ste
 
 
 def test_the_truncated_surrogate_counts_what_it_caps(tiny_model: str) -> None:
-    options: dict[str, Any] = {"surrogate": "truncated", "updates_per_rollout": 3, "learning_rate": 3e-2}
-    capped = fit(grpo(tiny_model, importance_cap=1.0, **options), steps=3).steps[-1]["train/clip_fraction"]
-    loose = fit(grpo(tiny_model, importance_cap=1e6, **options), steps=3).steps[-1]["train/clip_fraction"]
+    options: dict[str, Any] = {"updates_per_rollout": 3, "optimizer": {"learning_rate": 3e-2}}
+    capped = fit(
+        grpo(tiny_model, objective={"surrogate": "truncated", "importance_cap": 1.0}, **options), steps=3
+    ).steps[-1]["train/clip_fraction"]
+    loose = fit(
+        grpo(tiny_model, objective={"surrogate": "truncated", "importance_cap": 1e6}, **options), steps=3
+    ).steps[-1]["train/clip_fraction"]
     assert capped > 0.2
     assert loose == 0.0
 
@@ -344,8 +373,8 @@ def test_a_quantized_policy(tiny_model: str, bits: str, reference: str) -> None:
     """The replica samples from the very weights that are trained; 8 bits also round what goes into a layer."""
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     torch.manual_seed(0)
-    options: Any = {"quantization": bits, "reference": reference, "kl_estimator": "k3"}  # which is never negative
-    steps = fit(grpo(tiny_model, lora=Lora(rank=4), learning_rate=2e-2, **options), steps=3).steps
+    options: Any = {"quantization": bits, "kl": {"reference": reference, "estimator": "k3"}}  # which is never negative
+    steps = fit(grpo(tiny_model, lora=Lora(rank=4), optimizer={"learning_rate": 2e-2}, **options), steps=3).steps
     tolerance = 1e-4 if bits == "4bit" else 0.02
     assert [s["train/ratio_mean"] for s in steps] == pytest.approx([1.0] * 3, abs=tolerance)
     assert steps[0]["train/kl"] == pytest.approx(0.0, abs=1e-6)
@@ -361,14 +390,14 @@ def test_a_quantized_policy(tiny_model: str, bits: str, reference: str) -> None:
         ({"group_size": 1}, "group_size"),
         ({"log_completions_every_n_steps": -1}, "log_completions_every_n_steps must be at least 0"),
         ({"updates_per_rollout": 0}, "updates_per_rollout"),
-        ({"temperature": 0.0}, "temperature"),
-        ({"kl_coefficient": -1.0}, "kl_coefficient"),
-        ({"target_pass_rate": 1.0}, "target"),
-        ({"sharpness": -1.0}, "sharpness"),
+        ({"sampler": {"temperature": 0.0}}, "temperature"),
+        ({"kl": {"coefficient": -1.0}}, r"kl\.coefficient"),
+        ({"objective": {"target_pass_rate": 1.0}}, "target"),
+        ({"objective": {"sharpness": -1.0}}, "sharpness"),
         ({"lora": Lora(dropout=0.1)}, "dropout"),
-        ({"reference": "adapter_off"}, "adapter_off"),
-        ({"overlong_buffer": 11}, "overlong_buffer must be 0 to max_new_tokens=10, got 11"),
-        ({"overlong_penalty": -1.0}, "overlong_penalty"),
+        ({"kl": {"reference": "adapter_off"}}, "adapter_off"),
+        ({"objective": {"overlong_buffer": 11}}, "overlong_buffer must be 0 to max_new_tokens=10, got 11"),
+        ({"objective": {"overlong_penalty": -1.0}}, "overlong_penalty"),
         ({"shaping": {"kl": Part(length)}}, "shaping: 'kl'"),
         ({"shaping": {"length": Part(length, math.nan)}}, r"shaping\.length\.weight"),
         ({"shaping": {"length": Part(NOT_A_REWARD)}}, r"shaping\.length\.reward: len is not called"),
@@ -382,7 +411,7 @@ def test_options_that_cannot_be(tiny_model: str, options: dict[str, Any], messag
 
 def test_a_prompt_that_leaves_no_room_names_its_problem(tiny_model: str) -> None:
     with pytest.raises(ValueError, match=r"problem 'p\d' .* max_length=12 less max_new_tokens=8 leaves 4"):
-        fit(grpo(tiny_model, max_length=12, max_new_tokens=8))
+        fit(grpo(tiny_model, max_length=12, sampler={"max_new_tokens": 8}))
 
 
 def test_a_reward_that_is_no_outcome_is_refused(tiny_model: str) -> None:

@@ -30,7 +30,7 @@ def test_real_text_takes_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             "data.batch_size": 4,
             "data.max_unusable": 0.8,
             "model.max_length": 512,
-            "model.max_new_tokens": 64,
+            "model.sampler.max_new_tokens": 64,
             "trainer.max_steps": 2,
             "trainer.accelerator": "cpu",
             "trainer.default_root_dir": domain,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,9 +41,9 @@ def slow_step(model: Any, module: SFTModule, step: int, problems: list[Problem])
     return torch.cat(losses).mean()
 
 
-@pytest.mark.parametrize(("micro_batches", "row_tokens"), [(1, None), (3, None), (6, None), (1, 30), (2, 8)])
-def test_two_steps_against_one_sequence_at_a_time(tiny_model: str, micro_batches: int, row_tokens: int | None) -> None:
-    module = sft(tiny_model, PlainSFT, micro_batches=micro_batches, row_tokens=row_tokens, learning_rate=0.1)
+@pytest.mark.parametrize("row_tokens", ["auto", 60, 30, 8])
+def test_two_steps_against_one_sequence_at_a_time(tiny_model: str, row_tokens: int | str) -> None:
+    module = sft(tiny_model, PlainSFT, packing={"row_tokens": row_tokens}, optimizer={"learning_rate": 0.1})
     logged = fit(module, steps=2).steps
     reference: Any = AutoModelForCausalLM.from_pretrained(tiny_model)
     optimizer = torch.optim.SGD(reference.parameters(), lr=0.1)
@@ -76,7 +77,7 @@ def test_adamw_learns_and_logs(tiny_model: str) -> None:
 
 def test_tokens_per_second_covers_the_whole_update(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Backward and the optimizer's step are part of an update: a clock that ticks once a call counts them all."""
-    module = sft(tiny_model, micro_batches=1)
+    module = sft(tiny_model)
     events: list[str] = []
     clock = iter(range(1000))
 
@@ -132,7 +133,7 @@ def test_lora_trains_and_saves_the_adapter_alone(tiny_model: str, tmp_path: Path
 
 def test_a_4_bit_base_learns_through_lightning(tiny_model: str) -> None:
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
-    module = sft(tiny_model, lora=Lora(rank=8, alpha=32), quantization="4bit", learning_rate=3e-2)
+    module = sft(tiny_model, lora=Lora(rank=8, alpha=32), quantization="4bit", optimizer={"learning_rate": 3e-2})
     losses = [s["train/loss"] for s in fit(module, steps=16).steps]
     assert losses[-1] < losses[0] - 0.2
 
@@ -141,7 +142,7 @@ def test_a_4_bit_base_learns_through_lightning(tiny_model: str) -> None:
 
 
 def test_the_schedule_moves_once_an_optimizer_step(tiny_model: str) -> None:
-    module = sft(tiny_model, micro_batches=3, warmup_ratio=0.5, min_learning_rate=1e-3)
+    module = sft(tiny_model, optimizer={"warmup_ratio": 0.5, "min_learning_rate": 1e-3})
     fit(module, steps=4)
     (schedule,) = module.trainer.lr_scheduler_configs
     assert schedule.scheduler.last_epoch == 4
@@ -149,7 +150,7 @@ def test_the_schedule_moves_once_an_optimizer_step(tiny_model: str) -> None:
 
 
 def test_decay_falls_on_matrices_alone(tiny_model: str) -> None:
-    module = sft(tiny_model, weight_decay=0.1)
+    module = sft(tiny_model, optimizer={"weight_decay": 0.1})
     fit(module, steps=1)
     decayed, free = module.trainer.optimizers[0].param_groups
     assert decayed["weight_decay"] == 0.1
@@ -164,13 +165,12 @@ def test_decay_falls_on_matrices_alone(tiny_model: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"micro_batches": 0}, "micro_batches"),
-        ({"row_tokens": 0}, "row_tokens"),
+        ({"packing": {"row_tokens": 0}}, "row_tokens"),
         ({"gradient_checkpointing": "always"}, "gradient_checkpointing must be"),
         ({"gradient_checkpointing": 1}, "gradient_checkpointing must be"),
-        ({"min_learning_rate": 1.0}, "min_learning_rate"),
-        ({"warmup_ratio": 1.5}, "warmup_ratio"),
-        ({"max_new_tokens": 64}, "no room for a prompt"),
+        ({"optimizer": {"min_learning_rate": 1.0}}, "min_learning_rate"),
+        ({"optimizer": {"warmup_ratio": 1.5}}, "warmup_ratio"),
+        ({"sampler": {"max_new_tokens": 64}}, "no room for a prompt"),
         ({"max_length": 513}, "context"),
     ],
 )
@@ -179,14 +179,24 @@ def test_options_that_cannot_be(tiny_model: str, options: dict[str, Any], messag
         sft(tiny_model, **options)
 
 
+def test_an_option_of_an_older_version_names_its_replacement(tiny_model: str) -> None:
+    for options, line in (
+        ({"learning_rate": 1e-3}, "model.learning_rate is now model.optimizer.learning_rate"),
+        ({"row_tokens": 8192}, "model.row_tokens is now model.packing.row_tokens"),
+        ({"micro_batches": 2}, "model.micro_batches is gone: packing.row_tokens bounds the memory of an update"),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
+            SFTModule(tiny_model, **options)
+    with pytest.raises(ValueError, match="SFTModule has no option 'nosuch'"):
+        SFTModule(tiny_model, nosuch=1)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"steps": -1}, "max_steps"),
-        ({"accumulate_grad_batches": 3}, "micro_batches instead of"),
+        ({"accumulate_grad_batches": 3}, r"accumulate_grad_batches must be 1: packing\.row_tokens bounds"),
         ({"precision": "bf16-true"}, "trainer.precision must be one of 32-true, bf16-mixed, 16-mixed, got bf16-true"),
-        ({"limit_train_batches": 3}, "limit_train_batches must be a multiple of 2"),
-        ({"val_check_interval": 3}, "val_check_interval must be a multiple of micro_batches=2"),
         ({"strategy": Shards()}, "trainer.strategy must be ddp or one device, which keep weights whole, not Shards"),
     ],
 )
@@ -196,8 +206,8 @@ def test_trainer_options_that_cannot_be(tiny_model: str, options: dict[str, Any]
 
 
 def test_no_other_schedule_of_accumulation(tiny_model: str) -> None:
-    with pytest.raises(ValueError, match=r"GradientAccumulationScheduler .* set model\.micro_batches"):
-        fit(sft(tiny_model, micro_batches=1), GradientAccumulationScheduler({0: 2}))
+    with pytest.raises(ValueError, match=r"GradientAccumulationScheduler: .* packing\.row_tokens bounds"):
+        fit(sft(tiny_model), GradientAccumulationScheduler({0: 2}))
 
 
 def test_a_module_that_was_fitted_by_epochs_can_be_fitted_by_steps(tiny_model: str) -> None:
@@ -213,7 +223,7 @@ def test_a_module_that_was_fitted_by_epochs_can_be_fitted_by_steps(tiny_model: s
 
 def test_a_solution_that_is_too_long_or_missing(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"problem 'p\d' has \d+ tokens with its solution"):
-        fit(sft(tiny_model, max_length=12, max_new_tokens=4))
+        fit(sft(tiny_model, max_length=12, sampler={"max_new_tokens": 4}))
     monkeypatch.setattr("tests.support.fits.PROBLEMS", [Problem(id="bare", domain="algebra", prompt="?")] * 4)
     with pytest.raises(ValueError, match="'bare' has no solutions"):
         fit(sft(tiny_model))

@@ -15,6 +15,7 @@ from parts.setting import PEAK_FLOPS, Setting, Tick
 from vibethinker import GRPOModule, Problem, SFTModule
 from vibethinker.datamodules import AlgebraDataModule
 from vibethinker.evaluation.grading import GradedSamples
+from vibethinker.training.options import Optimizer, Packing, Sampler
 
 LEARNING_RATE = 1e-6
 SFT_STEPS, SHORT_STEPS, LONG_STEPS = 8, 5, 2  # the first of them warms up
@@ -102,9 +103,9 @@ def _sft(setting: Setting, variants: dict[str, dict[str, Any]]) -> None:
         left = setting.allocated  # by the variant before this one
         module = SFTModule(
             setting.model,
-            learning_rate=LEARNING_RATE,
+            optimizer=Optimizer(learning_rate=LEARNING_RATE),
+            sampler=Sampler(max_new_tokens=16),
             max_length=scale.sequence,
-            max_new_tokens=16,
             instruction="",
             **options,
         )
@@ -143,12 +144,10 @@ def grpo(setting: Setting, new: int, steps: int) -> None:
     module = GRPOModule(
         setting.model,
         group_size=scale.group,
-        kl_coefficient=0.001,
-        learning_rate=LEARNING_RATE,
+        optimizer=Optimizer(learning_rate=LEARNING_RATE),
+        packing=Packing(row_tokens=scale.row),
+        sampler=Sampler(max_new_tokens=new, slots=count),
         max_length=scale.prompt + new,
-        max_new_tokens=new,
-        slots=count,
-        row_tokens=scale.row,
         instruction="",
         reward=every_second,
     )
@@ -178,14 +177,14 @@ def grpo_long(setting: Setting) -> None:
 class Given(GRPOModule):
     """Trains on rollouts that are there: random tokens, one sequence as long as the context and a short one."""
 
-    def rollout(self, problems: list[Problem]) -> GradedSamples:
+    def rollout(self, problems: list[Problem]) -> tuple[GradedSamples, dict[str, float]]:
         generator = torch.Generator().manual_seed(0)
         words = self.policy.config.vocab_size
         prompt = torch.randint(2, words, (self.max_length - self.sampling.max_new_tokens,), generator=generator)
         lengths = [self.sampling.max_new_tokens, 16]
         completions = [torch.randint(2, words, (length,), generator=generator) for length in lengths]
         logprobs = [torch.full((length,), -torch.tensor(float(words)).log().item()) for length in lengths]
-        return GradedSamples(
+        samples = GradedSamples(
             problems,
             2,
             ["", ""],
@@ -197,6 +196,7 @@ class Given(GRPOModule):
             completion_ids=completions,
             logprobs=logprobs,
         )
+        return samples, {}
 
 
 def context(setting: Setting) -> None:
@@ -205,11 +205,10 @@ def context(setting: Setting) -> None:
     module = Given(
         setting.model,
         group_size=2,
-        kl_coefficient=0.001,
-        learning_rate=LEARNING_RATE,
+        optimizer=Optimizer(learning_rate=LEARNING_RATE),
+        packing=Packing(row_tokens=scale.context),
+        sampler=Sampler(max_new_tokens=scale.context - scale.prompt),
         max_length=scale.context,
-        max_new_tokens=scale.context - scale.prompt,
-        micro_batches=2,
         gradient_checkpointing=True,
         instruction="",
         reward=every_second,

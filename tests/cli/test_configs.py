@@ -66,9 +66,9 @@ def test_a_fit_of_a_real_model_runs_its_first_steps_on_a_shrunken_one(
     small = {
         "model.model": shrunken["bnb4" if "bnb4" in config.parent.name else "plain"],
         "model.max_length": 256,
-        "model.max_new_tokens": 8,
-        "model.micro_batches": 2,
-        "model.slots": 8,
+        "model.sampler.max_new_tokens": 8,
+        "model.packing.row_tokens": 256,
+        "model.sampler.slots": 8,
         "data.data": shrunken["code" if "code" in config.stem else "math"],
         "data.batch_size": 4,
         "trainer.accelerator": "cpu",

@@ -69,7 +69,7 @@ def test_the_same_command_again_changes_nothing_that_counts(folder: Path, capsys
 @pytest.mark.parametrize(
     ("option", "value", "named"),
     [
-        ("--model.learning_rate", "0.5", "model.learning_rate=0.001, now it is 0.5"),
+        ("--model.optimizer.learning_rate", "0.5", "model.optimizer.learning_rate=0.001, now it is 0.5"),
         ("--trainer.max_steps", "8", "trainer.max_steps=6, now it is 8"),
         ("--data.domain", "geometry", "data.domain='algebra', now it is 'geometry'"),
         ("--seed_everything", "1", "seed_everything=0, now it is 1"),
@@ -78,10 +78,10 @@ def test_the_same_command_again_changes_nothing_that_counts(folder: Path, capsys
 def test_a_folder_of_another_run_is_refused(
     folder: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, named: str
 ) -> None:
-    assert main(fit(folder, "sft", "run", "--trainer.max_steps", "6", "--model.micro_batches", "1")) == 0
+    assert main(fit(folder, "sft", "run", "--trainer.max_steps", "6")) == 0
     before = files(folder / "run")
     capsys.readouterr()
-    assert main(fit(folder, "sft", "run", "--model.micro_batches", "1", option, value)) == 1
+    assert main(fit(folder, "sft", "run", option, value)) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert named in error
@@ -90,7 +90,7 @@ def test_a_folder_of_another_run_is_refused(
 
 def test_options_that_decide_no_weights_may_change(folder: Path) -> None:
     assert main(fit(folder, "sft", "run")) == 0
-    assert main(fit(folder, "sft", "run", "--model.slots", "3", "--trainer.log_every_n_steps", "7")) == 0
+    assert main(fit(folder, "sft", "run", "--model.sampler.slots", "3", "--trainer.log_every_n_steps", "7")) == 0
 
 
 @pytest.mark.parametrize(("config", "seed"), [("sft", 0), ("mgpo", 1)])
@@ -138,7 +138,19 @@ BAD = {
     "longer than the context": (["--model.max_length", "4096"], 1, "max_length 4096"),
     "no horizon": (["--trainer.max_steps", "-1"], 1, "trainer.max_steps"),
     "no such option": (["--model.nosuch", "1"], 2, "'nosuch'"),
-    "no number": (["--model.learning_rate", "abc"], 2, "learning_rate: Expected a <class 'float'>. Got value: abc"),
+    "no number": (
+        ["--model.optimizer.learning_rate", "abc"],
+        2,
+        "learning_rate: Expected a <class 'float'>. Got value: abc",
+    ),
+    "moved option": (["--model.learning_rate", "1"], 2, "model.learning_rate is now model.optimizer.learning_rate"),
+    "gone option": (["--model.micro_batches", "8"], 2, "model.micro_batches is gone: packing.row_tokens bounds"),
+    "moved option in a file": (["--config", "{folder}/old.yaml"], 2, "model.slots is now model.sampler.slots"),
+    "accumulation": (
+        ["--trainer.accumulate_grad_batches", "2"],
+        1,
+        "packing.row_tokens bounds the memory of an update",
+    ),
     "no such class": (["--model", "NoModule"], 2, "there is no class NoModule"),
     "no such argument": (["--trainer.nosuch", "1"], 2, "--trainer.nosuch"),
     "no such config": (["--config", "{folder}/nosuch.yaml"], 2, "nosuch.yaml"),
@@ -150,6 +162,8 @@ def test_bad_input_is_one_line_and_writes_nothing(
     folder: Path, tiny_model: str, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
     (folder / "empty.jsonl").touch()
+    old = {"model": {"class_path": "SFTModule", "init_args": {"model": tiny_model, "slots": 8}}}
+    (folder / "old.yaml").write_text(yaml.safe_dump(old))
     row = json.dumps({"prompt": "What is 1 + 1?", "domain": "algebra"})
     (folder / "unanswered.jsonl").write_text(row)
     (folder / "plain").mkdir()
@@ -189,7 +203,7 @@ def test_the_other_commands(tmp_path: Path, tiny_model: str, command: str, monke
         "SFTModule",
         f"--model.model={tiny_model}",
         "--model.max_length=448",
-        "--model.max_new_tokens=8",
+        "--model.sampler.max_new_tokens=8",
     ]
     data = ["--data", "AlgebraDataModule", "--data.test_size", "2", "--data.val_size", "2", "--data.difficulty", "1"]
     assert main([command, *model, *data, "--trainer.accelerator", "cpu", "--model.instruction", ""]) == 0
@@ -258,7 +272,7 @@ def test_a_dry_run_needs_neither_weights_nor_data_and_writes_nothing(
         content = b"" if file.suffix == ".safetensors" else file.read_bytes()
         (folder / "hollow" / file.name).write_bytes(content)
     before = files(folder)
-    options = ["--model.model", str(folder / "hollow"), "--model.lora.rank", "4", "--model.slots", "2"]
+    options = ["--model.model", str(folder / "hollow"), "--model.lora.rank", "4", "--model.sampler.slots", "2"]
     assert main(fit(folder, "mgpo", "run", *options, "--dry_run")) == 0
     shown = capsys.readouterr().out
     assert "trained (" in shown
@@ -266,10 +280,10 @@ def test_a_dry_run_needs_neither_weights_nor_data_and_writes_nothing(
     assert "\nfits into 16 GiB and more\n" in shown
     assert "on less gradient_checkpointing=auto recomputes activations: fits into 16 GiB" in shown
     assert main(fit(folder, "mgpo", "run", *options, "--dry_run", "16")) == 0
-    assert "gradient_checkpointing=auto: off, updates take 0.0 GiB without" in capsys.readouterr().out
+    assert "gradient_checkpointing off: updates take 0.0 GiB of 16.0 GiB" in capsys.readouterr().out
     assert main(fit(folder, "mgpo", "run", *options, "--dry_run", "0.0001")) == 0
-    assert "gradient_checkpointing=auto: on, updates would take 0.0 GiB without" in capsys.readouterr().out
-    options += ["--model.gradient_checkpointing", "false", "--model.slots", "8"]  # so that updates take more
+    assert "gradient_checkpointing on: updates take 0.0 GiB of 0.0 GiB" in capsys.readouterr().out
+    options += ["--model.gradient_checkpointing", "false", "--model.sampler.slots", "8"]  # so that updates take more
     assert main(fit(folder, "mgpo", "run", *options, "--dry_run", "0.0001")) == 0
     shown = capsys.readouterr().out
     assert "gradient_checkpointing=auto" not in shown
@@ -279,7 +293,7 @@ def test_a_dry_run_needs_neither_weights_nor_data_and_writes_nothing(
 
 
 def test_a_dry_run_checks_the_options(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(fit(folder, "mgpo", "run", "--model.max_new_tokens", "448", "--dry_run")) == 1
+    assert main(fit(folder, "mgpo", "run", "--model.sampler.max_new_tokens", "448", "--dry_run")) == 1
     assert "max_new_tokens 448 leaves no room" in capsys.readouterr().err
 
 
@@ -293,10 +307,10 @@ def test_epochs_give_the_horizon(folder: Path, tmp_path: Path, capsys: pytest.Ca
         text = "\n".join(json.dumps({**row, "prompt": row["prompt"] + split}) for row in own)
         (tmp_path / "data" / f"{split}.jsonl").write_text(text)
     data = ["--data.data", str(tmp_path / "data"), "--data.max_unusable", "0.2", "--data.batch_size", "3"]
-    epochs = ["--trainer.max_steps", "-1", "--trainer.max_epochs", "2", "--model.min_learning_rate", "1e-4"]
+    epochs = ["--trainer.max_steps", "-1", "--trainer.max_epochs", "2", "--model.optimizer.min_learning_rate", "1e-4"]
     probe = ["--trainer.callbacks.init_args.every_n_train_steps", "2"]
     assert main(fit(folder, "sft", "run", *data, *epochs, *probe, "--trainer.limit_train_batches", "2")) == 1
-    assert "max_epochs counts whole passes" in capsys.readouterr().err
+    assert "max_epochs counts whole epochs" in capsys.readouterr().err
     assert main(fit(folder, "sft", "run", *data, *epochs, *probe)) == 0
     checkpoint = torch.load(folder / "run" / "checkpoints" / "last.ckpt", weights_only=False)
     assert checkpoint["global_step"] == 6

@@ -100,7 +100,7 @@ def test_rewards_on_the_command_line(folder: Path, options: list[str]) -> None:
 def test_shaping_on_the_command_line(folder: Path) -> None:
     function = part(f"{HERE}.length", weight=-0.25)
     shaping = ["--model.shaping.format", part("FormatReward", weight=0.5), "--model.shaping.length", function]
-    options = ["--model.reward", f"{HERE}.unannotated", *shaping, "--model.overlong_buffer", "4"]
+    options = ["--model.reward", f"{HERE}.unannotated", *shaping, "--model.objective.overlong_buffer", "4"]
     assert main(fit(folder, *options)) == 0
     figures = logged(folder)
     names = ("outcome", "format", "length", "overlong", "kl")
@@ -116,7 +116,7 @@ def test_everything_in_a_configuration(folder: Path) -> None:
     config["model"]["init_args"] |= {
         "reward": {"class_path": f"{HERE}.Modulo", "init_args": {"divisor": 3}},
         "shaping": {"format": {"reward": shaped, "weight": 0.1}, "length": {"reward": f"{HERE}.length"}},
-        "overlong_buffer": 3,
+        "objective": {"overlong_buffer": 3},
         "overlong_penalty": 0.5,
     }
     miniature.write(folder, mgpo=config)
@@ -144,9 +144,15 @@ BAD = {
     ),
     "no value": (["--model.shaping.a", part("FormatReward", weight=".nan")], "shaping.a.weight must be finite"),
     "taken": (["--model.shaping.kl", part("FormatReward")], "shaping: 'kl'"),
-    "too long a buffer": (["--model.overlong_buffer", "9"], "overlong_buffer must be 0 to max_new_tokens=8, got 9"),
-    "no buffer": (["--model.overlong_buffer", "x"], "overlong_buffer: Expected"),
-    "a gain": (["--model.overlong_buffer", "2", "--model.overlong_penalty", "-1"], "overlong_penalty"),
+    "too long a buffer": (
+        ["--model.objective.overlong_buffer", "9"],
+        "overlong_buffer must be 0 to max_new_tokens=8, got 9",
+    ),
+    "no buffer": (["--model.objective.overlong_buffer", "x"], "overlong_buffer: Expected"),
+    "a gain": (
+        ["--model.objective.overlong_buffer", "2", "--model.objective.overlong_penalty", "-1"],
+        "overlong_penalty",
+    ),
 }
 
 

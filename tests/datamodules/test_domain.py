@@ -171,12 +171,12 @@ def test_sets_that_cannot_be_had_are_refused(tmp_path: Path, file: str) -> None:
         DomainDataModule("algebra", data=str(tmp_path / "test.jsonl").removesuffix("/test.jsonl")).problems("train")
 
 
-def test_module_decides_how_often_a_batch_is_handed_out() -> None:
+def test_module_decides_how_often_a_batch_is_repeated() -> None:
     data = AlgebraDataModule(batch_size=4, train_size=8)
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
         overfit_batches=0.0,
         train_dataloader=None,
-        lightning_module=SimpleNamespace(turns_per_batch=3),
+        lightning_module=SimpleNamespace(updates_per_rollout=3, unaskable=len, unusable_demonstrations=len),
         global_rank=1,
         world_size=2,
     )

@@ -43,17 +43,17 @@ def test_permutation_depends_on_seed_and_epoch_only() -> None:
     assert tuple(permutation(50, 0, 0)) == orders[0]
 
 
-def test_unshuffled_batches_are_index_order_and_repeat_per_slice() -> None:
-    loader = loader_of(make_problems(4), 2, shuffle=False, turns=3)
+def test_unshuffled_batches_are_in_index_order_and_repeat() -> None:
+    loader = loader_of(make_problems(4), 2, shuffle=False, repeats=3)
     assert len(loader) == 6
     assert ids(loader) == [[0, 1]] * 3 + [[2, 3]] * 3
 
 
-@given(count=st.integers(1, 30), batch_size=st.integers(1, 12), turns=st.integers(1, 3), passes=st.integers(1, 3))
-def test_every_pass_has_every_problem_once(count: int, batch_size: int, turns: int, passes: int) -> None:
+@given(count=st.integers(1, 30), batch_size=st.integers(1, 12), repeats=st.integers(1, 3), passes=st.integers(1, 3))
+def test_every_pass_has_every_problem_once(count: int, batch_size: int, repeats: int, passes: int) -> None:
     batch_size = min(batch_size, count)
-    loader = loader_of(make_problems(count), batch_size, turns=turns, seed=3)
-    stream = [i for _ in range(passes) for batch in ids(loader)[::turns] for i in batch]
+    loader = loader_of(make_problems(count), batch_size, repeats=repeats, seed=3)
+    stream = [i for _ in range(passes) for batch in ids(loader)[::repeats] for i in batch]
     assert len(stream) >= passes * count
     for start in range(0, passes * count, count):
         assert sorted(stream[start : start + count]) == list(range(count))
@@ -68,17 +68,17 @@ def test_each_epoch_is_shuffled_anew() -> None:
 
 @given(
     count=st.integers(4, 30),
-    turns=st.integers(1, 4),
+    repeats=st.integers(1, 4),
     consumed=st.integers(0, 60),
     shuffle=st.booleans(),
 )
-def test_resume_anywhere_goes_on_exactly(count: int, turns: int, consumed: int, shuffle: bool) -> None:
+def test_resume_anywhere_goes_on_exactly(count: int, repeats: int, consumed: int, shuffle: bool) -> None:
     def endless(loader: TrainLoader) -> Any:
         while True:
             yield from loader
 
     def make() -> TrainLoader:
-        return loader_of(make_problems(count), 4, turns=turns, shuffle=shuffle, seed=7)
+        return loader_of(make_problems(count), 4, repeats=repeats, shuffle=shuffle, seed=7)
 
     whole = ids(islice(endless(make()), consumed + 40))
     stopped = make()
@@ -89,19 +89,19 @@ def test_resume_anywhere_goes_on_exactly(count: int, turns: int, consumed: int, 
 
 
 def test_resumed_epoch_ends_where_the_epoch_ends() -> None:
-    loader = loader_of(make_problems(8), 2, turns=2)
+    loader = loader_of(make_problems(8), 2, repeats=2)
     iterator = iter(loader)
     for _ in range(3):
         next(iterator)
-    resumed = loader_of(make_problems(8), 2, turns=2)
+    resumed = loader_of(make_problems(8), 2, repeats=2)
     resumed.load_state_dict(loader.state_dict())
     assert len(list(resumed)) == 5
     assert len(list(resumed)) == 8
 
 
 def test_ranks_share_the_batch_of_one_process() -> None:
-    alone = ids(loader_of(make_problems(24), 8, turns=2))
-    ranks = [ids(loader_of(make_problems(24), 8, turns=2, rank=rank, world_size=4)) for rank in range(4)]
+    alone = ids(loader_of(make_problems(24), 8, repeats=2))
+    ranks = [ids(loader_of(make_problems(24), 8, repeats=2, rank=rank, world_size=4)) for rank in range(4)]
     assert [list(chain(*parts)) for parts in zip(*ranks, strict=True)] == alone
 
 
@@ -111,7 +111,7 @@ def test_ranks_share_the_batch_of_one_process() -> None:
         ("batch_size", {"batch_size": 4}),
         ("seed", {"seed": 1}),
         ("shuffle", {"shuffle": False}),
-        ("turns_per_batch", {"turns": 2}),
+        ("updates_per_rollout", {"repeats": 2}),
         ("train_size", {"problems": make_problems(9)}),
     ],
 )
@@ -181,12 +181,14 @@ def test_each_part_of_a_mixture_goes_through_all_of_its_problems() -> None:
         assert len(own) == 2 * size
 
 
-@given(weights=WEIGHTS, turns=st.integers(1, 3), consumed=st.integers(0, 40), world_size=st.sampled_from([1, 2, 3, 6]))
+@given(
+    weights=WEIGHTS, repeats=st.integers(1, 3), consumed=st.integers(0, 40), world_size=st.sampled_from([1, 2, 3, 6])
+)
 def test_a_mixture_is_shared_and_resumed_exactly(
-    weights: list[float], turns: int, consumed: int, world_size: int
+    weights: list[float], repeats: int, consumed: int, world_size: int
 ) -> None:
     def make(rank: int, world_size: int) -> TrainLoader:
-        return TrainLoader(mixture(weights), 6, turns=turns, rank=rank, world_size=world_size)
+        return TrainLoader(mixture(weights), 6, repeats=repeats, rank=rank, world_size=world_size)
 
     def endless(loader: TrainLoader) -> Iterator[list[str]]:
         while True:

@@ -12,12 +12,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import Qwen2Config, Qwen3Config
 
 from vibethinker.logprobs import linear_logprobs
-from vibethinker.memory.estimate import Estimate, Workload, estimate
+from vibethinker.memory.estimate import Estimate, estimate
 from vibethinker.memory.footprints import Ledger
+from vibethinker.memory.workload import Workload
 from vibethinker.models.loading import Lora, build_model
 from vibethinker.packed.attention import PackedAttention, hidden_states
+from vibethinker.packed.packing import pack
 from vibethinker.packed.patching import fuse_
-from vibethinker.rollout import Sampling
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 1000,
@@ -37,14 +38,16 @@ def workload(**changes: Any) -> Workload:
         bits=32,
         checkpointing=False,
         autocast=True,
-        row_lengths=(64,) * 4,
+        fused=False,
+        row_tokens=256,
+        update_tokens=None,
+        max_length=64,
         prompt_length=16,
         group=4,
-        accumulates=True,
         slots=8,
-        max_length=64,
-        sampling=Sampling(max_new_tokens=48),
+        rollouts=0,
         reference=True,
+        replicas=1,
     )
     return replace(work, **changes)
 
@@ -99,14 +102,15 @@ def test_few_bits_are_of_linear_layers_alone() -> None:
 
 def test_what_saves_memory_saves_it_here() -> None:
     def update(**changes: Any) -> int:
-        return sum(estimate(workload(row_lengths=(512,) * 4, **changes)).update.values())
+        return sum(estimate(workload(**{"row_tokens": 2048, **changes})).update.values())
 
     assert update(checkpointing=True) < update()
     assert update(lora=Lora(rank=4)) < update()
     assert update(autocast=False) > update()
     assert update(fused=True) < update()
     assert update(fused=True, checkpointing=True) < update(fused=True)
-    assert update(prompt_length=256, members=(4,)) < update(prompt_length=256)
+    assert update(row_tokens=1280) < update()
+    assert update(update_tokens=2048) < update()
     assert estimate(workload(slots=0)).rollout == {}
 
 
@@ -116,14 +120,6 @@ def test_one_long_prompt_is_computed_whole() -> None:
         return estimate(fixed).rollout["sampler"]
 
     assert sampler(65_536) - sampler(32_768) > 0.9 * (sampler(32_768) - sampler(16)) > 0
-
-
-def test_a_shared_prompt_is_in_the_row_once() -> None:
-    row = workload(row_lengths=(64, 64, 64, 10), prompt_length=16, members=(2, 1, 1)).longest_row
-    assert row.lengths == (16, 47, 47, 63, 9)
-    assert row.members == (2,)
-    assert len(row.targets) == 48 + 48 + 48 + 1
-    assert workload(row_lengths=()).longest_row.lengths == (1,)
 
 
 @pytest.mark.gpu
@@ -137,10 +133,10 @@ def test_an_update_takes_what_was_estimated(
 ) -> None:
     shape = {**SHAPE, "vocab_size": 32_000, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 8}
     config = kind(**{**shape, "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 64})
+    prompts, completions = ([torch.zeros(512, dtype=torch.long)] * 8 for _ in range(2))
+    row = pack(prompts, completions, [0] * 8 if members else None).to("cuda")
     options: dict[str, Any] = {"checkpointing": checkpointing, "fused": fused, "slots": 0, "reference": False}
-    options |= {"members": members, "prompt_length": 512 if members else 16}
-    work = workload(config=config, row_lengths=(1024,) * 8, **options)
-    made: Estimate = estimate(work)
+    made: Estimate = estimate(workload(config=config, row_tokens=len(row.input_ids), **options))
     gc.collect()
     before = torch.cuda.memory_allocated()  # what other tests of this process left behind
     model = build_model(config, torch.float32, "cuda").train().requires_grad_(True)
@@ -150,7 +146,6 @@ def test_an_update_takes_what_was_estimated(
         assert fuse_(model)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
-    row = work.longest_row.to("cuda")
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     torch.cuda.reset_peak_memory_stats()
     for _ in range(2):

@@ -14,6 +14,7 @@ from tests.support.checkpoints import edit_json
 from tests.support.models import load_model, load_tokenizer
 from vibethinker import SFTModule
 from vibethinker.models.source import ModelSource
+from vibethinker.training.options import Sampler
 
 NANO = ModelSource.of("nano").path
 
@@ -22,8 +23,8 @@ def test_a_module_trains_beyond_the_context_of_its_config(tiny_model: str, tmp_p
     folder = shutil.copytree(tiny_model, tmp_path / "model")
     edit_json(folder / "tokenizer_config.json", model_max_length=512)
     with pytest.raises(ValueError, match=r"longer than the context of .*, 512 tokens; context_length extends it"):
-        SFTModule(str(folder), max_length=1000, max_new_tokens=8)
-    module = SFTModule(str(folder), max_length=1000, max_new_tokens=8, context_length=1024)
+        SFTModule(str(folder), max_length=1000, sampler=Sampler(max_new_tokens=8))
+    module = SFTModule(str(folder), max_length=1000, sampler=Sampler(max_new_tokens=8), context_length=1024)
     assert module.engine.max_length == 1000
     out = module.export(tmp_path / "out")
     assert AutoTokenizer.from_pretrained(out).model_max_length == 1024

@@ -90,7 +90,11 @@ def test_a_fit(tiny_model: str, device: str, monkeypatch: pytest.MonkeyPatch) ->
     """Policy, reference, several rows a step, recomputation: the same updates as on transformers' layers."""
     if device == "cuda":
         pytest.skip("fits of these tests run on a CPU")
-    options: dict[str, Any] = {"learning_rate": 0.3, "row_tokens": 60, "gradient_checkpointing": True}
+    options: dict[str, Any] = {
+        "optimizer": {"learning_rate": 0.3},
+        "packing": {"row_tokens": 60},
+        "gradient_checkpointing": True,
+    }
     plain, fused = (plain_grpo(tiny_model, **options) for _ in range(2))
     steps = [fit(plain, steps=3).steps[-1]]
     monkeypatch.setattr("vibethinker.training.policy_module.fuse_", partial(fuse_, kernels=layers))

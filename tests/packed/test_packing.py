@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tests.support.groups import GROUPS, Groups, groups, sequences
 from vibethinker.packed.attention import PackedAttention, rectangles
-from vibethinker.packed.packing import PackedRow, Slice, pack
+from vibethinker.packed.packing import pack
+from vibethinker.training.update import Update, UpdateRow
 
 lengths = st.lists(st.integers(1, 40), min_size=1, max_size=20)
 
@@ -116,10 +117,12 @@ def test_a_row_that_shares_predicts_the_same(sizes: Groups) -> None:
     assert all(count >= 2 for count in row.members)
 
 
-def test_a_slice_that_shares_survives_a_checkpoint(tmp_path: Any) -> None:
+def test_a_row_that_shares_survives_a_checkpoint(tmp_path: Path) -> None:
     row = pack(*sequences(GROUPS))
-    torch.save(Slice(row, {"weight": torch.ones(len(row.targets))}).state(), tmp_path / "slice")
-    loaded = Slice.from_state(torch.load(tmp_path / "slice", weights_only=True)).to(torch.device("cpu")).row
-    assert (loaded.members, loaded.lengths) == (row.members, row.lengths)
-    before = {k: v for k, v in Slice(row, {}).state()["row"].items() if k != "members"}
-    assert PackedRow(**before).members == ()  # as a checkpoint from before there were any
+    update = Update([UpdateRow(row, {"weight": torch.ones(len(row.targets))})], {"train/kl": 0.5})
+    torch.save(update.state_dict(), tmp_path / "update")
+    loaded = Update.from_state_dict(torch.load(tmp_path / "update", weights_only=True))
+    assert loaded.metrics == update.metrics
+    (loaded_row,) = (r.to(torch.device("cpu")).row for r in loaded.rows)
+    assert (loaded_row.members, loaded_row.lengths) == (row.members, row.lengths)
+    assert torch.equal(loaded_row.input_ids, row.input_ids)

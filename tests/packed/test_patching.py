@@ -194,7 +194,11 @@ def test_a_fit_that_compiles(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -
     """Policy, reference, recomputation, rows of all lengths: few variants of one code, and the same updates."""
     monkeypatch.setattr("vibethinker.training.policy_module.compile_", partial(compile_, backend="aot_eager"))
     torch._dynamo.reset()
-    options: dict[str, Any] = {"learning_rate": 0.3, "row_tokens": 60, "gradient_checkpointing": True}
+    options: dict[str, Any] = {
+        "optimizer": {"learning_rate": 0.3},
+        "packing": {"row_tokens": 60},
+        "gradient_checkpointing": True,
+    }
     plain, compiled = (plain_grpo(tiny_model, compile=on, **options) for on in (False, True))
     assert not compiled.fused_kernels
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):

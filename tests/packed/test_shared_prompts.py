@@ -101,12 +101,12 @@ def computed(module: Any) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize("options", [{}, {"micro_batches": 3, "row_tokens": 40}], ids=["whole", "rows"])
+@pytest.mark.parametrize("options", [{}, {"packing": {"row_tokens": 40}}], ids=["whole", "rows"])
 def test_a_fit_is_the_same(tiny_model: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     for copied in (False, True):
         torch.manual_seed(0)
-        module = plain_grpo(tiny_model, learning_rate=0.3, **options)
+        module = plain_grpo(tiny_model, optimizer={"learning_rate": 0.3}, **options)
         rows = computed(module)
         if copied:
             monkeypatch.setattr(grpo, "pack", lambda prompts, completions, group: pack(prompts, completions))

@@ -31,7 +31,13 @@ PROBLEMS = [
     for i in range(8)
 ]
 GRPO = TypeVar("GRPO", bound=GRPOModule)
-SHAPE: dict[str, Any] = {"max_length": 64, "max_new_tokens": 10, "slots": 64, "instruction": "", "learning_rate": 1e-2}
+SHAPE: dict[str, Any] = {
+    "max_length": 64,
+    "instruction": "",
+    "packing": {"row_tokens": 96},
+    "optimizer": {"learning_rate": 1e-2},
+    "sampler": {"max_new_tokens": 10, "slots": 64},
+}
 
 
 def odd(problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
@@ -53,15 +59,28 @@ def hopeless(problems: Sequence[Problem], completions: Sequence[str]) -> list[fl
     return [0.0] * len(completions)
 
 
-GROUPS: dict[str, Any] = {"group_size": 6, "micro_batches": 2, "reward": odd, "kl_coefficient": 0.1}
-SHAPED: dict[str, Any] = {"shaping": {"length": Part(length, 0.1)}, "overlong_buffer": 6, "long2short": 0.2}
+GROUPS: dict[str, Any] = {"group_size": 6, "reward": odd, "kl": {"coefficient": 0.1}}
+SHAPED: dict[str, Any] = {
+    "shaping": {"length": Part(length, 0.1)},
+    "objective": {"overlong_buffer": 6, "long2short": 0.2},
+}
+
+
+def merged(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Options over their defaults, a group's one by one."""
+    groups = {
+        k: {**v, **given[k]} for k, v in defaults.items() if isinstance(v, dict) and isinstance(given.get(k), dict)
+    }
+    return {**defaults, **given, **groups}
 
 
 class _PlainDescent:
     """Gradient descent instead of AdamW, which makes much of the last bit of a gradient close to zero."""
 
     def configure_optimizers(self: Any) -> torch.optim.Optimizer:
-        return torch.optim.SGD([p for p in self.policy.parameters() if p.requires_grad], lr=self.learning_rate)
+        return torch.optim.SGD(
+            [p for p in self.policy.parameters() if p.requires_grad], lr=self.optimizer.learning_rate
+        )
 
 
 class PlainSFT(_PlainDescent, SFTModule):
@@ -78,24 +97,25 @@ class PlainGRPO(_PlainDescent, GRPOModule):
     @property
     def engine(self) -> RolloutEngine:
         if self._engine is None:
-            self._engine = RolloutEngine(self.policy, max_length=self.max_length, slots=self.slots, dtype=torch.float32)
+            self._engine = RolloutEngine(self.policy, max_length=self.max_length, slots=64, dtype=torch.float32)
         return self._engine
 
-    def rollout(self, problems: list[Problem]) -> GradedSamples:
-        self.judged.append(super().rollout(problems))
-        return self.judged[-1]
+    def rollout(self, problems: list[Problem]) -> tuple[GradedSamples, dict[str, float]]:
+        judged, metrics = super().rollout(problems)
+        self.judged.append(judged)
+        return judged, metrics
 
 
 def sft(model: str, kind: type[SFTModule] = SFTModule, **options: Any) -> SFTModule:
-    return kind(model, **{**SHAPE, "micro_batches": 2, **options})
+    return kind(model, **merged(SHAPE, options))
 
 
 def grpo(model: str, **options: Any) -> GRPOModule:
-    return _various(GRPOModule(model, **{**SHAPE, **GROUPS, **options}))
+    return _various(GRPOModule(model, **merged(SHAPE | GROUPS, options)))
 
 
 def plain_grpo(model: str, **options: Any) -> PlainGRPO:
-    return _various(PlainGRPO(model, **{**SHAPE, **GROUPS, **options}))
+    return _various(PlainGRPO(model, **merged(SHAPE | GROUPS, options)))
 
 
 def _various(module: GRPO) -> GRPO:
@@ -113,9 +133,9 @@ class Fixed(pl.LightningDataModule):
 
     def train_dataloader(self) -> TrainLoader:
         trainer: Any = self.trainer
-        turns, ranks = trainer.lightning_module.turns_per_batch, {"rank": trainer.global_rank}
+        repeats, ranks = trainer.lightning_module.updates_per_rollout, {"rank": trainer.global_rank}
         ranks["world_size"] = trainer.world_size
-        return TrainLoader(Passes(PROBLEMS, shuffle=False), self.batch_size, turns=turns, **ranks)
+        return TrainLoader(Passes(PROBLEMS, shuffle=False), self.batch_size, repeats=repeats, **ranks)
 
     def val_dataloader(self) -> HeldOutLoader:
         return HeldOutLoader(PROBLEMS[:3], self.batch_size)
@@ -154,7 +174,7 @@ def fit(
 
 
 class SaveAt(Callback):
-    """Saves once, after a given number of micro-batches' worth of optimizer steps."""
+    """Saves once, after a given number of optimizer steps."""
 
     def __init__(self, step: int, path: Path):
         self.step, self.path = step, path
@@ -175,13 +195,13 @@ def assert_same_weights(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 
 CASES = {
     "sft": lambda model: sft(model, PlainSFT),
-    "sft-rows": lambda model: sft(model, PlainSFT, row_tokens=32),
+    "sft-rows": lambda model: sft(model, PlainSFT, packing={"row_tokens": 32}),
     "grpo": lambda model: plain_grpo(model, updates_per_rollout=2),
-    "grpo-rows": lambda model: plain_grpo(model, row_tokens=32, reward=odd_in_front),
+    "grpo-rows": lambda model: plain_grpo(model, packing={"row_tokens": 32}, reward=odd_in_front),
     "grpo-dead-rank": lambda model: plain_grpo(model, reward=odd_in_front),
     "grpo-all-dead": lambda model: plain_grpo(model, reward=hopeless),
     "grpo-shaped": lambda model: plain_grpo(model, **SHAPED),
-    "grpo-more-rows-than-rollouts": lambda model: plain_grpo(model, micro_batches=16),
+    "grpo-one-row": lambda model: plain_grpo(model, packing={"row_tokens": 10_000}),
 }
 
 

@@ -28,7 +28,13 @@ def odd_length(problems: Sequence[Problem], completions: Sequence[str]) -> list[
 def sft(model: str, **trainer: Any) -> dict[str, Any]:
     probe = {"every_n_steps": 2, "n": 2, "k": 2, "problems": 4, "max_new_tokens": 8}
     keep = {"every_n_train_steps": 2, "monitor": "probe/algebra/pass@2", "mode": "max", "filename": "{step}"}
-    settings = {"learning_rate": 1e-3, "max_length": 448, "max_new_tokens": 64, "instruction": "", "micro_batches": 2}
+    settings = {
+        "optimizer": {"learning_rate": 1e-3},
+        "packing": {"row_tokens": 512},
+        "sampler": {"max_new_tokens": 64},
+        "max_length": 448,
+        "instruction": "",
+    }
     return {
         "model": {"class_path": "SFTModule", "init_args": {"model": model, **settings}},
         "data": {
@@ -56,7 +62,7 @@ def mgpo(model: str, **trainer: Any) -> dict[str, Any]:
     ]
     config["data"]["init_args"]["domain"] = DOMAINS
     config["model"]["class_path"] = "GRPOModule"
-    config["model"]["init_args"] |= {"group_size": 4, "max_new_tokens": 8, "updates_per_rollout": 2}
+    config["model"]["init_args"] |= {"group_size": 4, "sampler": {"max_new_tokens": 8}, "updates_per_rollout": 2}
     config["model"]["init_args"]["reward"] = "tests.support.miniature.odd_length"
     return config
 

@@ -29,8 +29,10 @@ def odd_length(problems: Sequence[Problem], completions: Sequence[str]) -> list[
 
 
 def sft(model: str, **options: Any) -> SFTModule:
-    settings: dict[str, Any] = {"learning_rate": 1e-3, "micro_batches": 2, "max_length": 448, "max_new_tokens": 8}
-    return SFTModule(model, **{**settings, "slots": 64, "instruction": "", "reward": odd_length, **options})
+    settings: dict[str, Any] = {"max_length": 448, "instruction": "", "reward": odd_length}
+    settings["optimizer"] = {"learning_rate": 1e-3}
+    settings["sampler"] = {"max_new_tokens": 8, "slots": 64}
+    return SFTModule(model, **{**settings, **options})
 
 
 def data(domains: Sequence[str] = DOMAINS, **options: Any) -> DomainDataModule:
@@ -77,7 +79,7 @@ def measure(out: Path, model: str, processes: int) -> None:
     probes = [DiversityProbe(1, problems=5, n=4, k=2), Lone(1, problems=1, n=4, k=2)]
     strategy = {"strategy": "ddp"} if processes > 1 else {}
     run = trainer(out, *probes, devices=processes, max_steps=1, logger=CSVLogger(out), **strategy)
-    run.fit(sft(model, learning_rate=0.0), datamodule=data())
+    run.fit(sft(model, optimizer={"learning_rate": 0.0}), datamodule=data())
     logged = {k: v.item() for k, v in run.callback_metrics.items() if k.startswith("probe/")}
     content = {"records": [probe.record for probe in probes], "logged": logged}
     (out / f"rank{run.global_rank}.json").write_text(json.dumps(content))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def write_rows(path: Path, count: int) -> None:
 class Recorder(pl.LightningModule):
     """Learns nothing; keeps what it was given."""
 
-    turns_per_batch = 2
+    updates_per_rollout = 2
 
     def __init__(self, estimate: bool = False) -> None:
         super().__init__()
@@ -32,6 +33,12 @@ class Recorder(pl.LightningModule):
         self.estimate = estimate
         self.train_ids: list[list[str]] = []
         self.val_ids: list[list[str]] = []
+
+    def unaskable(self, problems: Sequence[Problem]) -> list[str]:
+        return [""] * len(problems)
+
+    def unusable_demonstrations(self, problems: Sequence[Problem]) -> list[list[str]] | None:
+        return None
 
     def training_step(self, batch: list[Problem], batch_idx: int) -> torch.Tensor:
         self.train_ids.append([problem.id for problem in batch])

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from vibethinker.training.optim import adamw, clip_, warmup_cosine
+from vibethinker.training.options import Optimizer
 
 
 def test_warmup_cosine_by_hand() -> None:
@@ -20,7 +21,7 @@ def test_warmup_cosine_by_hand() -> None:
 
 def test_matrices_alone_decay() -> None:
     matrix, vector, idle = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2, 2))
-    optimizer = adamw([matrix, vector, idle], 0.5, weight_decay=0.1, betas=(0.9, 0.95), epsilon=1e-8, fused=False)
+    optimizer = adamw([matrix, vector, idle], Optimizer(learning_rate=0.5, weight_decay=0.1), fused=False)
     matrix.grad, vector.grad = torch.zeros(2, 2), torch.zeros(2)
     optimizer.step()
     torch.testing.assert_close(matrix.data, torch.full((2, 2), 1 - 0.5 * 0.1))

@@ -1,4 +1,4 @@
-"""A micro-batch that is computed as several rows makes the update of one row."""
+"""An update that is computed as several rows is the update of one row."""
 
 from __future__ import annotations
 
@@ -26,21 +26,24 @@ def rows_of(module: PolicyModule) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize(("micro_batches", "clip"), [(1, None), (2, 0.05)])
+@pytest.mark.parametrize("clip", [None, 0.05])
 @pytest.mark.parametrize(
     "options", [{}, {"gradient_checkpointing": True}, {"lora": Lora(rank=4)}], ids=["plain", "recomputed", "lora"]
 )
 def test_rows_within_a_budget_make_the_same_updates(
-    tiny_model: str, options: dict[str, Any], micro_batches: int, clip: float | None
+    tiny_model: str, options: dict[str, Any], clip: float | None
 ) -> None:
     whole, parts = (
-        (torch.manual_seed(0), plain_grpo(tiny_model, micro_batches=m, row_tokens=n, learning_rate=0.3, **options))[1]
-        for m, n in ((1, None), (micro_batches, 60))
+        (
+            torch.manual_seed(0),
+            plain_grpo(tiny_model, packing={"row_tokens": n}, optimizer={"learning_rate": 0.3}, **options),
+        )[1]
+        for n in ("auto", 60)
     )
     seen = [rows_of(module) for module in (whole, parts)]
     logged = [fit(module, steps=3, gradient_clip_val=clip).steps for module in (whole, parts)]
     assert len(seen[0]) == 3
-    assert len(seen[1]) > 3 * micro_batches
+    assert len(seen[1]) > 6
     assert max(seen[1]) <= 60 < max(seen[0])
     assert sum(seen[0]) <= sum(seen[1])  # a group in two rows has its prompt in both
     for one, other in zip(*logged, strict=True):
@@ -55,8 +58,8 @@ def test_rows_within_a_budget_make_the_same_updates(
 def test_rows_under_autocast(tiny_model: str, recomputed: bool) -> None:
     """Each row's backward runs outside of autocast, as Lightning's does, and rounds no other way."""
     made = []
-    for budget in (None, 30):
-        module = sft(tiny_model, PlainSFT, row_tokens=budget, gradient_checkpointing=recomputed, micro_batches=1)
+    for budget in ("auto", 30):
+        module = sft(tiny_model, PlainSFT, packing={"row_tokens": budget}, gradient_checkpointing=recomputed)
         steps = fit(module, precision="bf16-mixed", steps=2).steps
         made.append((steps, weights(module)))
     assert made[1][0][-1]["train/loss"] == pytest.approx(made[0][0][-1]["train/loss"], abs=2e-3)

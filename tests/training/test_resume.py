@@ -6,23 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
 
 from tests.support.fits import SHAPED, SaveAt, assert_same_weights, fit, grpo, sft, weights
 from vibethinker.models.loading import Lora
 from vibethinker.training.policy_module import PolicyModule
 
 RUNS: dict[str, Callable[[str], PolicyModule]] = {
-    "sft": lambda model: sft(model, min_learning_rate=1e-3, weight_decay=0.1),
+    "sft": lambda model: sft(model, optimizer={"min_learning_rate": 1e-3, "weight_decay": 0.1}),
     "sft-lora-dropout": lambda model: sft(model, lora=Lora(rank=4, dropout=0.3)),
-    "grpo": lambda model: grpo(model, min_learning_rate=1e-3),
+    "grpo": lambda model: grpo(model, optimizer={"min_learning_rate": 1e-3}),
     "grpo-lora": lambda model: grpo(model, lora=Lora(rank=4)),
     "grpo-shaped": lambda model: grpo(model, **SHAPED),
     "grpo-two-updates": lambda model: grpo(model, updates_per_rollout=2),
-    "grpo-rows": lambda model: grpo(model, updates_per_rollout=2, row_tokens=40),
+    "grpo-rows": lambda model: grpo(model, updates_per_rollout=2, packing={"row_tokens": 40}),
 }
 
 
@@ -34,7 +32,7 @@ def make(name: str, model: str) -> PolicyModule:
 @pytest.mark.parametrize("step", [1, 2, 3])
 @pytest.mark.parametrize("name", RUNS)
 def test_resume_is_bitwise(tiny_model: str, tmp_path: Path, name: str, step: int) -> None:
-    """Five steps of two batches an epoch: saved within an epoch, at its end, and between the updates of a window."""
+    """Five steps of two batches an epoch: saved within an epoch, at its end, between two steps on a batch."""
     undisturbed, going_on = make(name, tiny_model), make(name, tiny_model)
     logged = fit(undisturbed, SaveAt(step, tmp_path / "a.ckpt"), steps=5).steps
     torch.manual_seed(99)  # another process begins with other random numbers
@@ -43,29 +41,6 @@ def test_resume_is_bitwise(tiny_model: str, tmp_path: Path, name: str, step: int
     timings = {key for key in logged[-1] if "second" in key}
     for key in logged[-1].keys() - timings:
         assert rest[-1][key] == logged[-1][key]
-
-
-class _SaveWithin(Callback):
-    """Saves once, after a number of micro-batches."""
-
-    def __init__(self, turns: int, path: Path):
-        self.turns, self.path = turns, path
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        self.turns -= 1
-        if not self.turns:
-            trainer.save_checkpoint(self.path)
-
-
-@pytest.mark.parametrize("turns", [1, 3])
-@pytest.mark.parametrize("name", ["sft", "grpo-two-updates", "grpo-rows"])
-def test_resume_within_an_optimizer_step(tiny_model: str, tmp_path: Path, name: str, turns: int) -> None:
-    """As a checkpoint by the clock may: what the micro-batches before it left in the gradients is made again."""
-    undisturbed, going_on = make(name, tiny_model), make(name, tiny_model)
-    logged = fit(undisturbed, _SaveWithin(turns, tmp_path / "a.ckpt"), steps=3).steps
-    rest = fit(going_on, steps=3, resume=tmp_path / "a.ckpt").steps
-    assert [s["train/loss"] for s in rest] == [s["train/loss"] for s in logged[turns // 2 :]]
-    assert_same_weights(weights(undisturbed), weights(going_on))
 
 
 def test_resume_twice(tiny_model: str, tmp_path: Path) -> None:
@@ -77,7 +52,7 @@ def test_resume_twice(tiny_model: str, tmp_path: Path) -> None:
     assert_same_weights(weights(undisturbed), weights(third))
 
 
-def test_figures_of_an_open_window_are_logged_after_a_resume(tiny_model: str, tmp_path: Path) -> None:
+def test_metrics_of_an_unfinished_rollout_batch_are_logged_after_a_resume(tiny_model: str, tmp_path: Path) -> None:
     name = "grpo-two-updates"
     logged = fit(make(name, tiny_model), SaveAt(1, tmp_path / "a.ckpt")).steps
     first = fit(make(name, tiny_model), resume=tmp_path / "a.ckpt").steps[0]
@@ -94,7 +69,9 @@ def test_a_checkpoint_holds_what_is_trained_and_no_more(tiny_model: str, tmp_pat
     trained = {n for n, p in module.policy.named_parameters(remove_duplicate=False) if p.requires_grad}
     assert saved["state_dict"].keys() == {f"policy.{n}" for n in trained}
     assert len(saved["ranks"]) == 1
-    assert len(saved["ranks"][0]["window"]["slices"]) == (4 if module.updates == 2 else 0)
+    update = saved["ranks"][0]["update"]
+    assert (update is not None) == (module.updates_per_rollout == 2)
+    assert update is None or (update["used"] == 1 and len(update["rows"]) >= 1)
 
 
 def test_a_checkpoint_of_another_model_is_refused(tiny_model: str, tmp_path: Path) -> None:
@@ -110,3 +87,12 @@ def test_rollouts_of_two_processes_are_refused_by_one(tiny_model: str, tmp_path:
     torch.save(saved, tmp_path / "a.ckpt")
     with pytest.raises(ValueError, match="unused rollouts of 2 processes"):
         fit(make("grpo-two-updates", tiny_model), resume=tmp_path / "a.ckpt")
+
+
+def test_a_checkpoint_of_an_older_version_is_refused(tiny_model: str, tmp_path: Path) -> None:
+    fit(make("sft", tiny_model), SaveAt(1, tmp_path / "a.ckpt"))
+    saved = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    saved["ranks"] = [{"random_state": saved["ranks"][0]["random_state"], "window": {"slices": [], "used": 2}}]
+    torch.save(saved, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="of an older version"):
+        fit(make("sft", tiny_model), resume=tmp_path / "a.ckpt")

@@ -151,7 +151,7 @@ def test_a_fit_from_tokens_on_disk_is_bitwise_the_same(
     train(cached, data)
     assert len(looked_up) == 24
     assert all(looked_up)
-    monkeypatch.setattr(SFTModule, "refusals", None)
+    monkeypatch.setattr(SFTModule, "unusable_demonstrations", lambda self, problems: None)
     train(plain, data)
     assert len(looked_up) == 24
     assert_same_weights(weights(cached), weights(plain))

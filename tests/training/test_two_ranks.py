@@ -61,7 +61,7 @@ def test_the_dead_rank_was_dead(two_ranks: Path) -> None:
     assert any(step["rollout/dead_groups"] < 4 for step in steps)
 
 
-def test_two_ranks_go_on_between_two_updates_of_a_window(two_ranks: Path, accelerator: str) -> None:
+def test_two_ranks_go_on_between_two_steps_on_a_rollout_batch(two_ranks: Path, accelerator: str) -> None:
     """Each rank goes on with its own rollouts, not with those of the rank that wrote the checkpoint."""
     before, after = (torch.load(folder / "grpo.weights", "cpu") for folder in (two_ranks, two_ranks / "again"))
     last_bits = 1e-8 if accelerator == "gpu" else 0.0  # sums on a GPU are made in any order

@@ -91,7 +91,7 @@ class _NoWaiting(Callback):
 def test_no_training_step_waits_for_the_device(tiny_model: str) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    module = sft(tiny_model, micro_batches=1)
+    module = sft(tiny_model, packing={"row_tokens": "auto"})
     try:
         recorder = fit(module, _NoWaiting(), steps=4, accelerator="gpu", precision="bf16-mixed", gradient_clip_val=1.0)
     finally:

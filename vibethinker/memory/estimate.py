@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,73 +17,16 @@ from transformers import PreTrainedConfig
 
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.memory.footprints import FlashFootprint, FusedFootprint, HeadFootprint, Ledger
-from vibethinker.models.loading import Lora, build_model, with_checkpointing, with_lora
+from vibethinker.memory.workload import Workload
+from vibethinker.models.loading import build_model, with_checkpointing, with_lora
 from vibethinker.packed.attention import hidden_states
-from vibethinker.packed.packing import PackedRow, pack
 from vibethinker.packed.patching import fuse_
 from vibethinker.rollout.decoder import PREFILL_TOKENS
 from vibethinker.rollout.kv_cache import slot_bytes
-from vibethinker.rollout.sampling_params import Sampling
 
 _ADAMW_STATE = 2 * 4  # two float32 moments
 _HALF = 2
 _BLOCK = 64  # weights of bitsandbytes that share a float32 scale
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What a fit puts on one device.
-
-    Attributes:
-        config: of the model.
-        lora: the adapter, where one is trained.
-        bits: of a base weight: 32 or 16, or 8 or 4 where linear layers are quantized.
-        checkpointing: whether activations are recomputed.
-        autocast: whether updates run under bfloat16 autocast.
-        row_lengths: tokens of each sequence in the longest packed row of an update, its prompt included.
-        prompt_length: tokens of a prompt at the longest.
-        group: completions of a prompt.
-        accumulates: whether an optimizer step takes several rows.
-        slots: sequences sampled at one time; 0 when nothing is sampled.
-        max_length: longest prompt plus completion that is sampled.
-        sampling: how.
-        reference: whether there is a frozen copy of the model.
-        replicas: processes that exchange gradients.
-        fused: whether decoder layers are fused where they can be.
-        members: how many of the row's sequences share each prompt, in their order; empty where none is shared.
-        rollouts: completions that are sampled before an update; as many as `slots` where it is less.
-    """
-
-    config: PreTrainedConfig
-    lora: Lora | None
-    bits: Literal[4, 8, 16, 32]
-    checkpointing: bool
-    autocast: bool
-    row_lengths: tuple[int, ...]
-    prompt_length: int
-    group: int
-    accumulates: bool
-    slots: int
-    max_length: int
-    sampling: Sampling
-    reference: bool
-    replicas: int = 1
-    fused: bool = False
-    members: tuple[int, ...] = ()
-    rollouts: int = 0
-
-    @property
-    def longest_row(self) -> PackedRow:
-        """With tokens that say nothing."""
-        groups = self.members or (1,) * len(self.row_lengths)
-        lengths, prompts, completions, group = iter(self.row_lengths), [], [], []
-        for number, count in enumerate(groups):
-            of_group = [next(lengths) for _ in range(count)]
-            prompt = torch.zeros(min(self.prompt_length, min(of_group) - 1), dtype=torch.long)
-            prompts += [prompt] * count
-            completions += [torch.zeros(n - len(prompt), dtype=torch.long) for n in of_group]
-            group += [number] * count
-        return pack(prompts, completions, group)
 
 
 @dataclass(frozen=True)
@@ -155,7 +98,6 @@ def _faked(policy: nn.Module) -> Any:
 
 def update_bytes(work: Workload) -> int:
     """Peak of forward and backward over the longest row beyond the weights, gradients included."""
-    row = work.longest_row
     policy = _on_meta(work, torch.float32 if work.bits == 32 else torch.bfloat16)
     if work.checkpointing:
         with_checkpointing(policy)
@@ -169,7 +111,7 @@ def update_bytes(work: Workload) -> int:
             for parameter in trained:
                 parameter.grad = torch.empty_like(parameter)
         with torch.autocast("cpu", torch.bfloat16, enabled=work.autocast):
-            logp, entropy = _logprobs(policy, row)
+            logp, entropy = _logprobs(policy, work.row_tokens)
             loss = -logp.sum() + entropy.detach().sum()
         loss.backward()
         expanded = 0 if work.bits >= 16 else _HALF * max(m.weight.numel() for m in _linear_layers(policy).values())
@@ -197,10 +139,12 @@ def rollout_bytes(work: Workload) -> dict[str, int]:
     return {"keys and values": cache, "sampler": completions + peak}
 
 
-def _logprobs(policy: Any, row: PackedRow) -> tuple[Tensor, Tensor]:
-    hidden = hidden_states(policy, row.input_ids, row.position_ids, FlashFootprint())
+def _logprobs(policy: Any, tokens: int) -> tuple[Tensor, Tensor]:
+    """Of a row in which every token is one of a completion."""
+    ids = torch.zeros(tokens, dtype=torch.long)
+    hidden = hidden_states(policy, ids, ids, FlashFootprint())
     head = policy.get_output_embeddings().weight
-    return linear_logprobs(hidden[row.predictors], head, row.targets, kernels=HeadFootprint)
+    return linear_logprobs(hidden[ids], head, ids, kernels=HeadFootprint)
 
 
 def _linear_layers(policy: Any) -> dict[str, nn.Linear]:

@@ -9,7 +9,7 @@ Completions of a group share their prompt: it is in the row once, is computed on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
@@ -63,32 +63,6 @@ class PackedRow:
         named = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors: dict[str, Any] = {n: moved(x, torch.device(device)) for n, x in named.items() if isinstance(x, Tensor)}
         return replace(self, **tensors)
-
-
-@dataclass(frozen=True)
-class Slice:
-    """One packed row and what the loss needs for each of its `N` targets.
-
-    Attributes:
-        row: the packed sequences.
-        per_token: named float32 tensors [N].
-    """
-
-    row: PackedRow
-    per_token: dict[str, Tensor]
-
-    def to(self, device: torch.device) -> Slice:
-        """The same with its tensors on a device."""
-        return Slice(self.row.to(device), {name: moved(values, device) for name, values in self.per_token.items()})
-
-    def state(self) -> dict[str, Any]:
-        """Plain containers and tensors, for a checkpoint."""
-        return {"row": {f.name: getattr(self.row, f.name) for f in fields(self.row)}, "per_token": self.per_token}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Slice:
-        """The inverse of `state`."""
-        return cls(PackedRow(**state["row"]), state["per_token"])
 
 
 def pack(prompts: Sequence[Tensor], completions: Sequence[Tensor], group: Sequence[int] | None = None) -> PackedRow:

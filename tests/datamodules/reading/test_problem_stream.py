@@ -52,7 +52,7 @@ def make(folder: str, *, world: tuple[int, int] = (0, 1), turns: int = 1, **opti
         {"question 1", "question 2"},
         **{"block": 8, "seed": 3, **options},
     )
-    return TrainLoader(feed, 6, turns=turns, rank=world[0], world_size=world[1])
+    return TrainLoader(feed, 6, repeats=turns, rank=world[0], world_size=world[1])
 
 
 def ids(loader: TrainLoader, count: int) -> list[list[str]]:

@@ -1,0 +1,97 @@
+"""What a module's options put on a GPU, and the length of packed rows that they leave room for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from vibethinker.memory.update_plan import CPU_ROW_TOKENS, LONGEST, gpu_memory, plan_update
+from vibethinker.memory.workload import Workload, base_bits, tokens_of_update
+from vibethinker.models.loading import with_checkpointing
+from vibethinker.models.reference import FrozenCopy
+
+if TYPE_CHECKING:
+    from vibethinker.training.policy_module import PolicyModule  # which imports this file
+
+_PROMPT: Final = 256  # tokens of a demonstration's problem at the least
+
+
+def settle_rows_(module: PolicyModule) -> None:
+    """At the start of a fit: settles `packing.row_tokens` and `gradient_checkpointing` where they are `auto`."""
+    trainer: Any = module.trainer
+    asked, auto_checkpointing = module.packing.row_tokens, module.gradient_checkpointing == "auto"
+    size = gpu_memory(module.device)
+    module.row_tokens = max(CPU_ROW_TOKENS, module.max_length) if asked == "auto" else asked
+    if not size or not (asked == "auto" or auto_checkpointing):
+        return
+    callbacks = [kind.__name__ for callback in trainer.callbacks for kind in type(callback).__mro__]
+    try:
+        work = workload(
+            module,
+            module.data.batch_size if module.data else None,
+            autocast="mixed" in str(trainer.precision),
+            replicas=trainer.world_size,
+            samples=samples_between_updates(module, callbacks, trainer.limit_val_batches),
+        )
+        plan = plan_update(work, size, auto_rows=asked == "auto", auto_checkpointing=auto_checkpointing)
+    except Exception as error:  # an architecture that cannot be traced without weights trains all the same
+        rank_zero_info(
+            f"packed rows of at most {module.row_tokens:,} tokens, gradient_checkpointing on: "
+            f"this model's updates cannot be estimated: {error}"
+        )
+        recomputes = auto_checkpointing
+    else:
+        rank_zero_info(str(plan))
+        recomputes = auto_checkpointing and plan.work.checkpointing
+        if asked == "auto":
+            module.row_tokens = plan.work.row_tokens
+    if recomputes:
+        with_checkpointing(module.policy)
+
+
+def samples_between_updates(module: PolicyModule, callbacks: Iterable[str], val_batches: float | None) -> bool:
+    """True where a fit has a replica to sample from between its updates.
+
+    Args:
+        module: of the fit; rollouts come in groups.
+        callbacks: names of classes, among which a probe may be.
+        val_batches: `trainer.limit_val_batches`.
+    """
+    return module.group_size > 1 or val_batches != 0 or any("DiversityProbe" in name for name in callbacks)
+
+
+def workload(module: PolicyModule, batch_size: int | None, *, autocast: bool, replicas: int, samples: bool) -> Workload:
+    """The most that a module's options allow on a GPU: every sequence as long as it may be.
+
+    Args:
+        module: with or without weights.
+        batch_size: problems of a global batch, if that is known.
+        autocast: True where updates run under it.
+        replicas: processes of the run.
+        samples: True where anything is sampled between updates.
+    """
+    config, group = module.source.config, module.group_size
+    asked, longest = module.packing.row_tokens, module.max_length
+    room = longest - module.sampling.max_new_tokens
+    sequences = None if batch_size is None else -(-batch_size // replicas) * group
+    total = None if sequences is None else tokens_of_update(sequences, longest, room, group)
+    row = max(LONGEST if asked == "auto" else asked, longest)
+    return Workload(
+        config=config,
+        lora=module.lora,
+        bits=base_bits(config, module.lora, module.quantization, module.base_dtype),
+        checkpointing=module.gradient_checkpointing is True,
+        autocast=autocast,
+        fused=module.fused_kernels,
+        row_tokens=row if total is None else min(row, total),
+        update_tokens=total,
+        max_length=longest,
+        prompt_length=room if group > 1 else min(_PROMPT, longest // 2),
+        group=group,
+        slots=module.sampler.slots if samples else 0,
+        rollouts=sequences or 0 if group > 1 else 0,
+        reference=isinstance(module.reference, FrozenCopy),
+        replicas=replicas,
+    )
