@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.nano_model import VOCABULARY, checkpoint_of, main, make_model, make_tokenizer
 from tests.support.models import load_model, load_tokenizer
-from vibethinker.cli.nano import VOCABULARY, checkpoint_of, main, make_model, make_tokenizer
 from vibethinker.datamodules import DomainDataModule
 from vibethinker.datamodules.generators import DOMAINS, generate
 from vibethinker.evaluation.grading import grade, sample

@@ -1,6 +1,6 @@
 r"""Builds the nano base model that ships with the package: tokenizer, weights, and a short pretraining.
 
-    python -m vibethinker.cli.nano OUT [--step N] [trainer options]
+    python benchmarks/nano_model.py OUT [--step N] [trainer options]
 
 The tokenizer is Qwen2's, trained on text of the embedded generators: a byte-level BPE in which every digit is a token,
 so that the model sees arithmetic. Pretraining is an ordinary `fit` of `SFTModule` on all five domains
@@ -93,7 +93,7 @@ def main(argv: list[str]) -> int:
     """Builds the untrained model, fits it, and copies a checkpoint to OUT."""
     from vibethinker.cli import fit
 
-    parser = argparse.ArgumentParser(prog="vibethinker.cli.nano", description="Builds the nano base model.")
+    parser = argparse.ArgumentParser(description="Builds the nano base model.")
     parser.add_argument("out", type=Path, help="folder of the finished model")
     parser.add_argument("--config", default="configs/nano/base.yaml", help="configuration of its training")
     parser.add_argument("--root", type=Path, default=Path("runs/nano-base"), help="run folder")
