@@ -26,12 +26,12 @@ _HELD_OUT_SEED = 0  # the same for every run: results of different seeds are com
 
 
 class GeneratedProblems(Sequence[Problem]):
-    """A train set that is made as it is read: problem `i` is of domain `i % D`, a function of its index and the seed.
+    """A lazy train set: problem `i` is of domain `i % D` and a function of its index and the seed.
 
     Args:
-        domains: the `D` domains that take turns.
+        domains: the `D` domains.
         size: number of problems.
-        difficulty: of each problem.
+        difficulty: difficulty of each problem.
         seed: seed of the problems.
     """
 
@@ -49,19 +49,19 @@ class GeneratedProblems(Sequence[Problem]):
     @overload
     def __getitem__(self, index: slice) -> list[Problem]: ...
     def __getitem__(self, index: int | slice) -> Problem | list[Problem]:
-        picked = range(self.size)[index]
-        return self._make(picked) if isinstance(picked, int) else [self._make(i) for i in picked]
+        selected = range(self.size)[index]
+        return self._make(selected) if isinstance(selected, int) else [self._make(i) for i in selected]
 
     def only(self, domains: Sequence[str]) -> GeneratedProblems:
-        """Those of some of the domains, the same ones."""
+        """The problems of some of the domains."""
         size = self.size
         if size < ENDLESS:
             size = sum(len(range(self.domains.index(name), self.size, len(self.domains))) for name in domains)
         return GeneratedProblems(domains, size, difficulty=self.difficulty, seed=self.seed)
 
     def _make(self, index: int) -> Problem:
-        turn, place = divmod(index, len(self.domains))
-        return generators.generate(self.domains[place], "train", turn, difficulty=self.difficulty, seed=self.seed)
+        number, domain = divmod(index, len(self.domains))
+        return generators.generate(self.domains[domain], "train", number, difficulty=self.difficulty, seed=self.seed)
 
 
 @dataclass(eq=False, repr=False)
@@ -176,9 +176,9 @@ class ProblemSource:
         if not self.streaming:
             return
         if self.data is None:
-            raise ValueError("streaming needs data: embedded problems are made one by one already")
+            raise ValueError("streaming needs data: embedded problems are generated one by one anyway")
         if self.sizes["train"] is not None:
-            raise ValueError("train_size cannot be had with streaming: how many problems there are is not known")
+            raise ValueError("train_size cannot be combined with streaming: the number of problems is not known")
         if several and len(self.domains) > 1 and self.weights is None:
             raise ValueError("streaming from several sources needs weights: their sizes are not known")
 
@@ -221,8 +221,8 @@ class ProblemSource:
         """The endless stream of training problems, mixed by `weights` if there are any.
 
         Args:
-            train: the problems, where not all of `problems("train")` are wanted.
-            shuffle: whether each pass has a new order. Endless embedded problems come as they are made.
+            train: the problems; by default `problems("train")`.
+            shuffle: shuffle anew in each epoch. Endless embedded problems stay in the order of their index.
         """
         if self.weights is None:
             return self._feed(self.domains, train, shuffle)
@@ -274,17 +274,16 @@ class ProblemSource:
         assert size is not None
         if self.data is not None:
             by_domain = [[p for p in self._loaded[split] if p.domain == name] for name in self.domains]
-            chosen = _take_turns([_choose(problems, size) for problems in by_domain])[:size]
+            chosen = _interleaved([_choose(problems, size) for problems in by_domain])[:size]
             return self._required(split, chosen, self.domains)
         by_domain = []
-        for place, name in enumerate(self.domains):
-            count = len(range(place, size, len(self.domains)))
+        for i, name in enumerate(self.domains):
+            count = len(range(i, size, len(self.domains)))
             try:
-                made = generators.unique(name, split, count, difficulty=self.difficulty, seed=_HELD_OUT_SEED)
+                by_domain.append(generators.unique(name, split, count, difficulty=self.difficulty, seed=_HELD_OUT_SEED))
             except ValueError as error:
                 raise ValueError(f"{split}_size={size}: {error}") from error
-            by_domain.append(made)
-        return _take_turns(by_domain)
+        return _interleaved(by_domain)
 
     def _required(self, split: Split, problems: list[Problem], domains: Sequence[str]) -> list[Problem]:
         if not problems:
@@ -296,12 +295,12 @@ class ProblemSource:
 
 
 def _choose(problems: list[Problem], size: int | None) -> list[Problem]:
-    """`size` of the problems at most, chosen by their text alone so that the order of a file is no bias."""
+    """At most `size` of the problems, chosen by a hash of their text, independently of their order."""
     if size is None or size >= len(problems):
         return problems
     return sorted(problems, key=lambda problem: hashlib.sha256(problem.prompt.encode()).digest())[:size]
 
 
-def _take_turns(lists: Sequence[Sequence[Problem]]) -> list[Problem]:
-    """The first of each list, the second of each, and so on; a list that is used up is passed over."""
+def _interleaved(lists: Sequence[Sequence[Problem]]) -> list[Problem]:
+    """The first of each list, the second of each, and so on; shorter lists end earlier."""
     return [problem for problem in chain.from_iterable(zip_longest(*lists)) if problem is not None]

@@ -1,10 +1,10 @@
-"""Tests of programming problems as public data sets write them, turned into the forms that the sandbox runs.
+"""Converts the tests of public programming data sets to the forms that the sandbox runs.
 
     {"input": "stdin text", "output": "stdout text"}
     {"call": "f", "args": […], "expected": …}
     {"assert": "Python source that is run after the program"}
 
-Which layout a column is in shows in its content. Nothing is executed or unpickled to read it.
+The layout of a column is recognised by its content. Nothing is executed or unpickled to read it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ Tests = tuple[Mapping[str, Any], ...]
 
 
 def read_tests(value: Any, *, setup: str = "", entry_point: str = "", starter: str = "") -> Tests:
-    """The tests in one column, with what other columns of its row say about them; none when it is empty.
+    """The tests in one column; none if it is empty.
 
     Args:
-        value: of the column: objects, texts, or a text in one of the layouts below.
+        value: value of the column: objects, texts, or a text in one of the layouts below.
         setup: source to run before each assertion.
         entry_point: name of the function under test.
-        starter: code that a solution begins with; names the function where `entry_point` does not.
+        starter: code that a solution begins with; names the function if `entry_point` does not.
 
     Raises:
-        ValueError: no layout that is known here; the message is the end of a line.
+        ValueError: an unknown layout; the caller adds file, line and field to the message.
     """
     if value is None or value == "" or value == []:
         return ()
@@ -47,7 +47,7 @@ def read_tests(value: Any, *, setup: str = "", entry_point: str = "", starter: s
 
 
 def from_asserts(text: str, setup: str = "") -> Tests:
-    """MBPP: a test for each assertion; what stands between them is repeated before those that follow."""
+    """MBPP: one test per assertion; other statements are repeated before every later assertion."""
     try:
         statements = ast.parse(text).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -66,7 +66,7 @@ def from_asserts(text: str, setup: str = "") -> Tests:
 
 
 def from_check(source: str, entry_point: str) -> Tests:
-    """HumanEval: a source that defines `check(candidate)`."""
+    """HumanEval: source that defines `check(candidate)`."""
     if not re.search(r"^def check\(", source, re.MULTILINE):
         raise ValueError("it defines no check(candidate)")
     return ({"assert": f"{source}\ncheck({entry_point})"},)
@@ -75,7 +75,7 @@ def from_check(source: str, entry_point: str) -> Tests:
 def from_inputs_and_outputs(content: Mapping[str, Any], name: str = "") -> Tests:
     """APPS and TACO: parallel lists; texts for a program, argument lists for the function `fn_name`.
 
-    APPS wraps most results of functions in a list. They are unwrapped when each of them is a list of one.
+    APPS wraps most results of functions in a list. They are unwrapped if each of them is a list of one.
     """
     inputs, outputs = content.get("inputs"), content.get("outputs")
     if not (isinstance(inputs, list) and isinstance(outputs, list) and len(inputs) == len(outputs)):
@@ -111,20 +111,20 @@ def from_cases(cases: Sequence[Mapping[str, Any]], name: str = "") -> Tests:
 
 
 def _json(text: str) -> Any:
-    """What a text of JSON stands for, `None` when it is something else."""
+    """The value of a JSON text, `None` if it is none."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
         content = None
     if content is None and re.fullmatch(r"[A-Za-z0-9+/=\s]{40,}", text):
         raise ValueError(
-            "packed (base64), perhaps a pickle, which could run anything when it is read: write it as JSON"
+            "encoded (base64), perhaps a pickle, which could run any code when it is read: write it as JSON"
         )
     return content
 
 
 def _text(value: Any) -> str:
-    """An input or output; some sets have a list of its lines."""
+    """An input or output; some data sets have a list of its lines."""
     if isinstance(value, list):
         return "\n".join(map(str, value))
     if not isinstance(value, str):

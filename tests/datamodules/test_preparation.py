@@ -188,7 +188,7 @@ def test_splits_are_those_of_the_text(tmp_path: Path) -> None:
     assert min(map(len, prepared.splits.values())) > 8
 
 
-def test_what_no_answer_can_be_judged_by_is_removed(tmp_path: Path) -> None:
+def test_rows_without_an_answer_or_tests_are_removed(tmp_path: Path) -> None:
     rows = [
         row(1),
         row(2, answer=None),

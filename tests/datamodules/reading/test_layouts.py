@@ -129,7 +129,7 @@ PICKLED = base64.b64encode(zlib.compress(pickle.dumps(json.dumps([STREAM] * 9)))
         (
             {"public_test_cases": json.dumps([{**STREAM, "testtype": "stdin"}]), "private_test_cases": PICKLED},
             r"'hidden_tests' \(column 'private_test_cases'\)",
-            "packed .* write it as JSON",
+            "encoded .* write it as JSON",
         ),
     ],
 )
@@ -150,7 +150,7 @@ def test_reading_runs_nothing(tmp_path: Path) -> None:
             return os.mkdir, (str(tmp_path / "sprung"),)
 
     packed = base64.b64encode(zlib.compress(pickle.dumps(Trap()))).decode()
-    with pytest.raises(ValueError, match="packed"):
+    with pytest.raises(ValueError, match="encoded"):
         read_tests(packed)
     read_tests(f"assert __import__('os').mkdir({str(tmp_path / 'sprung')!r}) is None")
     assert not (tmp_path / "sprung").exists()

@@ -201,7 +201,7 @@ def test_held_out_problems_come_from_their_own_file_and_never_from_the_stream(fo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train_size": 10}, "train_size cannot be had with streaming"),
+        ({"train_size": 10}, "train_size cannot be combined with streaming"),
         ({"data": None}, "streaming needs data"),
         ({"shuffle_buffer": 0}, "shuffle_buffer must be at least 1, not 0"),
         (
