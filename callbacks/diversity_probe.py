@@ -24,6 +24,7 @@ from vibethinker.rollout import Sampling
 from vibethinker.training.policy_module import PolicyModule
 from vibethinker.training.protocols import HeldOutData
 from vibethinker.utils.atomic import write_atomic
+from vibethinker.utils.provenance import Provenance, digest
 from vibethinker.utils.seeding import stable_seed
 
 if TYPE_CHECKING:
@@ -225,9 +226,10 @@ class DiversityProbe(Callback):
         return {"setting": self._setting, "checkpoints": self.checkpoints}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the measurements; refuses those of other options or problems."""
-        if self.problems and state_dict["setting"] != self._setting:
-            raise ValueError("the probe's options or problems differ from the checkpoint's: resume with the same ones")
+        """Restores the measurements of a checkpoint that was probed with the same options and problems."""
+        difference = self._provenance(self._setting).difference(self._provenance(state_dict["setting"]))
+        if self.problems and difference:
+            raise ValueError(f"DiversityProbe: the checkpoint was made with {difference}; resume with the old value")
         self.checkpoints = list(state_dict["checkpoints"])
 
     @property
@@ -235,6 +237,11 @@ class DiversityProbe(Callback):
         numbers = {"k": self.k, "n": self.n, "seed": self.seed, "every_n_steps": self.every_n_steps}
         sampling = {"temperature": self.temperature, "top_p": self.top_p, "max_new_tokens": self.max_new_tokens}
         return {**numbers, **sampling, "problems": [p.id for p in self.problems]}
+
+    @staticmethod
+    def _provenance(setting: Mapping[str, Any]) -> Provenance:
+        options = {name: value for name, value in setting.items() if name != "problems"}
+        return Provenance(options, {"the probe problems": digest(json.dumps(setting["problems"]))})
 
 
 def best_checkpoint(checkpoints: Sequence[dict[str, Any]], group: str, k: int) -> dict[str, Any] | None:

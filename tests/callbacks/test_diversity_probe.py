@@ -254,7 +254,7 @@ def test_resume_at_a_probed_step_changes_nothing(tmp_path: Path, tiny_model: str
 def test_resume_with_other_problems_is_refused(tmp_path: Path, tiny_model: str, run: pl.Trainer) -> None:
     last = next(c.last_model_path for c in run.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.save_last)
     other = quick.trainer(tmp_path, DiversityProbe(2, problems=4, n=4, k=2), HuggingFaceExport(), max_steps=8)
-    with pytest.raises(ValueError, match="resume with the same ones"):
+    with pytest.raises(ValueError, match="made with another version of the probe problems; resume"):
         other.fit(quick.sft(tiny_model), datamodule=quick.data(), ckpt_path=last, weights_only=False)
 
 
