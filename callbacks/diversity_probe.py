@@ -210,8 +210,8 @@ class DiversityProbe(Callback):
         write_atomic(Path(folder) / RECORD, json.dumps(self.record))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                image = _pixels(diversity_figure(self.record))
-                logger.experiment.add_image(f"probe/pass@{self.k} over checkpoints", image, step, dataformats="HWC")
+                figure = diversity_figure(self.record)
+                logger.experiment.add_figure(f"probe/pass@{self.k} over checkpoints", figure, step)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -271,11 +271,3 @@ def diversity_figure(record: Mapping[str, Any]) -> Figure:
     axes.set(xlabel="optimizer step", ylabel=f"pass@{k}", ylim=(-0.02, 1.02))
     axes.legend(loc="lower right")
     return figure
-
-
-def _pixels(figure: Figure) -> np.ndarray:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3]

@@ -75,28 +75,28 @@ class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """The example as it is written."""
 
 
-def parser() -> ArgumentParser:
-    """The options, those of the reward among them."""
-    made = ArgumentParser(
+def make_parser() -> ArgumentParser:
+    """The options, including those of the reward."""
+    parser = ArgumentParser(
         prog="vibethinker verify",
         description=DESCRIPTION,
         epilog=EXAMPLE,
         formatter_class=_Help,
         exit_on_error=False,
     )
-    made.add_argument("file", type=str, metavar="FILE", help="JSONL, or Parquet")
-    made.add_argument(
+    parser.add_argument("file", type=str, metavar="FILE", help="JSONL, or Parquet")
+    parser.add_argument(
         "--reward",
         type=Reward | None,
         help="short name of a class with its options, or path of a function or class; "
         "by default problems with tests go to CodeReward, all others to MathReward",
     )
-    made.add_argument(
+    parser.add_argument(
         "--fields", type=dict[str, str], default={}, help="names of columns that are not found by their usual names"
     )
-    made.add_argument("--slowest", type=NonNegativeInt, default=5, metavar="N", help="how many of the slowest to show")
-    made.add_argument("--out", type=Path | None, metavar="FILE.jsonl", help="file for the outcome of each completion")
-    return made
+    parser.add_argument("--slowest", type=NonNegativeInt, default=5, metavar="N", help="number of the slowest to show")
+    parser.add_argument("--out", type=Path | None, metavar="FILE.jsonl", help="file for the outcome of each completion")
+    return parser
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -105,9 +105,9 @@ def run(arguments: Sequence[str]) -> None:
     Raises:
         ValueError, OSError: naming the option, or file, line and field.
     """
-    reads = parser()
-    options = reads.parse_args(arguments[1:])
-    with as_verifier(reads.instantiate(options).reward or DispatchReward(), "reward") as reward:
+    parser = make_parser()
+    options = parser.parse_args(arguments[1:])
+    with as_verifier(parser.instantiate(options).reward or DispatchReward(), "reward") as reward:
         samples = list(read_samples(options.file, options.fields, reward))
         graded = list(zip(samples, _grade(samples), strict=True))
     if options.out is not None:
@@ -177,7 +177,7 @@ def _write(path: Path, graded: Sequence[Graded]) -> None:
             file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
 
 
-# What is printed
+# Tables
 
 
 def _views(graded: Sequence[Graded], slowest: int) -> Iterator[View | str]:

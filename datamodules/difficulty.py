@@ -1,7 +1,7 @@
-"""Training problems chosen by how often a stated checkpoint solves them.
+"""Training problems filtered by how often a given checkpoint solves them.
 
-Reinforcement learning learns nothing from problems that are solved always or never (arXiv 2606.16140, section 2.2.2),
-and fine-tuning on hard reasoning takes those that are mostly failed, with long solutions (section 2.1).
+Reinforcement learning learns nothing from problems that are solved always or never (arXiv 2606.16140, section 2.2.2);
+fine-tuning on hard reasoning uses problems that are mostly failed, with long solutions (section 2.1).
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Criteria:
     """Which training problems to keep.
 
     Attributes:
-        min_error_rate: least share of wrong samples.
-        max_error_rate: largest share of wrong samples. With neither bound, problems solved always or never are dropped.
+        min_error_rate: least fraction of wrong samples.
+        max_error_rate: largest fraction of wrong samples; without bounds problems solved always or never are dropped.
         min_solution_tokens: drop shorter solutions, and problems that have no other.
 
     Raises:
@@ -60,7 +60,7 @@ class Criteria:
             raise ValueError(f"--min-solution-tokens must not be negative, got {self.min_solution_tokens}")
 
     def keeps(self, solved: int, samples: int) -> bool:
-        """Whether a problem of which `solved` of its `samples` are right is neither too easy nor too hard."""
+        """Returns True for a problem with `solved` of `samples` correct that is neither too easy nor too hard."""
         if self.min_error_rate is None and self.max_error_rate is None:
             return 0 < solved < samples
         error_rate = (samples - solved) / samples  # not 1 − solved/samples, which may miss a bound by a rounding
@@ -94,29 +94,29 @@ def filter_by_difficulty(
 ) -> dict[str, Any]:
     """Samples every training problem and writes a data folder with those that the criteria keep.
 
-    The folder is for `DomainDataModule`: the rows are as they were, with their `pass_rate`; held-out files are copied,
-    and rows of the training file that the loader cuts off as held out by the hash of their prompt stay unsampled, so
-    held-out sets are the same before and after. Samples are kept beside it, in `OUT.samples`: other criteria need no
-    model, and a killed run goes on.
+    The folder is for `DomainDataModule`. Rows keep all columns and get a `pass_rate`. Held-out files are copied, and
+    rows of the training file that the loader holds out by the hash of their prompt stay without samples, so held-out
+    sets are the same before and after. Samples are stored beside the folder, in `OUT.samples`: other criteria need no
+    model, and a killed run continues.
 
     Args:
         model: folder, hub name, or `nano`.
         data: a `.jsonl` or `.parquet` file, or a folder with a `train` file.
-        out: the new folder; replaced if it was made here.
-        criteria: what to keep; by default what is solved sometimes.
-        settings: how samples are drawn; 8 by default.
+        out: the new folder; an earlier result is replaced.
+        criteria: which problems to keep; by default those that are solved sometimes.
+        settings: options of sampling; 8 samples by default.
         reward: grades the completions; a store tells one from another by name.
         fields: as in `DomainDataModule`.
         skip_long: drop problems whose prompt leaves no room for `settings.max_new_tokens`.
         slots: sequences at a time.
-        overwrite: drop the samples that are kept.
+        overwrite: drop the stored samples.
         progress: called with completions done and in all.
 
     Returns:
-        What is written to `manifest.json`: options, and counts by domain.
+        The content of `manifest.json`: options, and counts by domain.
 
     Raises:
-        FileNotFoundError, ValueError: before sampling, naming the file, row or option; after it, where nothing is kept.
+        FileNotFoundError, ValueError: before sampling, naming the file, row or option; after it, if no problem is kept.
     """
     criteria, settings, out = criteria or Criteria(), settings or EvaluationOptions(), Path(out)
     train, held_out = _files(Path(data))
@@ -137,7 +137,7 @@ def filter_by_difficulty(
     solved = {problem: counts for (_, problem), counts in store.solved().items()}
     kept, counts = _choose(rows, {p.id for p in asked}, solved, criteria, evaluation.tokenizer)
     if all(row.pass_rate is None for row in kept):
-        raise ValueError(f"{train}: none of its problems is kept: {_told(counts['domains'])}")
+        raise ValueError(f"{train}: none of its problems is kept: {_listed(counts['domains'])}")
     manifest = {"model": model, "data": str(data), "criteria": asdict(criteria), "options": store.options, **counts}
     with staged_folder(out) as scratch:
         for path in chain.from_iterable(held_out.values()):
@@ -165,7 +165,7 @@ def _choose(
     criteria: Criteria,
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[list[_Kept], dict[str, Any]]:
-    """The rows to keep, and what became of all of them."""
+    """The rows to keep, and counts of all of them."""
     kept: list[_Kept] = []
     domains: dict[str, Counter[str]] = {}
     held_out = too_long = 0
@@ -192,13 +192,13 @@ def _choose(
     return kept, {**counts, "held_out": held_out, "prompt_too_long": too_long}
 
 
-def _told(domains: Mapping[str, Mapping[str, int]]) -> str:
+def _listed(domains: Mapping[str, Mapping[str, int]]) -> str:
     """Like `algebra: 10 problems, 2 never, …`, by domain."""
     return "; ".join(f"{n}: {', '.join(f'{count} {what}' for what, count in d.items())}" for n, d in domains.items())
 
 
 def _long_solutions(row: Row, problem: Problem, least: int, tokenizer: PreTrainedTokenizerBase) -> list[str] | None:
-    """Of a list the solutions that are long enough, of a text whether it is; `None` where none has to be."""
+    """The solutions with at least so many tokens; `None` if there is no bound."""
     if not least:
         return None
     value = row.value("solutions")
@@ -211,12 +211,12 @@ def _write(path: Path, source: Path, kept: Sequence[_Kept]) -> None:
         lines = (json.dumps(_row(one), ensure_ascii=False) for one in kept)
         path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
         return
-    table = pq.read_table(source).take([one.row.number - 1 for one in kept])  # its own types, not guessed ones
+    table = pq.read_table(source).take([one.row.number - 1 for one in kept])  # keeps the types of its columns
     if kept and any(one.solutions is not None for one in kept):
         column = kept[0].row.columns["solutions"]
         values = [one.row.raw[column] if one.solutions is None else one.solutions for one in kept]
-        place = table.schema.get_field_index(column)
-        table = table.set_column(place, column, pa.array(values, table.schema.field(column).type))
+        index = table.schema.get_field_index(column)
+        table = table.set_column(index, column, pa.array(values, table.schema.field(column).type))
     if RATE in table.column_names:
         table = table.drop_columns([RATE])
     pq.write_table(table.append_column(RATE, pa.array([one.pass_rate for one in kept], pa.float64())), path)

@@ -52,7 +52,7 @@ def test_a_command_of_the_readme_parses(command: str, tmp_path: Path, monkeypatc
     if arguments[0] in commands.LIGHTNING:
         assert parse(arguments)["model"]["class_path"]
     elif arguments[0] == "verify":
-        assert verify.parser().parse_args(arguments[1:]).file
+        assert verify.make_parser().parse_args(arguments[1:]).file
     elif arguments[0] == "run":
         assert main([*arguments, "--dry-run", "--output", str(tmp_path)]) == 0
     else:

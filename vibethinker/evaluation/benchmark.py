@@ -1,4 +1,4 @@
-"""A model evaluated on benchmarks or held-out problems, into a store of samples from which a killed run continues."""
+"""Evaluation of a model on benchmarks or held-out problems; a killed run continues from its store of samples."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ROUNDS: Final = 4  # times that the sequences of one chunk fill the slots: few 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How samples are drawn from a model.
+    """Options of sampling in an evaluation.
 
     Attributes:
         samples: number for each problem.
@@ -62,7 +62,7 @@ class Evaluation:
     Args:
         source: the model.
         problems: by the name of their file; ids differ within each.
-        settings: how samples are drawn.
+        settings: options of sampling.
         skip_long: leave out problems whose prompt leaves no room for `settings.max_new_tokens`, which must be given.
 
     Attributes:

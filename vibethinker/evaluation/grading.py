@@ -122,7 +122,7 @@ def sample(
         sampling: how tokens are sampled; where completions end is filled in, if left open.
         seeds: one for each problem, so that a problem's samples do not depend on its neighbours.
         instruction: what follows each prompt; the problem's own by default.
-        prompts: token ids of each problem's prompt, made with `instruction` when left out.
+        prompts: token ids of each problem's prompt; by default the chat template with `instruction` gives them.
         progress: called with completions done and in all.
 
     Raises:

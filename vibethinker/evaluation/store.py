@@ -53,7 +53,7 @@ class SampleStore:
     """The samples of one model on one set of problems.
 
     Args:
-        folder: made on first use.
+        folder: created on first use.
         options: everything that decides the samples, by the names that a user knows.
 
     Raises:
@@ -85,7 +85,7 @@ class SampleStore:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Makes the folder and locks it; the lock ends with the process.
+        """Creates the folder and locks it; the lock ends with the process.
 
         Raises:
             FileExistsError: another process is writing there.

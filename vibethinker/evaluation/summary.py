@@ -104,8 +104,7 @@ def _rows(metrics: Sequence[Metrics]) -> list[Row]:
 def listing(samples: GradedSamples, clusters: Sequence[Sequence[Cluster] | None]) -> list[dict[str, Any]]:
     """A record of each problem with its pass rate and its most frequent answers, the hardest problem first.
 
-    Answers come with the number of their samples and whether they are right; a sample without an answer counts in
-    none.
+    Each answer has the number of its samples and is marked right or wrong; samples without an answer count in none.
     """
     records = [_record(samples, *both) for both in enumerate(clusters)]
     return sorted(records, key=lambda record: record["pass_rate"])

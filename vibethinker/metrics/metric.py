@@ -1,4 +1,4 @@
-"""Pass@K as a torchmetrics metric, made of `vibethinker.metrics.functional.pass_at_k`."""
+"""Pass@K as a torchmetrics metric, based on `vibethinker.metrics.functional.pass_at_k`."""
 
 from __future__ import annotations
 

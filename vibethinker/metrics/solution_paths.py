@@ -1,8 +1,8 @@
-r"""The path of a solution: its equations, in one spelling, with the arithmetic checked.
+r"""The path of a solution: its equations, normalised, with the arithmetic checked.
 
 Two solutions that differ only in words, spaces, typesetting or repetition have the same path; a solution with a wrong
-step has none. VibeThinker-3B (arXiv 2606.16140) keeps the checkpoint "with more valid solutions": this says which are
-valid, and which are different.
+step has none. VibeThinker-3B (arXiv 2606.16140) keeps the checkpoint "with more valid solutions"; paths decide which
+solutions are valid and which are different.
 
 A text is cut into *chains* such as `3x = 19 - 4 = 15`. A side of a chain that is pure arithmetic has an exact value,
 and all the values in a chain must be equal. A side with letters, with words in it, or beyond the bounds of
@@ -144,7 +144,7 @@ class _Side:
 
     def __init__(self, checked: bool = True) -> None:
         self.tokens: list[str] = []
-        self.checked = checked  # until something in it is no arithmetic
+        self.checked = checked  # false once something in it is not arithmetic
 
     def __str__(self) -> str:
         return "".join(self.tokens)
@@ -165,10 +165,10 @@ class _Reader:
         self.chain = [_Side()]
         self.word = ""  # just read, nothing after it yet
         self.new_line = False
-        self.open: list[bool] = []  # for each open bracket, whether it holds the arguments of a function
+        self.open: list[bool] = []  # for each open bracket, true if it holds the arguments of a function
 
     def read(self, token: re.Match[str], following: str) -> Iterator[list[_Side]]:
-        """Take one token; gives the chain that it ends, if it ends one."""
+        """Takes one token; yields the chain that it ends, if it ends one."""
         kind, text = token.lastgroup, token[0]
         if kind == "space":
             return
@@ -192,7 +192,7 @@ class _Reader:
         self.word, self.new_line = "", False
 
     def finish(self) -> Iterator[list[_Side]]:
-        """The chain as far as it is read, if it has two sides; then start another."""
+        """Yields the chain so far, if it has two sides, and starts another."""
         for side in self.chain:
             side.tokens = _without_idle_brackets(_with_products(_balanced(side.tokens)))
         sides = [side for side in self.chain if side.tokens]
@@ -201,7 +201,7 @@ class _Reader:
         self.chain, self.open = [_Side()], []
 
     def _ends_before(self, kind: str | None, text: str, following: str) -> bool:
-        """Whether a new line or a word before this token separates it from the chain so far."""
+        """Returns True if a new line or a word before this token separates it from the chain so far."""
         if kind == "equals":
             return False
         side = self.chain[-1].tokens
