@@ -22,9 +22,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.support.checkpoints import bits, listing, rewrite, save_expert, weights_of
-from vibethinker.fusion import average as fusion
-from vibethinker.fusion import fuse
-from vibethinker.fusion.average import anchored_sum
+from vibethinker.fusion import fuse, stream
+from vibethinker.fusion.stream import anchored_sum
 
 ROOT = Path(__file__).parents[2]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -34,8 +33,8 @@ finite = st.floats(width=32, allow_nan=False, min_value=-(2.0**100), max_value=2
 @pytest.fixture
 def small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranges that end inside rows, and several tasks per tensor, in tiny models too."""
-    monkeypatch.setattr(fusion, "_RANGE", 7)
-    monkeypatch.setattr(fusion, "_TASK", 100)
+    monkeypatch.setattr(stream, "_RANGE", 7)
+    monkeypatch.setattr(stream, "_TASK", 100)
 
 
 def average(folders: Sequence[Path], weights: Sequence[float]) -> dict[str, Tensor]:
@@ -157,7 +156,7 @@ def test_weight_of_one_gives_that_expert_bitwise(tmp_path: Path) -> None:
 
 
 def test_workers_do_not_change_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fusion, "_TASK", 50)
+    monkeypatch.setattr(stream, "_TASK", 50)
     folders = [save_expert(tmp_path / str(i), i) for i in range(3)]
     before = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -373,9 +372,9 @@ def test_killed_fusion_leaves_no_folder_and_is_repeated(tmp_path: Path) -> None:
     folders = [save_expert(tmp_path / str(i), i) for i in range(2)]
     out = tmp_path / "out"
     code = (
-        "import os, signal, sys; from vibethinker.fusion import average as fusion\n"
+        "import os, signal, sys; from vibethinker.fusion import average as fusion, stream\n"
         "assert not {'lightning', 'transformers'} & set(sys.modules), 'fusion alone needs neither'\n"
-        "write = os.pwrite; fusion._RANGE = 64; count = [30]\n"
+        "write = os.pwrite; stream._RANGE = 64; count = [30]\n"
         "def dying(*a):\n"
         "    count[0] -= 1\n"
         "    return write(*a) if count[0] else os.kill(os.getpid(), signal.SIGKILL)\n"

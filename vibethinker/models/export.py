@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import errno
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from vibethinker.models.adapters import ADAPTER, ADAPTER_BASE, is_adapter
+from vibethinker.models.adapters import ADAPTER, ADAPTER_BASE, is_adapter, plain_name
 from vibethinker.models.loading import build_model
-from vibethinker.models.merging import copy_weights, plain_name
+from vibethinker.models.merging import copy_weights
 from vibethinker.models.quantization import describe
 from vibethinker.models.source import ModelSource
 from vibethinker.utils.atomic import staged_folder
@@ -53,20 +55,26 @@ def export(
         generation.validate(strict=True)
     except ValueError:  # some models are published with a temperature and without do_sample; that cannot be saved
         generation.do_sample = True
-    with staged_folder(folder) as scratch:
-        try:
-            if adapter_only:
-                _write_adapter(policy, scratch)
-                generation.save_pretrained(scratch)
-            else:
-                model = build_model(policy.config, dtype or torch.float32, "cpu")
-                copy_weights(policy, model)
-                model.generation_config = generation
-                model.save_pretrained(scratch, max_shard_size=_SHARD)
-        except SafetensorError as error:
-            raise OSError(errno.EIO, f"the weights could not be written: {error}", str(folder)) from error
+    with staged_folder(folder) as scratch, one_line_write_errors(folder):
+        if adapter_only:
+            _write_adapter(policy, scratch)
+            generation.save_pretrained(scratch)
+        else:
+            model = build_model(policy.config, dtype or torch.float32, "cpu")
+            copy_weights(policy, model)
+            model.generation_config = generation
+            model.save_pretrained(scratch, max_shard_size=_SHARD)
         tokenizer.save_pretrained(scratch)
     return folder
+
+
+@contextmanager
+def one_line_write_errors(folder: Path) -> Iterator[None]:
+    """Turns an error of the safetensors library into an `OSError` that names the folder."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(errno.EIO, f"the weights could not be written: {error}", str(folder)) from error
 
 
 def stop_token_ids(model: PreTrainedModel) -> tuple[int, ...]:

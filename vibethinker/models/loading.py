@@ -11,22 +11,28 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
-from vibethinker.models.merging import plain_config
-from vibethinker.models.quantization import Quantization, check_method, is_quantized, loading_options, need_bitsandbytes
+from vibethinker.models.adapters import ADAPTER_BASE, base_changes, base_folder, changed_weights
+from vibethinker.models.merging import copy_weights, plain_config
+from vibethinker.models.quantization import (
+    Quantization,
+    check_method,
+    is_quantized,
+    loading_options,
+    need_bitsandbytes,
+    round_trip,
+)
 from vibethinker.models.source import ModelSource
 from vibethinker.packed import attention
 
@@ -194,49 +200,80 @@ def _frozen_dtype(asked: BaseDtype) -> torch.dtype:
     return dtype
 
 
+def load_in_full(source: ModelSource) -> Any:
+    """The model on the CPU with its adapter merged and 4 and 8 bits expanded, in float32.
+
+    Raises:
+        ValueError, FileNotFoundError: one line; the adapter does not fit its base.
+    """
+    config, folder, quantized = copy.deepcopy(source.config), source.path, None
+    if source.adapter:
+        path = Path(source.path)
+        folder, quantized = str(base_folder(path)), base_changes(path).get("quantized")
+        weights = build_model(config, torch.float32).state_dict()
+        shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+        changed_weights(path, shapes, source.base, bool(config.tie_word_embeddings))
+        if quantized and (missing := sorted(set(quantized["weights"]) - shapes.keys())):
+            raise ValueError(f"{path / ADAPTER_BASE}: {missing[0]} is no tensor of the base {source.base}")
+    model = _from_pretrained(source, folder, config=config, dtype=torch.float32, device_map={"": "cpu"})
+    if hasattr(config, "quantization_config"):
+        full = build_model(config, torch.float32, "cpu")
+        copy_weights(model, full)
+        full.generation_config, model = model.generation_config, full
+    if quantized:
+        need_bitsandbytes(str(path / ADAPTER_BASE))
+        for name in quantized["weights"]:
+            weight = model.get_parameter(name)
+            weight.data = round_trip(weight.data, quantized).float()
+    if source.adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, source.path).merge_and_unload()
+        if (path / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(path)
+    return model.requires_grad_(True)
+
+
 def _load(source: ModelSource, dtype: torch.dtype, quantization: Quantization | None) -> Any:
-    """The weights in a model for packed rows; those not in 4 or 8 bits in the dtype asked for."""
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention.NAME}
-    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # refused below, in one line
-    config = plain_config(source.config) if source.adapter else copy.deepcopy(source.config)
-    stored = getattr(config, "quantization_config", None)
+    """The weights in a model for packed sequences; those not in 4 or 8 bits in the dtype asked for."""
+    config, folder = copy.deepcopy(source.config), source.path
+    options: dict[str, Any] = {"dtype": dtype}
+    stored = None if source.adapter else getattr(config, "quantization_config", None)
     if quantization:
         options["quantization_config"] = loading_options(quantization, dtype)
     elif stored:
         stored["bnb_4bit_compute_dtype"] = str(dtype).removeprefix("torch.")
     if (quantization or stored) and torch.cuda.is_available():
         options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0))}
-    with _in_full(source) as folder:
-        try:
-            loader: Any = AutoModelForCausalLM
-            policy, info = loader.from_pretrained(folder, config=config, **options)
-        except (OSError, RuntimeError, ValueError, ImportError, SafetensorError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise ValueError(f"model {source.name!r} cannot be loaded: {reason}") from error
+    if not source.adapter:
+        model = _from_pretrained(source, folder, config=config, **options)
+    else:
+        model = load_in_full(source)
+        if quantization:
+            generation = model.generation_config
+            options |= {"config": plain_config(config), "state_dict": model.state_dict()}
+            model = _from_pretrained(source, None, **options)
+            model.generation_config = generation
+    for parameter in model.parameters():
+        if not is_quantized(parameter):
+            parameter.data = parameter.data.to(dtype)  # transformers keeps what a quantized checkpoint has
+    model.name_or_path = model.config._name_or_path = source.path
+    return model
+
+
+def _from_pretrained(source: ModelSource, folder: str | None, **options: Any) -> Any:
+    """A model for packed sequences as transformers loads it, every weight from the files."""
     what = f"model {source.name!r}"
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # refused below, in one line
+    kind: Any = type(build_model(options["config"], options["dtype"]))
+    try:
+        model, info = kind.from_pretrained(folder, attn_implementation=attention.NAME, **options)
+    except (OSError, RuntimeError, ValueError, ImportError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{what} cannot be loaded: {reason}") from error
     if missing := sorted(info["missing_keys"]):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ValueError(f"{what}: its files have no {missing[0]}{more}")
-    for name, stored_shape, shape in sorted(info["mismatched_keys"]):
-        raise ValueError(
-            f"{what}: {name} has shape {list(stored_shape)} in its files, {list(shape)} by its config.json"
-        )
-    for parameter in policy.parameters():
-        if not is_quantized(parameter):
-            parameter.data = parameter.data.to(dtype)  # transformers keeps what a quantized checkpoint has
-    policy.name_or_path = policy.config._name_or_path = source.path
-    return policy
-
-
-@contextmanager
-def _in_full(source: ModelSource) -> Iterator[str]:
-    """The model's folder or hub name; for an adapter a folder, gone afterwards, with its base and it merged."""
-    if not source.adapter:
-        yield source.path
-        return
-    from vibethinker.fusion import fuse
-
-    with TemporaryDirectory(prefix="vibethinker-") as scratch:
-        merged = Path(scratch) / "merged"
-        fuse([source.path], merged)
-        yield str(merged)
+    for name, stored, shape in sorted(info["mismatched_keys"]):
+        raise ValueError(f"{what}: {name} has shape {list(stored)} in its files, {list(shape)} by its config.json")
+    return model

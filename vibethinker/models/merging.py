@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from vibethinker.models.adapters import plain_name
 from vibethinker.models.quantization import expanded
 
 
@@ -40,11 +41,6 @@ def plain_weights(policy: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
 def _persistent_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
     transient = module._non_persistent_buffers_set
     return [(n, b) for n, b in module.named_buffers(recurse=False) if n not in transient]
-
-
-def plain_name(path: str) -> str:
-    """A parameter's name without what an adapter puts around it."""
-    return path.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
 
 def plain_config(config: PreTrainedConfig) -> PreTrainedConfig:

@@ -22,9 +22,11 @@ class FrozenCopy:
         self.model: Any = model.requires_grad_(False).eval()
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Moves and casts the copy."""
         self.model.to(device, dtype)
 
     def __call__(self) -> AbstractContextManager[PreTrainedModel]:
+        """The copy, as a context."""
         return nullcontext(self.model)
 
 

@@ -5,7 +5,6 @@ Everything that is known without reading weights is found out here, once: files,
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,13 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-import xxhash
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
-from vibethinker.models.adapters import ADAPTER, base_changes, base_name, is_adapter
+from vibethinker.models.adapters import ADAPTER, adapter_base, base_changes, is_adapter
 from vibethinker.utils.hub import ask_the_hub
+from vibethinker.utils.provenance import digest, file_digest
 
 NANO: Final = "nano"
 _NANO_FOLDER: Final = Path(__file__).parents[1] / "nano"
@@ -62,7 +61,7 @@ class ModelSource:
         """
         name = str(name)
         path = _locate(name)
-        base = _locate(base_name(Path(path))) if is_adapter(path) else path
+        base = _locate(adapter_base(Path(path))) if is_adapter(path) else path
         with _one_line_errors(name, base):
             config: PreTrainedConfig = AutoConfig.from_pretrained(base)
         for key, value in (base_changes(Path(path)).get("config") or {}).items() if path != base else ():
@@ -121,13 +120,8 @@ def _locate(name: str) -> str:
 def _digest(path: str) -> str:
     if not Path(path).is_dir():
         return f"commit:{Path(str(cached_file(path, 'config.json'))).parent.name}"
-    total = xxhash.xxh3_128()
-    for file in sorted(Path(path).iterdir()):
-        if file.is_file() and file.suffix in _DIGESTED:
-            with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()
-            total.update(f"{file.name} {digest}\n".encode())
-    return f"xxh3_128:{total.hexdigest()}"
+    files = sorted(file for file in Path(path).iterdir() if file.is_file() and file.suffix in _DIGESTED)
+    return digest("".join(f"{file.name} {file_digest(file).removeprefix('xxh3_128:')}\n" for file in files))
 
 
 def context_of(config: PreTrainedConfig) -> int:

@@ -1,4 +1,4 @@
-"""safetensors files as places of bytes: tensors are found by name, read and written in ranges, never held whole.
+"""Random access to safetensors: reads and writes ranges of named tensors without loading them whole.
 
 The format (https://huggingface.co/docs/safetensors): eight bytes of little-endian header length, a JSON header
 `{name: {dtype, shape, data_offsets}}`, then the tensors back to back. Only that is used here, through positioned reads
@@ -12,8 +12,7 @@ import json
 import math
 import os
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -38,13 +37,12 @@ DTYPES: Final[Mapping[str, torch.dtype]] = {
     "BOOL": torch.bool,
 }
 Spec = tuple[torch.dtype, tuple[int, ...]]  # of a tensor that is not stored yet: element type, shape
-_KEPT: Final = 8  # made tensors: one for each thread of a fusion
 _CODES: Final = {dtype: code for code, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class TensorRef:
-    """Where one tensor lies.
+    """Location of one tensor in a file.
 
     Attributes:
         file: the safetensors file.
@@ -202,20 +200,11 @@ def _allocate(fd: int, size: int) -> None:
                 raise
 
 
-class _Made:
-    """A tensor that whoever comes first makes, while others wait."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.tensor: Tensor | None = None
-
-
 class Files:
     """Open files shared by threads: positioned reads and writes of tensor ranges, each file opened once."""
 
     def __init__(self) -> None:
         self._open: dict[tuple[Path, int], int] = {}
-        self._made: OrderedDict[Hashable, _Made] = OrderedDict()
         self._lock = threading.Lock()
 
     def __enter__(self) -> Files:
@@ -248,26 +237,8 @@ class Files:
             done = os.pwrite(fd, view, at)
             view, at = view[done:], at + done
 
-    def tensor(self, ref: TensorRef) -> Tensor:
-        """The whole tensor, for small ones."""
-        values = torch.empty(ref.numel, dtype=ref.dtype)
-        self.read(ref, 0, values)
-        return values.view(ref.shape)
-
-    def once(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
-        """What `make` gives, kept for others who ask until `_KEPT` further tensors were asked for."""
-        with self._lock:
-            made = self._made.setdefault(key, _Made())
-            self._made.move_to_end(key)
-            if len(self._made) > _KEPT:
-                self._made.popitem(last=False)
-        with made.lock:
-            if made.tensor is None:
-                made.tensor = make()
-            return made.tensor
-
     def equal(self, a: TensorRef, b: TensorRef, chunk: int = 1 << 20) -> bool:
-        """Whether two tensors have the same dtype, shape and bits."""
+        """True if two tensors have the same dtype, shape and bits."""
         if (a.dtype, a.shape) != (b.dtype, b.shape):
             return False
         for start in range(0, a.numel, chunk):
