@@ -2,7 +2,7 @@
 
 Every program tries to do something observable: to print a secret that lies in a file, to leave a file behind, to reach
 a listener, to end a process, to pass a test that it does not solve, to outlive its run. Paths and numbers in capitals
-between `<` and `>` are filled in by the test. Nothing here is judged by the name of an exception.
+between `<` and `>` are filled in by the test. No test depends on the name of an exception.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Programs that try to do harm, at every level, judged by what can be observed."""
+"""Programs that try to do harm, at every level; the tests check observable effects."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def box(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def open_folder(tmp_path: Path) -> Path:
     """A folder in which everybody may read and write, so that nothing but the sandbox is in the way."""
     for folder in (tmp_path, *tmp_path.parents[:3]):
         if folder.owner() != "root" or os.getuid() == 0:
@@ -46,9 +46,9 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", attacks.READ)
-def test_no_file_is_read(name: str, box: Sandbox, place: Path) -> None:
+def test_no_file_is_read(name: str, box: Sandbox, open_folder: Path) -> None:
     token = secrets.token_hex(8)
-    file = place / "secret"
+    file = open_folder / "secret"
     file.write_text(token)
     file.chmod(0o644)
     program = attacks.READ[name].replace("<SECRET>", str(file))
@@ -58,16 +58,16 @@ def test_no_file_is_read(name: str, box: Sandbox, place: Path) -> None:
 
 
 @pytest.mark.parametrize("name", attacks.SEE)
-def test_no_file_is_seen(name: str, box: Sandbox, place: Path) -> None:
-    file = place / "secret"
+def test_no_file_is_seen(name: str, box: Sandbox, open_folder: Path) -> None:
+    file = open_folder / "secret"
     file.touch(0o644)
     program = attacks.SEE[name].replace("<SECRET>", str(file))
     assert not box.run(program, [{"input": "", "output": "seen"}], LIMIT).passed
 
 
 @pytest.mark.parametrize("name", attacks.WRITE)
-def test_nothing_is_left_behind(name: str, box: Sandbox, place: Path) -> None:
-    mark = place / "mark"
+def test_nothing_is_left_behind(name: str, box: Sandbox, open_folder: Path) -> None:
+    mark = open_folder / "mark"
     box.run(attacks.WRITE[name].replace("<MARK>", str(mark)), [{"input": "", "output": ""}], LIMIT)
     assert not mark.exists()
     assert not mark.is_symlink()
@@ -117,7 +117,7 @@ def test_time_memory_and_output_are_bounded(name: str, box: Sandbox) -> None:
 FORMS: dict[str, list[dict[str, Any]]] = {
     "calls": [{"call": "f", "args": [x], "expected": x * x + 7} for x in (3, 10, -2)],
     "asserts": [{"assert": f"assert f({x}) == {x * x + 7}"} for x in (3, 10, -2)],
-    "judged": [{"assert": f"for x in [{x}]:\n    assert f(x) == {x * x + 7}"} for x in (3, 10, -2)],
+    "asserts process": [{"assert": f"for x in [{x}]:\n    assert f(x) == {x * x + 7}"} for x in (3, 10, -2)],
     "close": [{"assert": f"assert abs(f({x}) - {x * x + 7}) < 1e-6"} for x in (3, 10, -2)],
     "set": [{"assert": f"assert set([f({x})]) == set([{x * x + 7}])"} for x in (3, 10, -2)],
     "check": [

@@ -39,7 +39,7 @@ class InputCase:
     output: str
 
     def objection(self, given: Any) -> str | None:
-        """What is wrong with an answer, in one line; `None` when it is right."""
+        """The fault of an answer in one line, or `None` for a right one."""
         if not isinstance(given, str):
             return "its process gave no text"
         if same_output(self.output, given):
@@ -70,11 +70,11 @@ class CallCase:
 
     @property
     def question(self) -> list[Any]:
-        """What the program's process is told."""
+        """The call as the program's process receives it."""
         return [self.name, self.args, self.kwargs]
 
     def objection(self, given: Any) -> str | None:
-        """What is wrong with an answer, in one line; `None` when it is right."""
+        """The fault of an answer in one line, or `None` for a right one."""
         try:
             if self.check in ("true", "false"):
                 right = _truth(given) is (self.check == "true")
@@ -97,7 +97,7 @@ class AssertCase:
     question: str
 
     def objection(self, given: Any) -> str | None:
-        """What is wrong with an answer, in one line; `None` when it is right."""
+        """The fault of an answer in one line, or `None` for a right one."""
         return None if given is True else "its test did not pass"
 
 

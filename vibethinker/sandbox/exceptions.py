@@ -14,4 +14,4 @@ class OutputLimitError(BaseException):
 
 
 class LostError(BaseException):
-    """The other end of a channel is gone: there is nobody left to answer. No `Exception`, for the same reason."""
+    """The other end of a channel is gone. No `Exception`, for the same reason."""

@@ -106,7 +106,7 @@ def _isolate(found: dict[str, isolation.Layer]) -> Isolation:
 
 
 def _wait_for(server: int) -> NoReturn:
-    """The outer process's remaining life: it is what the host can see and kill."""
+    """Waits in the outer process, which the host can see and kill."""
     os.closerange(3, 256)
     os.waitpid(server, 0)
     os._exit(0)
@@ -114,7 +114,7 @@ def _wait_for(server: int) -> NoReturn:
 
 class _Server:
     def __init__(self, control: socket.socket, isolation: Isolation) -> None:
-        self.control, self.isolation = control, isolation
+        self.control, self.isolation, self.process = control, isolation, os.getpid()
         self.children: dict[int, tuple[int, float]] = {}  # process → child, when it is killed at the latest
         self.processes: dict[int, int] = {}  # child → process
         self.wakeup, self._alarm = socket.socketpair()
@@ -122,7 +122,7 @@ class _Server:
         self._alarm.setblocking(False)
 
     def serve(self) -> None:
-        """Until the host closes its end; then nothing is left running."""
+        """Serves until the host closes its end; then no child is left running."""
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._alarm.fileno(), warn_on_full_buffer=False)
         poll = select.poll()
@@ -168,13 +168,13 @@ class _Server:
         return True
 
     def become_child(self, descriptors: list[int], memory: int, seconds: int) -> NoReturn:
-        """The first moments of a child: nothing of the server's, then the layers, then its task."""
+        """Makes a fork a child: nothing of the server's, then the layers, then its task."""
         code = 1
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.setsid()
-            die_with_parent()
+            die_with_parent(self.process)
             self.isolation.apply(memory, seconds, descriptors)
             code = program_process.work(_TASK, _LINK, self.isolation.language)
         except BaseException:
@@ -209,7 +209,7 @@ class _Server:
 
 
 def _kill(process: int) -> None:
-    """The process and whatever is in its session's first group."""
+    """Kills a process and its group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(process, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError, PermissionError):

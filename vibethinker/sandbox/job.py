@@ -70,7 +70,7 @@ class Job:
         return self._at >= len(self._cases) or (self.stop_early and self.failure is not None)
 
     def receive(self, message: Any, answering: bool) -> None:
-        """Takes a message, which may be anything, from a process that nobody trusts.
+        """Takes a message, which may be anything, from an untrusted process.
 
         Args:
             message: JSON data.

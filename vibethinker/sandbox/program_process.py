@@ -1,4 +1,4 @@
-"""The process of one program: reads its task, runs it, answers. Nobody who reads its answers trusts them.
+"""The process of one program: reads its task, runs it, sends untrusted answers.
 
 A task is one of
     {"kind": "inputs", "program", "questions": [text, …], "limit"}                → a text for each

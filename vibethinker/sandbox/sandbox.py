@@ -129,7 +129,7 @@ class Sandbox:
         with self._lock:
             try:
                 self._started().run(started, self.workers, self.memory, progress)
-            except BaseException:  # nobody waits for what is under way
+            except BaseException:  # programs that still run have no caller left
                 self.close()
                 raise
         return [job.verdict() for job in started]

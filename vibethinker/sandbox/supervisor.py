@@ -224,19 +224,21 @@ class _Child:
         self.incoming += data
         while not self.job.stage_is_over and len(self.incoming) >= LENGTH.size:
             (size,) = LENGTH.unpack_from(self.incoming)
-            body = self.incoming[LENGTH.size : LENGTH.size + size]
+            end = LENGTH.size + size
+            complete = len(self.incoming) >= end  # counted once, when all of it is here
+            body = self.incoming[LENGTH.size : end] if complete else b""
             parts = body.count(b"[") + body.count(b"{")
             if size > 6 * self.job.output + _LARGEST_ANSWER or parts > self.job.output + _MOST_PARTS:
                 self.job.end("error", "an answer larger than allowed")
                 break
-            if len(body) < size:
+            if not complete:
                 break
             self.job.receive(_parsed(body), self.answering)
-            del self.incoming[: LENGTH.size + size]
+            del self.incoming[:end]
         return bool(data)
 
 
-def _parsed(data: bytearray) -> Any:
+def _parsed(data: bytes | bytearray) -> Any:
     try:
         return json.loads(data)
     except (ValueError, RecursionError):

@@ -76,18 +76,18 @@ def compile_source(source: str, mode: str) -> types.CodeType:
         sys.setrecursionlimit(limit)
 
 
-def _at(node: Any, place: Any) -> Any:
-    node.lineno, node.col_offset = place.lineno, place.col_offset
-    node.end_lineno, node.end_col_offset = place.end_lineno, place.end_col_offset
+def _at(node: Any, origin: Any) -> Any:
+    node.lineno, node.col_offset = origin.lineno, origin.col_offset
+    node.end_lineno, node.end_col_offset = origin.end_lineno, origin.end_col_offset
     return node
 
 
-def _name(name: str, place: ast.AST) -> ast.Name:
-    return _at(ast.Name(name, _LOADED), place)
+def _name(name: str, origin: ast.AST) -> ast.Name:
+    return _at(ast.Name(name, _LOADED), origin)
 
 
-def _call(guard: str, place: ast.AST, *arguments: ast.expr) -> ast.Call:
-    return _at(ast.Call(_name(guard, place), list(arguments), []), place)
+def _call(guard: str, origin: ast.AST, *arguments: ast.expr) -> ast.Call:
+    return _at(ast.Call(_name(guard, origin), list(arguments), []), origin)
 
 
 def _bound_names(body: list[ast.stmt]) -> set[str]:
@@ -107,7 +107,7 @@ def _bound_names(body: list[ast.stmt]) -> set[str]:
 
 
 class _GuardTransformer(RestrictingNodeTransformer):
-    """Checks a tree and inserts the guards, in place; every visit returns exactly one node."""
+    """Checks a tree and inserts the guards, in origin; every visit returns exactly one node."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -171,9 +171,11 @@ class _GuardTransformer(RestrictingNodeTransformer):
 
     visit_ImportFrom = visit_Import
 
-    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> ast.AST:
+    def _named(self, node: Any) -> ast.AST:
         self.check_name(node, node.name)
-        return self._children(node, ("type", "body"))
+        return self._children(node, node._fields)
+
+    visit_ExceptHandler = visit_MatchStar = visit_MatchAs = _named
 
     # attributes
 
@@ -364,11 +366,3 @@ class _GuardTransformer(RestrictingNodeTransformer):
             self._plain_reference(key)
         self.check_name(node, node.rest)
         return self._children(node, ("patterns",))
-
-    def visit_MatchStar(self, node: ast.MatchStar) -> ast.AST:
-        self.check_name(node, node.name)
-        return node
-
-    def visit_MatchAs(self, node: ast.MatchAs) -> ast.AST:
-        self.check_name(node, node.name)
-        return self._children(node, ("pattern",))

@@ -128,7 +128,7 @@ class _Event:
 
 
 class _Condition(_RLock):
-    """A condition that nobody else can make true."""
+    """A condition that no other thread can make true."""
 
     def __init__(self, lock: Any = None) -> None:
         pass
