@@ -1,10 +1,10 @@
-"""How fast and how right the verification of answers is; prints a table.
+"""Measures the speed and the accuracy of math verification; prints a table.
 
     python benchmarks/math_verification.py [LABELLED.jsonl …] [--workers 2] [--repeats 3]
 
 A labelled file has a JSON object a line: `gold`, `pred` (a completion), `equal`, and perhaps `kind` and `contested`;
-the pairs that are contested are counted apart. Rates are the best of the repeats, on pairs that no cache has seen,
-after the workers have started; the batch with hangers includes their start.
+contested pairs are counted apart. Rates are the best of the repeats, on pairs that are in no cache, after the workers
+have started; the batch with hangers includes their start.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Pairs = list[tuple[str, str]]
 
 def exact_pairs(seed: int, count: int) -> Pairs:
     """Numbers, fractions, lists and words; half of them wrong."""
-    made: Pairs = []
+    pairs: Pairs = []
     for n in range(seed * count, (seed + 1) * count):
         wrong = n % 2
         kinds = (
@@ -35,13 +35,13 @@ def exact_pairs(seed: int, count: int) -> Pairs:
             (f"{n + wrong}, 2", f"2,{n}"),
             (rf"{n + wrong}\text{{ cm}}", str(n)),
         )
-        made.append(kinds[n // 2 % len(kinds)])
-    return made
+        pairs.append(kinds[n // 2 % len(kinds)])
+    return pairs
 
 
 def symbolic_pairs(seed: int, count: int) -> Pairs:
     """Surds, polynomials, angles, complex numbers, lines, intervals, matrices; half of them wrong."""
-    made: Pairs = []
+    pairs: Pairs = []
     for n in range(seed * count + 2, (seed + 1) * count + 2):
         m = n + n % 2
         kinds = (
@@ -54,8 +54,8 @@ def symbolic_pairs(seed: int, count: int) -> Pairs:
             (rf"\begin{{pmatrix}}{m}\\\sqrt{{8}}\end{{pmatrix}}", rf"\begin{{pmatrix}}{n}\\2\sqrt{{2}}\end{{pmatrix}}"),
             (rf"\sin {m}x", rf"2\sin\frac{{{n}x}}{{2}}\cos\frac{{{n}x}}{{2}}"),
         )
-        made.append(kinds[n // 2 % len(kinds)])
-    return made
+        pairs.append(kinds[n // 2 % len(kinds)])
+    return pairs
 
 
 def batch_with_hangers(seed: int) -> Pairs:

@@ -80,5 +80,5 @@ def test_unions_are_sets_of_numbers(one: str, other: str, same: bool) -> None:
 def test_a_verdict_is_the_same_in_every_process() -> None:
     pairs = [(r"\sin(2x)", r"2\sin(x)\cos(x)"), ("(x+1)^2", "x^2+1"), ("xy=1", "y=1/x"), ("0<x<5", "(0,5)")]
     code = f"from vibethinker.rewards.math.symbolic import is_equal; print([is_equal(*pair) for pair in {pairs!r}])"
-    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert said.strip() == str([is_equal(*pair) for pair in pairs]) == "[True, False, True, True]"
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert printed.strip() == str([is_equal(*pair) for pair in pairs]) == "[True, False, True, True]"

@@ -158,7 +158,7 @@ def test_reward(completion: str, outcome: float) -> None:
 
 
 @pytest.mark.parametrize("completion", [r"\boxed{A, B, C, D}", r"\boxed{\text{(A) 1 (B) 2}}", r"\boxed{A}\boxed{B}"])
-def test_repeating_the_options_earns_nothing(completion: str) -> None:
+def test_repeating_the_options_scores_zero(completion: str) -> None:
     with MathReward() as reward:
         assert reward([problem("B"), problem(r"\text{(B)}")], [completion] * 2) == [0.0, 0.0]
 
@@ -197,7 +197,7 @@ def test_batch_keeps_order(reward: MathReward) -> None:
     assert outcomes == [0.0 if n in (5, 6) else 1.0 for n in range(24)]
 
 
-def test_reward_refuses_misuse() -> None:
+def test_misuse_raises() -> None:
     reward = MathReward()
     assert isinstance(reward, Reward)
     with pytest.raises(ValueError, match="1 problems for 2 completions"):
@@ -219,7 +219,7 @@ BOMBS = [
 
 
 @pytest.mark.parametrize("bomb", BOMBS, ids=[bomb[:12] for bomb in BOMBS])
-def test_bombs_are_refused_before_parsing(bomb: str) -> None:
+def test_bombs_are_rejected_before_parsing(bomb: str) -> None:
     start = time.process_time()
     with MathReward() as reward:
         assert reward([problem("5"), problem(r"\sqrt{5}")], [rf"\boxed{{{bomb}}}"] * 2) == [0.0, 0.0]

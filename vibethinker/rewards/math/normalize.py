@@ -1,6 +1,6 @@
-r"""One spelling for answers that mean the same, before anything is compared or parsed.
+r"""Normalises answers to one spelling before they are compared or parsed.
 
-Each rule mends something that symbolic parsing gets wrong or does not know: wrappers and spacing commands, commands
+Each rule handles something that symbolic parsing gets wrong or does not know: wrappers and spacing commands, commands
 escaped twice, Unicode signs and widths, `12\,345`, degrees, currency, units, words.
 """
 

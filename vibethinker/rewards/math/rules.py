@@ -7,8 +7,9 @@ rejected here, before it sees them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Final
 
@@ -43,7 +44,7 @@ def decide(prediction: str, gold: str) -> bool | None:
     if not (is_safe(given.text) and is_safe(wanted.text)) or _is_ambiguous(given.text):
         return False
     try:
-        return agree(given.text, wanted.text, _undecided)
+        return agree(given.text, wanted.text, lambda *_: None)
     except ArithmeticError:
         return False
 
@@ -51,10 +52,6 @@ def decide(prediction: str, gold: str) -> bool | None:
 def _is_ambiguous(text: str) -> bool:
     r"""True where a mixed number has an improper fraction, as 1\frac{9}{5}: a sum to some, a product to others."""
     return not all(split_mixed(number)[3] for number in MIXED.finditer(text))
-
-
-def _undecided(given: str, wanted: str) -> None:
-    return None
 
 
 def agree(given: str, wanted: str, otherwise: Rule) -> bool | None:
@@ -70,15 +67,13 @@ def agree(given: str, wanted: str, otherwise: Rule) -> bool | None:
     """
     if given == wanted:
         return True
-    for rule in (_numbers, _words, _bases):
-        verdict = rule(given, wanted)
-        if verdict is not None:
-            return verdict
-    for part in (_labelled, _equations, _collections):
-        verdict = part(given, wanted, otherwise)
-        if verdict is not None:
-            return verdict
-    return otherwise(given, wanted)
+    nested = (partial(rule, otherwise=otherwise) for rule in (_labelled, _equations, _collections))
+    return first_verdict((_numbers, _words, _bases, *nested, otherwise), given, wanted)
+
+
+def first_verdict(rules: Iterable[Rule], given: str, wanted: str) -> bool | None:
+    """Verdict of the first rule that has one."""
+    return next((verdict for rule in rules if (verdict := rule(given, wanted)) is not None), None)
 
 
 def number(text: str) -> Fraction | None:
@@ -208,9 +203,10 @@ def match_unordered(items: Sequence[str], targets: Sequence[str], otherwise: Rul
 
 def _shape(text: str) -> tuple[str, list[str]]:
     r"""Kind of collection and its items: `()`, `[)`, … ordered, `{}` a set, `,` a bare list, "" a single answer."""
-    if text.startswith(r"\{") and _closes_at_end(text):
+    closed = _group_end(text) == len(text) - 1
+    if closed and text.startswith(r"\{"):
         return "{}", _split(text[2:-2])
-    if text.startswith(("(", "[")) and _closes_at_end(text) and len(inner := _split(text[1:-1])) > 1:
+    if closed and text.startswith(("(", "[")) and len(inner := _split(text[1:-1])) > 1:
         return text[0] + text[-1], inner
     items = [signed for item in _split(text) for signed in _both_signs(item)]
     return ("," if len(items) > 1 else ""), items
@@ -219,10 +215,6 @@ def _shape(text: str) -> tuple[str, list[str]]:
 def has_items(text: str) -> bool:
     """True for a collection of several parts."""
     return len(_shape(text)[1]) > 1
-
-
-def _closes_at_end(text: str) -> bool:
-    return _group_end(text) == len(text) - 1
 
 
 def _depths(text: str) -> list[int]:

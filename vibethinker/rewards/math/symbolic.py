@@ -18,7 +18,7 @@ from sympy import Basic, Float, I, MatrixBase, Rational, Symbol
 
 from vibethinker.rewards.math import pointwise
 from vibethinker.rewards.math.expression import ParseError
-from vibethinker.rewards.math.rules import agree, has_items, match_ordered, match_unordered
+from vibethinker.rewards.math.rules import agree, first_verdict, has_items, match_ordered, match_unordered
 
 _RELATION: Final = re.compile(r"(\\leq|\\geq|\\neq|=|<|>)")
 _FLIPPED: Final = {">": "<", r"\geq": r"\leq"}
@@ -42,13 +42,8 @@ def is_equal(given: str, wanted: str) -> bool:
         return False
 
 
-def _leaf(given: str, wanted: str) -> bool:
-    for rule in (_names, _kinds, _infinities, _approximations, _matrices, _members, _unions, _relations):
-        verdict = rule(given, wanted)
-        if verdict is not None:
-            return verdict
-    verdict = pointwise.same(given, wanted)
-    return math_verify(given, wanted) if verdict is None else verdict
+def _leaf(given: str, wanted: str) -> bool | None:
+    return first_verdict(_RULES, given, wanted)
 
 
 def _names(given: str, wanted: str) -> bool | None:
@@ -248,3 +243,8 @@ def warm_up() -> None:
     for given, wanted in ((r"\sqrt{12}", r"2\sqrt{3}"), (r"f(x+1)-\frac{1}{2}", r"f(1+x)-\frac{2}{4}")):
         if not math_verify(given, wanted):
             raise RuntimeError(f"{given} is not {wanted}")
+
+
+_RULES: Final = (
+    _names, _kinds, _infinities, _approximations, _matrices, _members, _unions, _relations, pointwise.same, math_verify,
+)  # fmt: skip
