@@ -77,7 +77,7 @@ def integral(rng: LevelRandom) -> Draft:
     high = low + width
     weights = {low: 1, high: 1} if degree == 1 else {low: 1, low + width // 2: 4, high: 1}
     values = {x: sum(terms_at(integrand, x)) for x in weights}
-    share = sum(weights.values())
+    total = sum(weights.values())
     weighted = [weight * values[x] for x, weight in weights.items()]
     at_low, at_high = (sum(terms_at(primitive, x)) for x in (low, high))
     antiderivative = [
@@ -91,7 +91,7 @@ def integral(rng: LevelRandom) -> Draft:
         *(multiply(weight, values[x]) for x, weight in weights.items() if weight > 1),
         add(*weighted),
         add(high, -low),
-        f"{sum(weighted)}*{width}/{share}={sum(weighted) * width}/{share}={at_high - at_low}",
+        f"{sum(weighted)}*{width}/{total}={sum(weighted) * width}/{total}={at_high - at_low}",
     ]
     pattern = rng.phrase("Integrate {} from {} to {}.", "Find the integral of {} from x={} to x={}.")
     prompt = pattern.format(polynomial(*integrand), low, high)

@@ -67,7 +67,7 @@ def read_report(out: Path) -> dict[str, Any] | None:
         report = json.loads((out / REPORT).read_bytes())
         _ = report["format"], report["settings"], report["inputs"], report["outputs"].items()
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        raise FileExistsError(f"{out}: is there already and was not made by prepare; name another folder") from None
+        raise FileExistsError(f"{out}: exists already and was not written by prepare; name another folder") from None
     return report
 
 

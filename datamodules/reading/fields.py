@@ -268,7 +268,7 @@ def unreadable(answer: str) -> str:
     if not text:
         return "is nothing that can be compared"
     if text.casefold() in _PLACEHOLDERS:
-        return "stands for no answer"
+        return "is a placeholder for a missing answer"
     return "is a sentence" if len(_WORD.findall(bare)) >= _SENTENCE else ""
 
 

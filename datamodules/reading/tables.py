@@ -1,4 +1,4 @@
-"""Raw rows, from where they are: JSONL and Parquet files, folders and patterns of them, data sets of the hub.
+"""Raw rows of JSONL and Parquet files, folders and patterns of them, and data sets of the hub.
 
 Every table can be read from any row on.
 """
@@ -56,7 +56,7 @@ class Table:
 
 
 def source_kind(data: str) -> Literal["file", "folder", "pattern", "hub"]:
-    """What `data` names, without reading it.
+    """The kind of source that `data` names, without reading it.
 
     Raises:
         FileNotFoundError: if it can be neither a path nor a hub name.
@@ -97,7 +97,7 @@ def open_set(data: str, *, streaming: bool = False) -> dict[Split, list[Table]]:
 
 
 def files_by_split(data: str) -> dict[Split, list[Path]]:
-    """Which files make up each split. One file alone, and what a pattern finds under other names, is `train`."""
+    """The files of each split. A single file, and files of a pattern that are not named after a split, are `train`."""
     kind = source_kind(data)
     if kind == "file":
         return {"train": [Path(data)]}

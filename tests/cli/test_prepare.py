@@ -148,7 +148,7 @@ def test_a_folder_that_was_meddled_with_or_is_not_ours(folder: Path, capsys: pyt
         if report is not None:
             (folder / "mine/report.json").write_text(report)
         assert main(["prepare", "set.yaml", "--out", "mine", "--overwrite"]) == 1
-        assert "mine: is there already and was not made by prepare" in capsys.readouterr().err
+        assert "mine: exists already and was not written by prepare" in capsys.readouterr().err
     assert (folder / "mine/thesis.txt").read_text() == "years of work"
     assert main(["prepare", "set.yaml", "--out", ".", "--overwrite"]) == 1
     assert "raw.jsonl: lies in ., which would be replaced" in capsys.readouterr().err

@@ -198,8 +198,8 @@ def test_weights_decide_how_much_of_each_domain_comes(file: str) -> None:
         for batch in islice(mix.train_dataloader(), 20):
             assert [sum(p.domain == name for p in batch) for name in weights] == [2, 6]
     alone = DomainDataModule(list(weights), batch_size=8, weights={"algebra": 1, "geometry": 0})
-    drawn = [p for batch in islice(alone.train_dataloader(), 3) for p in batch]
-    assert drawn == [generate("algebra", "train", i) for i in range(24)]
+    taken = [p for batch in islice(alone.train_dataloader(), 3) for p in batch]
+    assert taken == [generate("algebra", "train", i) for i in range(24)]
 
 
 def test_a_domain_that_has_no_training_problems_is_named(tmp_path: Path) -> None:

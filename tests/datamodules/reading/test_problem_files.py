@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import pytest
 
+from tests.support.problem_rows import row, write, write_parquet
 from vibethinker.datamodules.reading.fields import unreadable
 from vibethinker.datamodules.reading.problem_files import load_problems, readers
 from vibethinker.datamodules.reading.tables import source_kind
@@ -20,23 +20,6 @@ from vibethinker.rewards.math.verifier import final_answer
 
 SHARED = Path(os.environ.get("VIBETHINKER_SHARED", Path(__file__).resolve().parents[3].parent / "shared"))
 REAL_DATA = SHARED / "data"
-
-
-def write(path: Path, rows: Sequence[Any]) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-    return str(path)
-
-
-def write_parquet(path: Path, rows: list[dict[str, Any]]) -> str:
-    from datasets import Dataset
-
-    Dataset.from_list(rows).to_parquet(str(path))
-    return str(path)
-
-
-def row(number: int = 0, **changes: Any) -> dict[str, Any]:
-    return {"prompt": f"question {number}", "answer": str(number), "domain": "algebra"} | changes
 
 
 def load(data: str, *domains: str, **fields: str) -> dict[Split, list[Problem]]:
@@ -386,7 +369,7 @@ def test_rows_of_other_domains_do_not_count(tmp_path: Path) -> None:
         ("1}{", "has braces that do not match"),
         ("$$", "is nothing that can be compared"),
         ("9" * 2000, "is nothing that can be compared"),
-        ("notfound", "stands for no answer"),
+        ("notfound", "is a placeholder for a missing answer"),
         ("There are exactly five such numbers, as one sees at once.", "is a sentence"),
         (r"\left\{ x : x > 1 \right\}", ""),
         (r"\text{Monday}", ""),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from tests.datamodules.reading.test_problem_files import row, write, write_parquet
+from tests.support.problem_rows import row, write, write_parquet
 from tests.support.recorder import Recorder, trainer
 from vibethinker.datamodules import DomainDataModule
 from vibethinker.datamodules.loaders import TrainLoader
@@ -61,13 +61,13 @@ def ids(loader: TrainLoader, count: int) -> list[list[str]]:
 
 @pytest.mark.filterwarnings("ignore")
 def test_every_pass_has_every_usable_problem_once_in_an_order_of_its_own(folder: str) -> None:
-    passes = 54  # 58 rows of algebra, two of them unusable and two held out
-    drawn = list(chain(*ids(make(folder), 2 * passes // 6)))
-    first, second = drawn[:passes], drawn[passes:]
-    assert len(set(first)) == passes
+    epoch = 54  # 58 rows of algebra, two of them unusable and two held out
+    taken = list(chain(*ids(make(folder), 2 * epoch // 6)))
+    first, second = taken[:epoch], taken[epoch:]
+    assert len(set(first)) == epoch
     assert sorted(first) == sorted(second)
     assert first != second
-    in_order = list(chain(*ids(make(folder, shuffle=False), passes // 6)))
+    in_order = list(chain(*ids(make(folder, shuffle=False), epoch // 6)))
     assert sorted(in_order) == sorted(first)
     assert in_order[:2] == ["train-00000-of-00003/5", "train-00000-of-00003/6"]
 
@@ -189,9 +189,9 @@ def test_held_out_problems_come_from_their_own_file_and_never_from_the_stream(fo
     data = module(folder)
     test = {p.prompt for p in data.problems("test")}
     assert test == {f"question {i}" for i in (1, 2, 4, 500, 501)}
-    drawn = {p.prompt for batch in islice(data.train_dataloader(), 40) for p in batch}
-    assert len(drawn) == 53  # as many rows of algebra are usable and not held out
-    assert not drawn & test
+    taken = {p.prompt for batch in islice(data.train_dataloader(), 40) for p in batch}
+    assert len(taken) == 53  # as many rows of algebra are usable and not held out
+    assert not taken & test
     with pytest.raises(ValueError, match="no val problems of algebra; with streaming they come from a val file or"):
         data.problems("val")
     with pytest.raises(ValueError, match="there is no list of them"):

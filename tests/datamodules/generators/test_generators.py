@@ -32,16 +32,16 @@ MATHEMATICS = tuple(domain for domain in DOMAINS if domain != "code")
 
 def cases(*domains: str) -> list[Any]:
     return [
-        pytest.param(domain, place, id=f"{domain}-{family.__name__}")
+        pytest.param(domain, number, id=f"{domain}-{family.__name__}")
         for domain in domains
-        for place, family in enumerate(FAMILIES[domain])
+        for number, family in enumerate(FAMILIES[domain])
     ]
 
 
-def drawn(domain: str, place: int, difficulty: int, count: int) -> list[Problem]:
+def sampled(domain: str, number: int, difficulty: int, count: int) -> list[Problem]:
     """`count` problems of one family."""
-    turns = len(FAMILIES[domain])
-    return [generate(domain, "train", place + turns * i, difficulty=difficulty, seed=7) for i in range(count)]
+    families = len(FAMILIES[domain])
+    return [generate(domain, "train", number + families * i, difficulty=difficulty, seed=7) for i in range(count)]
 
 
 # --- an arithmetic of its own -------------------------------------------------------------------------------------
@@ -106,11 +106,11 @@ def solution_of(problem: Problem) -> dict[str, Fraction]:
     return {"x": answer}
 
 
-@pytest.mark.parametrize(("domain", "place"), cases(*MATHEMATICS))
-def test_answer_agrees_with_an_independent_method(domain: str, place: int) -> None:
-    oracle = ORACLES[FAMILIES[domain][place].__name__]
+@pytest.mark.parametrize(("domain", "number"), cases(*MATHEMATICS))
+def test_answer_agrees_with_an_independent_method(domain: str, number: int) -> None:
+    oracle = ORACLES[FAMILIES[domain][number].__name__]
     for difficulty in DIFFICULTIES:
-        for problem in drawn(domain, place, difficulty, 12):
+        for problem in sampled(domain, number, difficulty, 12):
             assert problem.answer is not None
             expected, answer = oracle(problem.prompt), Fraction(problem.answer)
             assert str(answer) == problem.answer, "an integer or a reduced fraction"
@@ -120,10 +120,10 @@ def test_answer_agrees_with_an_independent_method(domain: str, place: int) -> No
                 assert expected == sympy.Rational(answer), problem
 
 
-@pytest.mark.parametrize(("domain", "place"), cases(*MATHEMATICS))
-def test_every_step_is_true_and_ends_in_the_answer(domain: str, place: int) -> None:
+@pytest.mark.parametrize(("domain", "number"), cases(*MATHEMATICS))
+def test_every_step_is_true_and_ends_in_the_answer(domain: str, number: int) -> None:
     for difficulty in DIFFICULTIES:
-        for problem in drawn(domain, place, difficulty, 100):
+        for problem in sampled(domain, number, difficulty, 100):
             for solution in problem.solutions:
                 *steps, last = solution.split("\n")
                 assert last == f"\\boxed{{{problem.answer}}}"
@@ -146,9 +146,9 @@ def test_the_step_checker_notices_mistakes(step: str) -> None:
 def test_named_functions_are_what_the_steps_say(family: str) -> None:
     """`f`, `f'`, `F`, `f(3)`, `(…)'` and `f(g(x))` are only labels to the step checker; here they get their meaning."""
     domain = "algebra" if family == "composition" else "calculus"
-    place = [each.__name__ for each in FAMILIES[domain]].index(family)
+    number = [each.__name__ for each in FAMILIES[domain]].index(family)
     for difficulty in DIFFICULTIES:
-        for problem in drawn(domain, place, difficulty, 8):
+        for problem in sampled(domain, number, difficulty, 8):
             named = {
                 name: parsed(text) for name, text in re.findall(r"([fg])\(x\)=(\S*x\S*?)[.,?]?(?: |$)", problem.prompt)
             }
@@ -170,29 +170,29 @@ def test_named_functions_are_what_the_steps_say(family: str) -> None:
                     assert sympy.expand(sympy.diff(function, x) - parsed(said)) == 0, problem
 
 
-@pytest.mark.parametrize(("domain", "place"), cases(*DOMAINS))
-def test_solutions_are_different_methods(domain: str, place: int) -> None:
+@pytest.mark.parametrize(("domain", "number"), cases(*DOMAINS))
+def test_solutions_are_different_methods(domain: str, number: int) -> None:
     for difficulty in DIFFICULTIES:
-        for problem in drawn(domain, place, difficulty, 300):
+        for problem in sampled(domain, number, difficulty, 300):
             first, second = (set(solution.split("\n")[:-1]) for solution in problem.solutions)
             assert first - second, problem
             assert second - first, problem
 
 
-@pytest.mark.parametrize(("domain", "place"), cases(*DOMAINS))
-def test_the_demo_difficulty_fits_a_tiny_model(domain: str, place: int) -> None:
+@pytest.mark.parametrize(("domain", "number"), cases(*DOMAINS))
+def test_the_demo_difficulty_fits_a_tiny_model(domain: str, number: int) -> None:
     def tokens(text: str) -> int:
         return len(re.findall(r"\\boxed\{|[A-Za-z]+|[^ A-Za-z]", text))
 
-    problems = drawn(domain, place, 2, 2000)
+    problems = sampled(domain, number, 2, 2000)
     assert max(tokens(problem.prompt) for problem in problems) <= (40 if domain == "code" else 32)
     assert max(tokens(solution) for problem in problems for solution in problem.solutions) <= 76
     assert max(abs(value) for problem in problems for value in integers(problem.prompt)) < 1000
 
 
-@pytest.mark.parametrize(("domain", "place"), cases(*DOMAINS))
-def test_each_family_has_thousands_of_problems(domain: str, place: int) -> None:
-    family: Family = FAMILIES[domain][place]
+@pytest.mark.parametrize(("domain", "number"), cases(*DOMAINS))
+def test_each_family_has_thousands_of_problems(domain: str, number: int) -> None:
+    family: Family = FAMILIES[domain][number]
     rng = LevelRandom("1", difficulty=2)
     assert len({family(rng).key for _ in range(12_000)}) > 3000
 
@@ -248,7 +248,7 @@ def test_a_problem_is_a_pure_function_of_its_place(
 
 
 def test_streams_stay_the_same_between_processes_and_versions() -> None:
-    """A run may be resumed by another Python process: the place in a stream, not the process, decides."""
+    """A run may be resumed by another Python process: the index in a stream, not the process, decides."""
     assert [generate(domain, "val", 5, seed=3).id for domain in DOMAINS] == GOLDEN
 
 

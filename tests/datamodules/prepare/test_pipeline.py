@@ -1,4 +1,4 @@
-"""Raw rows to domain data: n-grams and near duplicates against slow references, each step on rows made by hand."""
+"""Raw rows to domain data, step by step."""
 
 from __future__ import annotations
 
@@ -8,127 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from vibethinker.datamodules.prepare import Benchmark, Prepared, Settings, Source, prepare
-from vibethinker.datamodules.prepare.decontamination import BenchmarkIndex, Match, ngrams
-from vibethinker.datamodules.prepare.duplicates import jaccard, near_duplicates, numbers, shingles
 from vibethinker.datamodules.prepare.settings import Decontamination, Duplicates, Solutions
 from vibethinker.problems import Problem, split_of
-
-WORDS = st.lists(st.sampled_from(["a", "b", "c", "1", "2", "+"]), max_size=12).map(" ".join)
-
-# n-grams
-
-
-def test_ngrams_by_hand() -> None:
-    assert ngrams("Let $x_1 = 2$.\nFind X!", 3) == ["let x 1", "x 1 2", "1 2 find", "2 find x"]
-    assert ngrams("Is it so? Is it so?", 3) == ["is it so", "it so is", "so is it"]
-    assert ngrams("  What is\n$2+3$? ", 10) == ["what is $2+3$?"]
-    assert ngrams("求和 of n", 4) == ["求 和 of n"]
-    assert ngrams("ＡＢ ½ x", 3) == ngrams("ab 1⁄2 x", 3)
-
-
-def test_matches_by_hand() -> None:
-    index = BenchmarkIndex(n=3)
-    index.add("a", "a/0", "one two three four")
-    index.add("a", "a/1", "zero one two three four five")
-    index.add("b", "b/0", "two THREE, four!")
-    index.add("b", "b/1", "2 + 3")
-    assert index.matches("one two three four five") == [
-        Match("a", "a/1", 3, "one two three"),
-        Match("b", "b/0", 1, "two three four"),
-    ]
-    assert index.matches("one two four three") == []
-    assert [match.id for match in index.matches("2  +  3")] == ["b/1"]  # two words: `+` is none
-    assert index.matches("2 - 3") == []
-    short = BenchmarkIndex(n=10)
-    short.add("b", "b/1", "Compute $2 + 3$.")
-    assert [match.id for match in short.matches("COMPUTE  $2 + 3$.")] == ["b/1"]
-    assert short.matches("Compute $2 - 3$.") == []
-    assert short.matches("Compute $2 + 3$. Then add one to what came out of it, and so on.") == []
-
-
-def test_a_match_may_need_several_ngrams_but_never_more_than_there_are() -> None:
-    index = BenchmarkIndex(n=3, min_shared=3)
-    index.add("a", "long", "one two three four five six seven")
-    index.add("a", "brief", "eight nine ten eleven")
-    assert index.matches("one two three four") == [Match("a", "long", 2, "one two three")]  # all that it has
-    assert index.matches("one two three and five six seven and so on") == []
-    assert index.matches("one two three four five and five six seven") == [Match("a", "long", 4, "one two three")]
-    assert [m.shared for m in index.matches("so eight nine ten eleven it is")] == [2]  # all of the benchmark's
-
-
-@given(st.lists(WORDS, max_size=6), WORDS, st.integers(1, 4), st.integers(1, 3))
-def test_the_index_finds_what_comparing_all_finds(benchmark: list[str], prompt: str, n: int, least: int) -> None:
-    def grams(text: str) -> set[str]:
-        words = [word for word in text.split() if word != "+"]
-        return {" ".join(words[i : i + n]) for i in range(len(words) - n + 1)} or {f"whole: {text.strip()}"}
-
-    index = BenchmarkIndex(n, least)
-    for place, text in enumerate(benchmark):
-        index.add("file", str(place), text)
-    common = [grams(prompt) & grams(text) for text in benchmark]
-    enough = [
-        len(shared) >= min(least, len(grams(prompt)), len(grams(text)))
-        for shared, text in zip(common, benchmark, strict=True)
-    ]
-    sizes = [len(shared) if good else 0 for shared, good in zip(common, enough, strict=True)]
-    found = index.matches(prompt)
-    assert [(m.id, m.shared) for m in found] == ([(str(sizes.index(max(sizes))), max(sizes))] if any(sizes) else [])
-
-
-# Near duplicates
-
-
-def test_similarity_by_hand() -> None:
-    assert shingles("X+1 is", 2) == {("x", "+"), ("+", "1"), ("1", "is")}
-    assert shingles("one", 3) == {("one",)}
-    assert jaccard(shingles("a b c d", 2), shingles("a b c e", 2)) == 2 / 4
-    assert numbers("3 apples, 12 pears, 3.5") == ("12", "3", "3", "5")
-
-
-def anything(i: int, j: int) -> bool:
-    return True
-
-
-def test_near_duplicates_by_hand() -> None:
-    texts = ["a b c d 7", "a b c e 7", "a b c d 8", "a b c d 7 x", "y z"]
-    assert near_duplicates(texts, 0.5, 1, anything) == {1: (0, 4 / 6), 3: (0, 5 / 6)}
-    assert near_duplicates(texts, 0.7, 1, anything) == {3: (0, 5 / 6)}
-    assert near_duplicates(texts, 0.5, 1, lambda i, j: (i, j) != (0, 3)) == {1: (0, 4 / 6)}
-    assert near_duplicates(texts, 0.5, 1, anything, fixed=2) == {3: (0, 5 / 6)}
-
-
-@settings(max_examples=200)
-@given(
-    st.lists(WORDS, max_size=10),
-    st.sampled_from([0.1, 0.5, 0.6, 2 / 3, 0.75, 0.8, 0.9, 1.0]),
-    st.integers(1, 3),
-    st.integers(0, 3),
-    st.integers(1, 4),
-)
-def test_near_duplicates_are_those_that_comparing_all_pairs_finds(
-    texts: list[str], similarity: float, size: int, fixed: int, modulus: int
-) -> None:
-    def same(i: int, j: int) -> bool:
-        return (i + j) % modulus == 0
-
-    expected: dict[int, tuple[int, float]] = {}
-    for i in range(len(texts)):
-        pairs = []
-        for j in range(i):
-            a, b = shingles(texts[i], size), shingles(texts[j], size)
-            value = len(a & b) / len(a | b)
-            if j not in expected and value >= similarity and numbers(texts[i]) == numbers(texts[j]) and same(j, i):
-                pairs.append((value, -j))
-        if pairs and i >= fixed:
-            expected[i] = (-max(pairs)[1], max(pairs)[0])
-    assert near_duplicates(texts, similarity, size, same, fixed) == expected
-
-
-# All steps
 
 
 def row(number: int, **changes: Any) -> dict[str, Any]:
@@ -142,7 +25,7 @@ def write(path: Path, rows: Sequence[Any]) -> str:
     return str(path)
 
 
-def made(path: Path, rows: Sequence[Any], *benchmark: Any, **options: Any) -> Prepared:
+def run(path: Path, rows: Sequence[Any], *benchmark: Any, **options: Any) -> Prepared:
     source = Source(write(path / "raw.jsonl", rows), fields={"domain": "kind"})
     benchmarks = [Benchmark(write(path / "bench.jsonl", benchmark))] if benchmark else []
     return prepare(Settings([source], benchmarks=benchmarks, **options))
@@ -153,14 +36,14 @@ def kept(prepared: Prepared) -> dict[str, Problem]:
     return {problem.id: problem for problem in sorted(problems, key=lambda problem: problem.id)}
 
 
-def gone(prepared: Prepared) -> dict[str, tuple[str, Any]]:
+def removed(prepared: Prepared) -> dict[str, tuple[str, Any]]:
     return {row.id: (row.reason, dict(row.why)) for row in prepared.removed}
 
 
 def test_rows_get_the_domain_that_their_value_maps_to(tmp_path: Path) -> None:
     kinds = ["A", "B", ["x", "B"], "other", None, " "]
     rows = [row(i, kind=kind) for i, kind in enumerate(kinds)]
-    prepared = made(tmp_path, rows, domains={"algebra": ["A"], "geometry": ["B"]})
+    prepared = run(tmp_path, rows, domains={"algebra": ["A"], "geometry": ["B"]})
     assert {id: p.domain for id, p in kept(prepared).items()} == {
         "r/0": "algebra",
         "r/1": "geometry",
@@ -168,9 +51,9 @@ def test_rows_get_the_domain_that_their_value_maps_to(tmp_path: Path) -> None:
     }
     reasons = [(r.line, r.reason, r.why["value"]) for r in prepared.removed]
     assert reasons == [(4, "no domain", "other"), (5, "no domain", "(none)"), (6, "no domain", "(none)")]
-    rest = kept(made(tmp_path, rows, domains={"algebra": ["A"], "geometry": ["B"]}, rest="more"))
+    rest = kept(run(tmp_path, rows, domains={"algebra": ["A"], "geometry": ["B"]}, rest="more"))
     assert [p.domain for p in rest.values()].count("more") == 3
-    assert {p.domain for p in kept(made(tmp_path, rows[:2])).values()} == {
+    assert {p.domain for p in kept(run(tmp_path, rows[:2])).values()} == {
         "A",
         "B",
     }  # no mapping: the values themselves
@@ -178,11 +61,11 @@ def test_rows_get_the_domain_that_their_value_maps_to(tmp_path: Path) -> None:
 
 def test_a_mapped_value_that_no_row_has_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="domains: geometry: no row has 'Geometri'; there are A"):
-        made(tmp_path, [row(1)], domains={"algebra": ["A"], "geometry": ["Geometri"]})
+        run(tmp_path, [row(1)], domains={"algebra": ["A"], "geometry": ["Geometri"]})
 
 
 def test_splits_are_those_of_the_text(tmp_path: Path) -> None:
-    prepared = made(tmp_path, [row(i) for i in range(200)])
+    prepared = run(tmp_path, [row(i) for i in range(200)])
     assert sum(map(len, prepared.splits.values())) == 200
     assert all(split_of(p.prompt) == split for split, problems in prepared.splits.items() for p in problems)
     assert min(map(len, prepared.splits.values())) > 8
@@ -198,7 +81,7 @@ def test_rows_without_an_answer_or_tests_are_removed(tmp_path: Path) -> None:
         row(6, answer=["6"]),
         row(7, problem=None),
     ]
-    prepared = made(tmp_path, rows)
+    prepared = run(tmp_path, rows)
     assert {p.id: p.answer for p in kept(prepared).values()} == {"r/1": "1", "r/2": "2", "r/3": "3"}
     assert prepared.boxed == 2
     assert [(r.line, r.reason) for r in prepared.removed] == [
@@ -217,7 +100,7 @@ def test_one_prompt_is_one_problem_with_every_right_path(tmp_path: Path) -> None
         row(2, problem=f"  {prompt.upper()}", answer="1.0", solution=["Else \\boxed{1}.", "Wrong \\boxed{2}."]),
         row(1, solution="So \\boxed{1}."),  # the same row again
     ]
-    prepared = made(tmp_path, rows)
+    prepared = run(tmp_path, rows)
     assert kept(prepared)["r/1"].solutions == ("So \\boxed{1}.", "Else \\boxed{1}.")
     assert [(r.line, r.reason, r.why) for r in prepared.removed] == [
         (2, "duplicate", {"of": "r/1"}),
@@ -227,9 +110,11 @@ def test_one_prompt_is_one_problem_with_every_right_path(tmp_path: Path) -> None
 
 
 def test_one_prompt_with_two_answers_is_removed(tmp_path: Path) -> None:
-    prepared = made(tmp_path, [row(1), row(2, problem=row(1)["problem"]), row(3)])
+    prepared = run(tmp_path, [row(1), row(2, problem=row(1)["problem"]), row(3)])
     assert list(kept(prepared)) == ["r/3"]
-    assert gone(prepared) == {f"r/{n}": ("answers differ", {"answer": str(n), "rows": ["r/1", "r/2"]}) for n in (1, 2)}
+    assert removed(prepared) == {
+        f"r/{n}": ("answers differ", {"answer": str(n), "rows": ["r/1", "r/2"]}) for n in (1, 2)
+    }
 
 
 def test_near_duplicates_need_the_same_numbers_and_an_equal_answer(tmp_path: Path) -> None:
@@ -241,11 +126,11 @@ def test_near_duplicates_need_the_same_numbers_and_an_equal_answer(tmp_path: Pat
         row(4, problem=text.format(12, 3).replace("days", "weeks"), answer="4/7", solution=[]),
         row(5, problem=text.format(12, 3).replace("Tom", "Eve"), answer="4.0", solution=[]),
     ]
-    prepared = made(tmp_path, rows)
+    prepared = run(tmp_path, rows)
     assert set(kept(prepared)) == {"r/1", "r/3", "r/4"}
     assert kept(prepared)["r/1"].solutions == ("\\boxed{4}", "Thus \\boxed{4}")
-    assert gone(prepared)["r/2"] == ("near duplicate", {"of": "r/1", "similarity": round(22 / 24, 4)})
-    strict = made(tmp_path, rows, duplicates=Duplicates(similarity=0.95))
+    assert removed(prepared)["r/2"] == ("near duplicate", {"of": "r/1", "similarity": round(22 / 24, 4)})
+    strict = run(tmp_path, rows, duplicates=Duplicates(similarity=0.95))
     assert set(kept(strict)) == {"r/1", "r/2", "r/3", "r/4", "r/5"}
 
 
@@ -265,17 +150,20 @@ def test_problems_of_a_benchmark_are_removed_and_what_nearly_duplicates_them_too
         {"question": "what is  $2+3$?"},
     )
     options = {"duplicates": Duplicates(similarity=0.5), "decontamination": Decontamination(ngram=8)}
-    prepared = made(tmp_path, rows, *bench, **options)
+    prepared = run(tmp_path, rows, *bench, **options)
     file = str(tmp_path / "bench.jsonl")
     match = {"benchmark": file, "id": "b/7", "shared": 4, "ngram": "tom has twelve apples and eats three of"}
-    assert gone(prepared)["r/1"] == ("contaminated", {"matches": [match]})
-    assert gone(prepared)["r/3"][1]["matches"][0]["id"] == "bench/2"
-    reason, why = gone(prepared)["r/0"]
+    assert removed(prepared)["r/1"] == ("contaminated", {"matches": [match]})
+    assert removed(prepared)["r/3"][1]["matches"][0]["id"] == "bench/2"
+    reason, why = removed(prepared)["r/0"]
     assert (reason, why["of"]) == ("near duplicate", "r/1")
     assert list(kept(prepared)) == ["r/2"]
     assert prepared.benchmarks == {file: 2}
     options["decontamination"] = Decontamination(ngram=8, min_shared=5)
-    assert set(kept(made(tmp_path, rows, *bench, **options))) == {"r/0", "r/2"}  # r/1 is now the near duplicate
+    assert set(kept(run(tmp_path, rows, *bench, **options))) == {
+        "r/0",
+        "r/2",
+    }  # r/1 is now the near duplicate
 
 
 def test_solutions_without_a_box(tmp_path: Path) -> None:
@@ -284,10 +172,10 @@ def test_solutions_without_a_box(tmp_path: Path) -> None:
         row(6, solution="2+3 = <<2+3=5>>5 apples."),
         row(7, solution="Cut off \\boxed{7"),
     ]
-    plain = made(tmp_path, rows)
+    plain = run(tmp_path, rows)
     assert [p.solutions for p in kept(plain).values()] == [(), (), ()]  # still good for reinforcement
     assert plain.solutions == {"no answer": 3}
-    prepared = made(tmp_path, rows, solutions=Solutions(append_answer=True, strip_annotations=True))
+    prepared = run(tmp_path, rows, solutions=Solutions(append_answer=True, strip_annotations=True))
     assert kept(prepared)["r/5"].solutions == ("2+3 = 5 apples.\nThe answer is \\boxed{5}.",)
     assert kept(prepared)["r/6"].solutions == kept(prepared)["r/7"].solutions == ()
     assert prepared.solutions == {"answer appended": 1, "no answer": 2}
@@ -305,7 +193,7 @@ def test_programs_stay_as_they_are(tmp_path: Path) -> None:
     first = kept(prepared)["1"]
     assert (first.domain, first.answer, first.tests) == ("code", None, tuple(tests))
     assert first.solutions == ("```python\ndef f(x): return x + 1\n```",)
-    assert {id: reason for id, (reason, _) in gone(prepared).items()} == {"2": "duplicate"}
+    assert {id: reason for id, (reason, _) in removed(prepared).items()} == {"2": "duplicate"}
 
 
 def test_ids_of_two_sources(tmp_path: Path) -> None:
@@ -322,8 +210,8 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"raw\.jsonl: no column for field 'domain'; name it in fields, or give"):
         prepare(Settings([Source(write(tmp_path / "raw.jsonl", [row(1)]))]))
     with pytest.raises(ValueError, match=r"bench\.jsonl, line 2, field 'prompt' \(column 'question'\): missing"):
-        made(tmp_path, [row(1)], {"question": "q"}, {"question": None})
+        run(tmp_path, [row(1)], {"question": "q"}, {"question": None})
     with pytest.raises(ValueError, match="no row is left: 1 no answer, 1 contaminated"):
-        made(tmp_path, [row(1), row(2, answer=None, solution=None)], row(1))
+        run(tmp_path, [row(1), row(2, answer=None, solution=None)], row(1))
     with pytest.raises(ValueError, match=r"raw\.jsonl: is empty"):
-        made(tmp_path, [])
+        run(tmp_path, [])

@@ -17,7 +17,7 @@ from vibethinker.rewards.code_blocks import program_of
 NAMES = [family.__name__ for family in FAMILIES["code"]]
 
 
-def drawn(name: str, difficulty: int, count: int = 60) -> list[Problem]:
+def sampled(name: str, difficulty: int, count: int = 60) -> list[Problem]:
     turns = len(NAMES)
     return [
         generate("code", "train", NAMES.index(name) + turns * i, difficulty=difficulty, seed=7) for i in range(count)
@@ -38,7 +38,7 @@ def passes(program: str, problem: Problem) -> bool:
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)
 @pytest.mark.parametrize("name", NAMES)
 def test_expected_values_and_solutions_agree_with_the_prompt(name: str, difficulty: int) -> None:
-    for problem in drawn(name, difficulty):
+    for problem in sampled(name, difficulty):
         function = ORACLES[name](problem.prompt)
         assert problem.tests is not None
         for test in problem.tests:
@@ -53,7 +53,7 @@ def test_expected_values_and_solutions_agree_with_the_prompt(name: str, difficul
 
 @pytest.mark.parametrize("name", NAMES)
 def test_solutions_are_different_programs(name: str) -> None:
-    for problem in drawn(name, 2, 200):
+    for problem in sampled(name, 2, 200):
         signatures = {program_signature(solution) for solution in problem.solutions}
         assert len(signatures) == len(problem.solutions)
         assert None not in signatures
@@ -63,7 +63,7 @@ def test_solutions_are_different_programs(name: str) -> None:
 def test_no_constant_and_no_neighbour_passes(name: str) -> None:
     """Neither a value that is always the same, nor the argument itself, nor a program for other numbers."""
     for difficulty in DIFFICULTIES:
-        problems = drawn(name, difficulty)
+        problems = sampled(name, difficulty)
         for problem in problems:
             tests = problem.tests
             assert tests is not None
@@ -81,7 +81,7 @@ def test_no_constant_and_no_neighbour_passes(name: str) -> None:
 
 def test_shown_points_are_not_asked() -> None:
     for name in ("points", "parabola"):
-        for problem in drawn(name, 2):
+        for problem in sampled(name, 2):
             shown = set(map(int, re.findall(r"f\((\d+)\)=", problem.prompt)))
             assert len(shown) == 2
             assert problem.tests is not None
