@@ -254,7 +254,7 @@ class GRPOModule(PolicyModule):
         return {
             "train/reward": reduce(torch.add, terms.values()).mean().item(),
             **{f"train/reward/{name}": term.mean().item() for name, term in terms.items()},
-            **{f"train/reward/outcome/{name}": mean for name, mean in getattr(self.reward, "part_means", {}).items()},
+            **{f"train/reward/outcome/{name}": mean for name, mean in self.reward.part_means.items()},
             "train/pass_rate": rates.mean().item(),
             "train/entropy_weight": weight.mean().item(),
             "rollout/length": samples.lengths.float().mean().item(),

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import ClassVar, Final, Self, TypeAlias
 
 from vibethinker.problems import Problem
@@ -52,9 +52,11 @@ class Verifier:
     Attributes:
         timed: true where `grade` measures the seconds of each outcome; a caller that wants times passes other rewards
             one completion at a time.
+        part_means: mean score of each part in the last call, of a reward that has parts; they are logged.
     """
 
     timed: ClassVar[bool] = False
+    part_means: Mapping[str, float] = MappingProxyType({})
 
     def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Outcome]:
         """The outcome of `completions[i]` as an answer to `problems[i]`, in order.

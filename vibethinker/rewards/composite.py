@@ -107,16 +107,12 @@ class CompositeReward(_Compound):
 
     Args:
         parts: verifiers by name with their weights, which count relative to their sum.
-
-    Attributes:
-        part_means: mean score of each part in the last call.
     """
 
     def __init__(self, parts: dict[str, Part]) -> None:
         self.parts = weighted(parts, "CompositeReward.parts")
         if not parts or min(part.weight for part in parts.values()) <= 0:
             raise ValueError("CompositeReward.parts: give one part or more, each with a positive weight")
-        self.part_means: dict[str, float] = {}
         super().__init__(verifier for verifier, _ in self.parts.values())
 
     def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Outcome]:
