@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vibethinker.packed.attention import flash_serves
+from vibethinker.packed.attention import supports_flash
 from vibethinker.sandbox import Sandbox, SandboxError
 from vibethinker.sandbox.isolation import LEVELS, missing
 from vibethinker.utils.process import available_cores
@@ -42,7 +42,7 @@ def _accelerator() -> dict[str, str]:
         }
     properties = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     half = torch.zeros(1, 1, 64, dtype=torch.bfloat16, device="cuda")
-    flash = flash_serves(half) and properties[0].major >= 8 and torch.backends.cuda.is_flash_attention_available()
+    flash = supports_flash(half) and properties[0].major >= 8 and torch.backends.cuda.is_flash_attention_available()
     return {
         "device": ", ".join(f"{p.name} ({p.total_memory / 2**30:.0f} GiB)" for p in properties),
         "compute": "bfloat16" if torch.cuda.is_bf16_supported() else "float32: no bfloat16 here",

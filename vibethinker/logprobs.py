@@ -13,7 +13,6 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from vibethinker.ops import logprob_head
-from vibethinker.ops.logprob_head import LogprobHead
 
 CHUNK = 1536  # tokens at a time: less would be slower (a fifth at 512), more takes room and gains next to nothing
 
@@ -24,7 +23,7 @@ def linear_logprobs(
     targets: Int[Tensor, " T"],
     temperature: float = 1.0,
     chunk: int = CHUNK,
-    kernels: LogprobHead | None = None,
+    kernels: Any = None,
 ) -> tuple[Float32[Tensor, " T"], Float32[Tensor, " T"]]:
     r"""Log-probs $\ln\,\mathrm{softmax}(h W^\top / \tau)_y$ and entropies of these distributions, both with gradient.
 
@@ -60,7 +59,7 @@ def linear_logprobs(
 class _LinearLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk: int, kernels: LogprobHead
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk: int, kernels: Any
     ) -> tuple[Tensor, Tensor]:
         head = weight.to(hidden.dtype)
         results = [torch.empty(len(hidden), dtype=torch.float32, device=hidden.device) for _ in range(3)]

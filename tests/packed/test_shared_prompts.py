@@ -22,7 +22,7 @@ from vibethinker.packed import attention
 from vibethinker.packed.attention import NAME, PackedAttention, hidden_states
 from vibethinker.packed.packing import PackedRow, pack
 from vibethinker.packed.partition import partition_groups
-from vibethinker.packed.shared_prompts import FLASH, Bounds, calls, shared_attention
+from vibethinker.packed.shared_prompts import FLASH, Bounds, Flash, Layout, shared_attention
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -126,7 +126,7 @@ def test_a_fit_is_the_same(tiny_model: str, options: dict[str, Any], monkeypatch
 # Two calls and a merge
 
 
-class Slow:
+class Slow(Flash):
     """The flash kernel's arithmetic, sequence by sequence, backward from whatever out and lse are given."""
 
     @staticmethod
@@ -143,12 +143,10 @@ class Slow:
         scores = torch.einsum("qhd,khd->hqk", query, key.repeat_interleave(query.shape[1] // key.shape[1], 1)) * scale
         return scores.masked_fill(torch.ones_like(scores[0]).triu(1).bool(), -torch.inf) if causal else scores
 
-    def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, bounds: Bounds, causal: bool, scale: float
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, bounds: Bounds, scale: float) -> tuple[Tensor, Tensor]:
         out, lse = torch.zeros_like(query), query.new_zeros(query.shape[1], len(query))
         for q, k in self.parts(bounds):
-            scores = self.scores(query[q], key[k], causal, scale)
+            scores = self.scores(query[q], key[k], bounds.causal, scale)
             lse[:, q] = scores.logsumexp(-1)
             values = value[k].repeat_interleave(query.shape[1] // key.shape[1], 1)
             out[q] = torch.einsum("hqk,khd->qhd", scores.softmax(-1), values)
@@ -163,14 +161,13 @@ class Slow:
         out: Tensor,
         lse: Tensor,
         bounds: Bounds,
-        causal: bool,
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         assert lse.is_contiguous()
         to_query, to_key, to_value = (torch.zeros_like(x) for x in (query, key, value))
         share = query.shape[1] // key.shape[1]
         for q, k in self.parts(bounds):
-            p = (self.scores(query[q], key[k], causal, scale) - lse[:, q, None]).exp()
+            p = (self.scores(query[q], key[k], bounds.causal, scale) - lse[:, q, None]).exp()
             d = (grad[q] * out[q]).sum(-1).T[..., None]
             keys, values = (x[k].repeat_interleave(share, 1) for x in (key, value))
             to_scores = p * (torch.einsum("qhd,khd->hqk", grad[q], values) - d) * scale
@@ -204,19 +201,19 @@ def inputs(tokens: int, dtype: torch.dtype, device: str = "cpu", heads: int = 6,
     return [x.requires_grad_() for x in made[:3]] + made[3:]
 
 
-def test_calls_by_hand() -> None:
-    """Queries of a short prompt go in stretches, each with keys of its own; those of a long one do not."""
+def test_layout_by_hand() -> None:
+    """Queries of a short prompt go in spans, each with keys of its own; those of a long one do not."""
     row = pack(*sequences([(2, [21, 22]), (30, [90, 90, 4]), (5, [9])]))
-    made = calls(row, most=10)
-    assert (made.prompts, made.continuations) == (slice(0, 32), slice(32, 254))
-    assert made.across.queries.tolist() == [0, 13, 27, 41, 222]  # 41 queries, at most 16 a stretch; 181, at most 240
-    assert made.across.keys.tolist() == [0, 2, 4, 6, 36]
-    assert (made.across.longest_queries, made.across.longest_keys) == (181, 30)
-    assert made.places is not None
-    assert made.places.tolist() == [0, 1, 0, 1, 0, 1, *range(2, 32)]
-    assert made.within == (row.cu_seqlens, row.cu_seqlens, 89, 89)
-    whole = calls(row)
-    assert whole.places is None
+    layout = Layout.of(row, span=10)
+    assert (layout.prompts, layout.continuations) == (slice(0, 32), slice(32, 254))
+    assert layout.across.queries.tolist() == [0, 13, 27, 41, 222]  # 41 queries, at most 16 a span; 181, at most 240
+    assert layout.across.keys.tolist() == [0, 2, 4, 6, 36]
+    assert (layout.across.longest_queries, layout.across.longest_keys) == (181, 30)
+    assert layout.key_index is not None
+    assert layout.key_index.tolist() == [0, 1, 0, 1, 0, 1, *range(2, 32)]
+    assert layout.within == (row.cu_seqlens, row.cu_seqlens, 89, 89, True)
+    whole = Layout.of(row)
+    assert whole.key_index is None
     assert whole.across.queries.tolist() == [0, 41, 222]
     assert whole.across.keys.tolist() == [0, 2, 32]
 
@@ -225,13 +222,13 @@ def test_calls_by_hand() -> None:
 @given(
     groups.filter(lambda sizes: any(sum(n > 1 for n in lengths) > 1 for _, lengths in sizes)), st.sampled_from([2, 99])
 )
-def test_two_calls_are_one_softmax(sizes: Groups, most: int) -> None:
+def test_two_calls_are_one_softmax(sizes: Groups, span: int) -> None:
     row = pack(*sequences(sizes))
     query, key, value, grad = inputs(len(row.input_ids), torch.float64)
     scale = 1.3
     expected = plain_attention(query, key, value, row, scale)
     of_expected = torch.autograd.grad(expected, (query, key, value), grad)
-    result = shared_attention(query, key, value, calls(row, most), scale, Slow())
+    result = shared_attention(query, key, value, Layout.of(row, span), scale, Slow())
     torch.testing.assert_close(result, expected, atol=1e-12, rtol=1e-10)
     for ours, plain in zip(torch.autograd.grad(result, (query, key, value), grad), of_expected, strict=True):
         torch.testing.assert_close(ours, plain, atol=1e-12, rtol=1e-10)
@@ -249,8 +246,8 @@ def test_two_calls_in_a_model(recomputed: bool, monkeypatch: pytest.MonkeyPatch)
     expected = update(model, pack(prompts, completions))
     if recomputed:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    monkeypatch.setattr(attention, "flash_serves", lambda query: True)
-    monkeypatch.setattr(attention, "calls", partial(calls, most=4))
+    monkeypatch.setattr(attention, "supports_flash", lambda query: True)
+    monkeypatch.setattr(Layout, "of", partial(Layout.of, span=4))
     monkeypatch.setattr(attention, "shared_attention", partial(shared_attention, kernel=Slow()))
     ours = update(model, pack(prompts, completions, group))
     for name, value in expected.items():
@@ -269,18 +266,18 @@ def test_merge_by_hand() -> None:
 
 def test_a_row_that_shares_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="shares no prompt"):
-        calls(pack([torch.arange(3)], [torch.arange(2)]))
+        Layout.of(pack([torch.arange(3)], [torch.arange(2)]))
 
 
 def test_the_private_operators_take_these_arguments() -> None:
     """Shapes alone, on the meta device: both versions of PyTorch know them by their names."""
     row = pack(*sequences(GROUPS)).to("meta")
     query, key, value, grad = (x.detach().to("meta") for x in inputs(len(row.input_ids), torch.bfloat16))
-    bounds = Bounds(row.cu_seqlens, row.cu_seqlens, 3, 3)
     for causal in (True, False):
-        out, lse = FLASH.forward(query, key, value, bounds, causal, 1.0)
+        bounds = Bounds(row.cu_seqlens, row.cu_seqlens, 3, 3, causal)
+        out, lse = FLASH.forward(query, key, value, bounds, 1.0)
         assert (out.shape, lse.shape) == (query.shape, (6, len(query)))
-        made = FLASH.backward(grad, query, key, value, out, lse, bounds, causal, 1.0)
+        made = FLASH.backward(grad, query, key, value, out, lse, bounds, 1.0)
         assert [x.shape for x in made] == [x.shape for x in (query, key, value)]
 
 
@@ -290,8 +287,8 @@ def test_the_private_operators_take_these_arguments() -> None:
 @pytest.mark.gpu
 @cuda
 @pytest.mark.parametrize("strided", [False, True])
-@pytest.mark.parametrize("most", [64, 1024])
-def test_the_kernel_on_cuda(strided: bool, most: int) -> None:
+@pytest.mark.parametrize("span", [64, 1024])
+def test_the_kernel_on_cuda(strided: bool, span: int) -> None:
     """Against the same arithmetic in float64, with prompts of many lengths."""
     sizes = [(16, [256, 17, 300]), (1, [2, 2]), (128, [256, 17, 300]), (333, [1, 64, 65, 2]), (7, [40]), (64, [1, 1])]
     row = pack(*sequences(sizes)).to("cuda")
@@ -302,7 +299,7 @@ def test_the_kernel_on_cuda(strided: bool, most: int) -> None:
     q, k, v, g = (x.detach().double().cpu().requires_grad_() for x in tensors)
     expected = plain_attention(q, k, v, row.to("cpu"), 128**-0.5)
     of_expected = torch.autograd.grad(expected, (q, k, v), g)
-    result = shared_attention(query, key, value, calls(row, most), 128**-0.5)
+    result = shared_attention(query, key, value, Layout.of(row, span), 128**-0.5)
     torch.testing.assert_close(result.double().cpu(), expected, atol=1e-2, rtol=2e-2)
     for ours, plain in zip(torch.autograd.grad(result, (query, key, value), grad.detach()), of_expected, strict=True):
         error = (ours.double().cpu() - plain).norm() / plain.norm()

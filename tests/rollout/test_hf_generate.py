@@ -102,9 +102,9 @@ def test_progress_and_nothing_to_sample(model: PreTrainedModel) -> None:
 
 def test_nan_names_the_step() -> None:
     """The second batch of two starts with step 3."""
-    broken = random_model("qwen2", tie_word_embeddings=False, attn_implementation="sdpa")
+    broken: Any = random_model("qwen2", tie_word_embeddings=False, attn_implementation="sdpa")
     with torch.no_grad():
-        broken.get_input_embeddings().weight.data[11] = torch.nan  # a token of the last prompt, and of no other
+        broken.get_input_embeddings().weight[11] = torch.nan  # a token of the last prompt, and of no other
     saved, sampling = broken.generation_config, Sampling(temperature=0.0, max_new_tokens=2, stop_token_ids=())
     for slots, step in ((64, 1), (12, 3)):
         with pytest.raises(FloatingPointError, match=f"rollout: the model's logits are NaN at step {step}$"):

@@ -1,5 +1,5 @@
-"""Operations with an implementation for every device.
+"""Operations with two implementations: one folder each, with the same functions in `torch` and `triton`.
 
-One folder an operation: the contract in `__init__`, `torch` (the reference, on any device) and `triton` (CUDA).
-`implementation(device)` chooses; Triton is optional, so it is imported on CUDA alone.
+`torch` is the reference, on any device, and documents the contract. `triton` holds kernels for CUDA and is optional.
+Each folder's `implementation(device)` chooses between them.
 """

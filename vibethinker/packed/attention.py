@@ -1,8 +1,8 @@
 """Variable-length attention for transformers models, registered with `AttentionInterface` as `vibethinker`.
 
-A model loaded with `attn_implementation="vibethinker"` receives one row of tokens and a keyword argument `attention=`
-that knows how the row's tokens attend: `PackedAttention` here (training, reference, scoring), the key-value cache of
-the rollout engine in `vibethinker.rollout.kv_cache` (prefill, decode). One model, one code path, no mask matrix.
+A model loaded with `attn_implementation="vibethinker"` takes one row of tokens and a keyword argument `attention=` that
+defines how the row's tokens attend: `PackedAttention` here (training and reference), or the KV cache of the rollout
+engine in `vibethinker.rollout.kv_cache` (prefill and decode). One model, one code path, no mask matrix.
 
 On CUDA in half precision packed attention is PyTorch's own flash kernel
 (`torch.nn.attention.varlen`), called twice where prompts are shared (`vibethinker.packed.shared_prompts`). Elsewhere
@@ -23,18 +23,18 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PreTrainedModel
 
 from vibethinker.packed.packing import PackedRow
-from vibethinker.packed.shared_prompts import Calls, calls, shared_attention
+from vibethinker.packed.shared_prompts import Layout, shared_attention
 
 NAME = "vibethinker"
-_UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias")  # what some architectures ask of attention
+_UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias")  # options of some architectures
 _PADDING_ALLOWED = 1.25  # a rectangle may hold this many times its real tokens
 
 
 class Attention(Protocol):
-    """How the tokens of one row attend to each other, or to a cache."""
+    """Attention of the tokens of one row to each other, or to a KV cache."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """query [T, heads, D], key and value [T, kv_heads, D] → [T, heads, D]."""
+        """Query [T, heads, D], key and value [T, kv_heads, D] → [T, heads, D]."""
         ...
 
 
@@ -43,34 +43,35 @@ class PackedAttention:
 
     def __init__(self, row: PackedRow):
         self.row = row
-        self._rectangles: list[tuple[Tensor, Tensor]] | None = None  # made once, the same for every layer
-        self._calls: Calls | None = None
+        self._rectangles: list[tuple[Tensor, Tensor]] | None = None  # built once for all layers, as is the layout
+        self._layout: Layout | None = None
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        if not flash_serves(query):
+        """Query [T, heads, D], key and value [T, kv_heads, D] → [T, heads, D]."""
+        if not supports_flash(query):
             return self._padded(query, key, value, scale)
         if self.row.members:
-            self._calls = self._calls or calls(self.row)
-            return shared_attention(query, key, value, self._calls, scale)
+            self._layout = self._layout or Layout.of(self.row)
+            return shared_attention(query, key, value, self._layout, scale)
         return _flash(query, key, value, self.row.cu_seqlens, max(self.row.lengths), scale)
 
     def _padded(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         if self._rectangles is None:
-            lengths, place, own = unshared(self.row)
-            found = [(place[i], own[i] & real) for i, real in rectangles(lengths)]
-            self._rectangles = [(i.to(query.device), mine.to(query.device)) for i, mine in found]
-        outputs, places = [], []
-        for index, mine in self._rectangles:
+            lengths, index, own = unshared(self.row)
+            found = [(index[i], own[i] & real) for i, real in rectangles(lengths)]
+            self._rectangles = [(i.to(query.device), first.to(query.device)) for i, first in found]
+        outputs, indices = [], []
+        for index, first in self._rectangles:
             q, k, v = (_rows(x, index).transpose(1, 2) for x in (query, key, value))
             out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
-            outputs.append(out.transpose(1, 2)[mine])
-            places.append(index[mine])
-        order = torch.cat(places).argsort()
+            outputs.append(out.transpose(1, 2)[first])
+            indices.append(index[first])
+        order = torch.cat(indices).argsort()
         return torch.cat(outputs)[order]
 
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:
-    """x[index], [T, heads, D] by [B, L] → [B, L, heads, D]; its backward adds in one order whatever the threads do."""
+    """x[index], [T, heads, D] by [B, L] → [B, L, heads, D]; backward adds in one order with any number of threads."""
     return F.embedding(index, x.flatten(1)).unflatten(-1, x.shape[1:])
 
 
@@ -78,21 +79,21 @@ def unshared(row: PackedRow) -> tuple[tuple[int, ...], Tensor, Tensor]:
     """The sequences of a row with their prompts, one after the other, [T'] tokens in all.
 
     Returns:
-        their lengths, the place of each token in the row [T'], and whether it is the first with that place [T']:
-        of the members of a group the first owns the prompt.
+        their lengths, the index of each token in the row [T'], and true where it is the first with that index [T']:
+        the first member of a group owns the prompt.
     """
     segments = torch.arange(len(row.input_ids)).split(row.lengths)
     prompts, rest = segments[: len(row.members)], iter(segments[len(row.members) :])
     sequences = [[p, next(rest)] for p, count in zip(prompts, row.members, strict=True) for _ in range(count)]
     sequences += [[segment] for segment in rest]
-    place = torch.cat([part for parts in sequences for part in parts])
-    firsts = torch.full((len(row.input_ids),), len(place)).scatter_reduce(0, place, torch.arange(len(place)), "amin")
-    own = firsts[place] == torch.arange(len(place))
-    return tuple(sum(map(len, parts)) for parts in sequences), place, own
+    index = torch.cat([part for parts in sequences for part in parts])
+    firsts = torch.full((len(row.input_ids),), len(index)).scatter_reduce(0, index, torch.arange(len(index)), "amin")
+    own = firsts[index] == torch.arange(len(index))
+    return tuple(sum(map(len, parts)) for parts in sequences), index, own
 
 
 def rectangles(lengths: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
-    """Groups sequences of like length: for each group the row places [B, L] and which of them are real [B, L]."""
+    """Groups sequences of like length: for each group token indices [B, L] and which of them are not padding [B, L]."""
     starts = [0]
     for length in lengths:
         starts.append(starts[-1] + length)
@@ -116,21 +117,21 @@ def rectangles(lengths: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
 
 @cache
 def _grouped_queries() -> dict[str, bool]:
-    """From torch 2.12 on sharing key heads is asked for; before, it simply worked."""
+    """From torch 2.12 on the kernel must be told that query heads share key heads."""
     return {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: int, scale: float) -> Tensor:
     kernel: Any = varlen_attn
-    causal = (-1, 0)  # any distance back, none ahead
+    causal = (-1, 0)  # any number of tokens back, none ahead
     out: Tensor = kernel(
         query, key, value, bounds, bounds, longest, longest, scale=scale, window_size=causal, **_grouped_queries()
     )
     return out
 
 
-def flash_serves(query: Tensor) -> bool:
-    """PyTorch's flash kernel: CUDA, half precision, head size a multiple of 8 up to 256."""
+def supports_flash(query: Tensor) -> bool:
+    """Returns True where PyTorch's flash kernel runs: CUDA, half precision, head size a multiple of 8 up to 256."""
     size = query.shape[-1]
     return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and size % 8 == 0 and size <= 256
 
@@ -143,20 +144,22 @@ def attend(
     attention: Attention | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **asked: Any,
+    **options: Any,
 ) -> Tensor:
     """One layer's attention, query [T, heads, D], key and value [T, kv_heads, D] → [T, heads, D].
 
     Args:
-        module: of the layer, which knows its index.
-        query, key, value: of one row's tokens; under autocast they are cast to its precision.
-        attention: how the tokens attend.
-        scaling: of the scores.
-        dropout: of the weights.
-        asked: what else the architecture wants of attention.
+        module: the layer's, which knows its index.
+        query: of one row's tokens; under autocast all three are cast to its precision.
+        key: likewise.
+        value: likewise.
+        attention: of the row.
+        scaling: of the scores; D^-½ by default.
+        dropout: must be 0.
+        options: of the architecture.
 
     Raises:
-        ValueError: no attention was passed, or more is asked than there is.
+        ValueError: no attention was passed, or an option is not supported.
     """
     if attention is None:
         raise ValueError(
@@ -165,8 +168,8 @@ def attend(
         )
     if dropout:
         raise ValueError("attention_dropout must be 0: rollout and training log-probs would differ")
-    if wanted := [name for name in _UNSUPPORTED if asked.get(name) is not None]:
-        raise ValueError(f"attention with {wanted[0]} is not supported: the model's config.json asks for it")
+    if unsupported := [name for name in _UNSUPPORTED if options.get(name) is not None]:
+        raise ValueError(f"attention with {unsupported[0]} is not supported: the model's config.json asks for it")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     layer: Any = module.layer_idx
     device = query.device.type
@@ -184,7 +187,7 @@ def interface(
     attention: Attention | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in every layer: query [1, heads, T, D] → ([1, T, heads, D], no weights)."""
+    """The function that transformers calls in every layer: query [1, heads, T, D] → ([1, T, heads, D], no weights)."""
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
     return attend(module, query, key, value, attention, **kwargs).unsqueeze(0), None
 

@@ -17,7 +17,6 @@ from transformers import AttentionInterface
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from vibethinker.ops import train_layers
-from vibethinker.ops.train_layers import TrainLayers
 from vibethinker.packed import attention
 from vibethinker.packed.attention import Attention, attend
 
@@ -29,12 +28,12 @@ def is_supported(config: Any) -> bool:
     return config.model_type in _FAMILIES and config.hidden_act in ("silu", "swish")
 
 
-def fuse_(model: Any, kernels: TrainLayers | None = None) -> bool:
+def fuse_(model: Any, kernels: Any = None) -> bool:
     """Gives a Qwen2, Qwen3 or Llama model, loaded with the attention of this library, fused decoder layers.
 
     Args:
         model: changed in place, on the device it runs on.
-        kernels: by default those of `vibethinker.ops.train_layers` on CUDA, and none elsewhere.
+        kernels: functions of `vibethinker.ops.train_layers`; by default its kernels on CUDA, and none elsewhere.
 
     Returns:
         True if the model has them now.
@@ -90,7 +89,7 @@ def _bind(module: nn.Module, forward: Any) -> None:
     module.__dict__["forward"] = MethodType(forward, module)
 
 
-def _layer(kernels: TrainLayers) -> Any:
+def _layer(kernels: Any) -> Any:
     def forward(self: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         residual, *read = kernels.add_norm(hidden_states, None, *_of_norm(self.input_layernorm, hidden_states), 3)
         update = self.self_attn(*read, **kwargs)
@@ -101,7 +100,7 @@ def _layer(kernels: TrainLayers) -> Any:
     return forward
 
 
-def _attention(kernels: TrainLayers) -> Any:
+def _attention(kernels: Any) -> Any:
     def forward(
         self: Any,
         for_query: Tensor,
@@ -127,7 +126,7 @@ def _attention(kernels: TrainLayers) -> Any:
     return forward
 
 
-def _mlp(kernels: TrainLayers) -> Any:
+def _mlp(kernels: Any) -> Any:
     def forward(self: Any, for_gate: Tensor, for_up: Tensor) -> Tensor:
         out: Tensor = self.down_proj(kernels.swiglu(self.gate_proj(for_gate), self.up_proj(for_up)))
         return out
@@ -135,7 +134,7 @@ def _mlp(kernels: TrainLayers) -> Any:
     return forward
 
 
-def _norm(kernels: TrainLayers) -> Any:
+def _norm(kernels: Any) -> Any:
     def forward(self: Any, x: Tensor) -> Tensor:
         return kernels.rms_norm(x, *_of_norm(self, x))
 

@@ -109,7 +109,7 @@ class PrefillAttention(PackedAttention):
         self.position = row.position_ids
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """query [T, heads, D], key and value [T, kv_heads, D] → [T, heads, D]."""
+        """Query [T, heads, D], key and value [T, kv_heads, D] → [T, heads, D]."""
         for store, new in zip(self.cache.prompts[layer], (key, value), strict=True):
             store[self.slot, :, self.position] = new
         return super().attend(layer, query, key, value, scale)
@@ -138,6 +138,6 @@ class DecodeAttention:
         scale: float,
         rotation: Rotation | None = None,
     ) -> Tensor:
-        """query [R, heads, D], key and value [R, kv_heads, D] → [R, heads, D]; a `rotation` only if `rotates`."""
+        """Query [R, heads, D], key and value [R, kv_heads, D] → [R, heads, D]; a `rotation` only if `rotates`."""
         prompts, completions = self.cache.prompts[layer], self.cache.completions[layer]
         return self.cache.kernels.attend(query, key, value, prompts, completions, self.rows, scale, self.plan, rotation)

@@ -91,8 +91,7 @@ class LlamaDecoder:
 
     def __call__(self, input_ids: Tensor, position_ids: Tensor, attention: Attention) -> Tensor:
         """Final hidden states [T, H] of tokens [T] at positions [T]."""
-        kernels = self.kernels
-        update: Tensor | None = None
+        kernels, update = self.kernels, None
         residual = F.embedding(input_ids, self.embedding).float()
         for index, layer in enumerate(self.layers):
             x = kernels.add_norm_(residual, update, *layer.first)
@@ -101,7 +100,8 @@ class LlamaDecoder:
             update = F.linear(mixed.flatten(1), *layer.out)
             x = kernels.add_norm_(residual, update, *layer.second)
             update = F.linear(kernels.swiglu(F.linear(x, *layer.gate_up)), *layer.down)
-        return kernels.add_norm_(residual, update, *self.norm)
+        hidden: Tensor = kernels.add_norm_(residual, update, *self.norm)
+        return hidden
 
     def _attended(self, index: int, qkv: Tensor, position_ids: Tensor, attention: Attention) -> Tensor:
         rotation, scale = self.layers[index].rotation, self.layers[index].scale

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any
 
-from torch import Tensor, device
+from torch import device
 
 from vibethinker.ops.attention_merge import torch as reference
 
 
-class AttentionMerge(Protocol):
-    """The merge of two attention outputs by their log-sum-exp."""
+def implementation(on: device) -> Any:
+    """The module of kernels on CUDA, and the reference elsewhere: the same functions with the same arguments."""
+    if on.type != "cuda":
+        return reference
+    from vibethinker.ops.attention_merge import triton
 
-    def merge_(self, out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
-        """Merges `other` [N, heads, D] into `out` and `other_lse` [heads, N] into `lse`, in place."""
-        ...
-
-
-def implementation(on: device) -> AttentionMerge:
-    """Triton's kernels on CUDA, else PyTorch's own operations."""
-    if on.type == "cuda":
-        from vibethinker.ops.attention_merge import triton
-
-        return triton
-    return reference
+    return triton

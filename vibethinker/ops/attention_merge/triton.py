@@ -47,7 +47,7 @@ def _merge(
 
 
 def merge_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
-    """See `vibethinker.ops.attention_merge.AttentionMerge`; `lse` and `other_lse` are float32."""
+    """As the reference does; `lse` and `other_lse` are float32."""
     rows, heads, width = out.shape
     if not rows:
         return

@@ -12,13 +12,7 @@ ROTATES = False
 
 
 class Plan:
-    """What all layers of a step have in common: groups, masks and where the new token goes.
-
-    Args:
-        rows: see `vibethinker.ops.decode_attention.DecodeAttentionKernels.plan`.
-        completions: likewise.
-        previous: likewise.
-    """
+    """What all layers of a step have in common: groups, masks and where the new token goes; see `plan`."""
 
     def __init__(self, rows: tuple[Tensor, Tensor, Tensor], completions: Tensor, previous: Plan | None):
         lengths, prompts, prompt_lengths = rows
@@ -34,7 +28,15 @@ class Plan:
 
 
 def plan(rows: tuple[Tensor, Tensor, Tensor], completions: Tensor, split: Split, previous: Plan | None) -> Plan:
-    """See `vibethinker.ops.decode_attention.DecodeAttentionKernels`."""
+    """Prepares a step for all layers.
+
+    Args:
+        rows: int64 [R] each: tokens in the cache before this step, the prompt's included; the prompt's slot; its
+            tokens.
+        completions: keys and values of any layer, see `attend`.
+        split: programs for a sequence; they must reach the longest one.
+        previous: plan of the step before, or `None`.
+    """
     return Plan(rows, completions, previous)
 
 
@@ -49,7 +51,22 @@ def attend(
     plan: Plan,
     rotation: Rotation | None = None,
 ) -> Tensor:
-    """See `vibethinker.ops.decode_attention.DecodeAttentionKernels`."""
+    """Adds one new token of each of `R` sequences to the cache and attends to what is there of its sequence.
+
+    Args:
+        query: [R, heads, D].
+        key: [R, kv_heads, D] of the new token.
+        value: [R, kv_heads, D] of the new token.
+        prompts: keys and values of prompts [2, slots, kv_heads, M, D], contiguous.
+        completions: keys and values of completions [2, ≥ R, kv_heads, N, D], contiguous; row i is sequence i's.
+        rows: see `plan`.
+        scale: of the scores.
+        plan: of this step.
+        rotation: of query and key, not yet applied; a token's position is its sequence's length.
+
+    Returns:
+        [R, heads, D] in the query's precision.
+    """
     for store, new in zip(completions, (key, value), strict=True):
         store.flatten(0, 2).index_put_((plan.new,), new.flatten(0, 1))
     count, kv_heads, size = len(query), key.shape[1], query.shape[-1]
@@ -66,7 +83,15 @@ def attend(
 
 
 def copy_rows_(store: Tensor, sources: Tensor, targets: Tensor, lengths: Tensor, longest: int) -> None:
-    """See `vibethinker.ops.decode_attention.DecodeAttentionKernels`; copies `longest` tokens of every row."""
+    """Copies tokens of some rows of a cache to others; no row is both.
+
+    Args:
+        store: [..., rows, heads, M, D], contiguous.
+        sources: int64 [C].
+        targets: int64 [C].
+        lengths: tokens to copy, int64 [C].
+        longest: the largest of them.
+    """
     for of_layer in store.flatten(0, -5):
         of_layer[targets, :, :longest] = of_layer[sources, :, :longest]
 

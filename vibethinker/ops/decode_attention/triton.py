@@ -168,7 +168,7 @@ def _combine(parts, sums, lengths, out, heads, chunk, splits: tl.constexpr, size
 
 
 def plan(rows: tuple[Tensor, Tensor, Tensor], completions: Tensor, split: Split, previous: Split | None) -> Split:
-    """See `vibethinker.ops.decode_attention.DecodeAttentionKernels`."""
+    """As the reference does."""
     return split
 
 
@@ -199,38 +199,19 @@ def attend(
     columns = max(16, triton.next_power_of_2(size))  # the least a matrix product takes
     cos, sin, norms = rotation or (out, out, None)
     q_norm, k_norm, epsilon = norms or (out, out, 0.0)
+    tensors = (query, key, value, *prompts, *completions, *rows, parts, sums, cos, sin, q_norm, k_norm)
+    strides = query.stride(0), key.stride(0), value.stride(0), prompts[0].shape[2], completions[0].shape[2]
+    sizes = heads, kv_heads, chunk, splits
+    flags = splits == 1, rotation is not None, norms is not None
+    blocks = group, size, max(16, triton.next_power_of_2(group)), columns, _TILE
     _attend[(count, kv_heads, splits)](
-        query,
-        key,
-        value,
-        *prompts,
-        *completions,
-        *rows,
-        parts,
-        sums,
-        cos,
-        sin,
-        q_norm,
-        k_norm,
+        *tensors,
         epsilon,
         scale * _LOG2_E,
-        query.stride(0),
-        key.stride(0),
-        value.stride(0),
-        prompts[0].shape[2],
-        completions[0].shape[2],
-        heads,
-        kv_heads,
-        chunk,
-        splits,
-        splits == 1,
-        rotation is not None,
-        norms is not None,
-        group,
-        size,
-        max(16, triton.next_power_of_2(group)),
-        columns,
-        _TILE,
+        *strides,
+        *sizes,
+        *flags,
+        *blocks,
         "ieee",
         num_warps=_WARPS,
         num_stages=_STAGES,
@@ -253,7 +234,7 @@ def _copy(store, sources, targets, lengths, heads, room, rows, size: tl.constexp
 
 
 def copy_rows_(store: Tensor, sources: Tensor, targets: Tensor, lengths: Tensor, longest: int) -> None:
-    """See `vibethinker.ops.decode_attention.DecodeAttentionKernels`."""
+    """As the reference does."""
     rows, heads, room, size = store.shape[-4:]
     if not len(sources) or not longest:
         return

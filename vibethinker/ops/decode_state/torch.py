@@ -16,7 +16,16 @@ def advance(
     outputs: tuple[Tensor, Tensor, Tensor],
     grows: bool,
 ) -> None:
-    """See `vibethinker.ops.decode_state.Advance`."""
+    """Records one sampled token for each of the first `R` rows that have not ended.
+
+    Args:
+        state: int64 [9, slots], `DecodeState.rows`.
+        counters: int64 [2], `DecodeState.counters`.
+        sampled: tokens [R] and their two log-probs [R].
+        stops: int64, tokens that end a sequence; −1 stands for none.
+        outputs: tokens and log-probs so far, each [slots, M].
+        grows: true where the token before this one has been added to the cache.
+    """
     tokens, logp, _ = sampled
     rows = state[:, : len(tokens)]
     alive = rows[ENDED] == 0

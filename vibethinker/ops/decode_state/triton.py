@@ -69,19 +69,7 @@ def advance(
     outputs: tuple[Tensor, Tensor, Tensor],
     grows: bool,
 ) -> None:
-    """See `vibethinker.ops.decode_state.Advance`."""
+    """As the reference does."""
     rows, slots, room = len(sampled[0]), state.stride(0), outputs[0].shape[1]
-    _advance[(1,)](
-        state,
-        counters,
-        *sampled,
-        stops,
-        *outputs,
-        rows,
-        slots,
-        room,
-        grows,
-        len(stops),
-        max(16, triton.next_power_of_2(rows)),
-        num_warps=4,
-    )
+    tensors, block = (state, counters, *sampled, stops, *outputs), max(16, triton.next_power_of_2(rows))
+    _advance[(1,)](*tensors, rows, slots, room, grows, len(stops), block, num_warps=4)

@@ -22,7 +22,10 @@ class Rotation(NamedTuple):
 
 
 def add_norm_(residual: Tensor, update: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
-    """See `vibethinker.ops.decoder_layers.DecoderLayers`."""
+    """Adds an update [T, H] to the float32 residual stream [T, H], in place, and returns its RMS norm [T, H].
+
+    The norm is in the weight's precision. Without an update the stream stays as it is.
+    """
     if update is not None:
         residual.add_(update)
     return _normed(residual, weight, epsilon).to(weight.dtype)
@@ -33,7 +36,15 @@ def _normed(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 
 
 def rotate_(qkv: Tensor, positions: Tensor, heads: int, kv_heads: int, rotation: Rotation) -> None:
-    """See `vibethinker.ops.decoder_layers.DecoderLayers`."""
+    """Rotates queries and keys by their positions, in place.
+
+    Args:
+        qkv: [T, (heads + 2·kv_heads)·D], the queries, keys and values of each token.
+        positions: int64 [T].
+        heads: heads of the queries.
+        kv_heads: heads of keys and values.
+        rotation: angles and norms.
+    """
     x = qkv.view(qkv.shape[0], heads + 2 * kv_heads, -1)[:, : heads + kv_heads]
     rotated = x.float()
     if rotation.norms:
@@ -49,6 +60,6 @@ def rotate_(qkv: Tensor, positions: Tensor, heads: int, kv_heads: int, rotation:
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
-    """See `vibethinker.ops.decoder_layers.DecoderLayers`."""
+    """[T, 2·I], gate and up side by side → silu(gate) · up [T, I]."""
     gate, up = gate_up.chunk(2, -1)
     return F.silu(gate).mul_(up)

@@ -32,7 +32,7 @@ def _add_norm(residual, update, weight, out, width, epsilon, adds: tl.constexpr,
 
 
 def add_norm_(residual: Tensor, update: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
-    """See `vibethinker.ops.decoder_layers.DecoderLayers`."""
+    """As the reference does."""
     rows, width = residual.shape
     out = torch.empty(rows, width, dtype=weight.dtype, device=residual.device)
     block = triton.next_power_of_2(width)
@@ -81,7 +81,7 @@ def _rotate(
 
 
 def rotate_(qkv: Tensor, positions: Tensor, heads: int, kv_heads: int, rotation: Rotation) -> None:
-    """See `vibethinker.ops.decoder_layers.DecoderLayers`."""
+    """As the reference does."""
     size = qkv.shape[1] // (heads + 2 * kv_heads)
     cos, sin, norms = rotation
     q_norm, k_norm, epsilon = norms or (qkv, qkv, 0.0)
@@ -101,7 +101,7 @@ def _swiglu(gate_up, out, width, block: tl.constexpr):
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
-    """See `vibethinker.ops.decoder_layers.DecoderLayers`."""
+    """As the reference does."""
     rows, width = len(gate_up), gate_up.shape[1] // 2
     out = torch.empty(rows, width, dtype=gate_up.dtype, device=gate_up.device)
     block = min(triton.next_power_of_2(width), 1024)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def statistics(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """See `vibethinker.ops.logprob_head.LogprobHead`."""
+    """Log-probs of the targets, entropies in nats and log-normalisers, each float32 [T]."""
     scaled = logits.float() / temperature
     normaliser = scaled.logsumexp(-1)
     entropy = normaliser - scaled.softmax(-1).mul_(scaled).sum(-1)
@@ -22,7 +22,10 @@ def gradient_(
     grad_entropy: Tensor,
     temperature: float,
 ) -> Tensor:
-    """See `vibethinker.ops.logprob_head.LogprobHead`."""
+    """The gradient with respect to the logits [T, V], in their precision and possibly in their memory.
+
+    ∂logp/∂z = onehot − p;  ∂entropy/∂z = −p · (ln p + entropy).
+    """
     log_p = logits.float().div_(temperature)  # in place where they are float32
     log_p -= normaliser[:, None]
     grad = log_p.exp().neg_()
@@ -32,5 +35,5 @@ def gradient_(
 
 
 def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """See `vibethinker.ops.logprob_head.LogprobHead`."""
+    """Total += a @ b, with float32 sums."""
     total += a @ b

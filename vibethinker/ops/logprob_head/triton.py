@@ -55,7 +55,7 @@ def _gradient(logits, targets, normaliser, entropy, grad_logp, grad_entropy, col
 
 
 def statistics(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """See `vibethinker.ops.logprob_head.LogprobHead`."""
+    """As the reference does."""
     results = [torch.empty(len(logits), dtype=torch.float32, device=logits.device) for _ in range(3)]
     if len(logits):
         _statistics[(len(logits),)](logits, targets, *results, logits.shape[1], temperature, _BLOCK, num_warps=8)
@@ -71,7 +71,7 @@ def gradient_(
     grad_entropy: Tensor,
     temperature: float,
 ) -> Tensor:
-    """Overwrites the logits: see `vibethinker.ops.logprob_head.LogprobHead`."""
+    """Overwrites the logits."""
     rows, columns = logits.shape
     grid = (rows, triton.cdiv(columns, _BLOCK))
     if rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,37 +11,44 @@ from torch import Tensor
 GOLDEN, _MIX_1, _MIX_2 = -7046029254386353131, -4658895280553007687, -7723592293110705685  # splitmix64, as int64
 
 
-class SamplingParams(Protocol):
-    """Temperature and filters: see `vibethinker.rollout.Sampling`."""
+@dataclass(frozen=True)
+class SamplingParams:
+    """Temperature and filters, of which 0 (for `top_p`: 1) means none."""
 
-    @property
-    def temperature(self) -> float:
-        """Divides the logits; 0 takes the most likely token."""
-        ...
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
 
-    @property
-    def top_p(self) -> float:
-        """Keeps the fewest tokens whose probabilities reach this sum; 1 keeps all."""
-        ...
-
-    @property
-    def top_k(self) -> int:
-        """Keeps this many tokens; 0 keeps all."""
-        ...
-
-    @property
-    def min_p(self) -> float:
-        """Drops tokens below this fraction of the highest probability; 0 keeps all."""
-        ...
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature must be finite and not negative, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must not be negative, got {self.top_k}")
+        if not 0 <= self.min_p < 1:
+            raise ValueError(f"min_p must lie in [0, 1), got {self.min_p}")
 
     @property
     def filters(self) -> bool:
-        """True if some tokens can never be sampled."""
-        ...
+        """True if top-p, top-k or min-p drops tokens of the temperature distribution."""
+        return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
 
 
 def sample(logits: Tensor, uniforms: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor, Tensor]:
-    """See `vibethinker.ops.params.Sampler`."""
+    """Samples one token a row by inverting the cumulative distribution.
+
+    Args:
+        logits: [S, V] in bfloat16, float16 or float32.
+        uniforms: float32 [S] in [0, 1), one number for each token.
+        params: temperature and filters.
+
+    Returns:
+        tokens [S]; their log-probs under the plain temperature distribution [S], to compare with those of training;
+        their log-probs under the distribution they were sampled from [S], which differ where a filter is on. A row
+        with NaN has NaN log-probs and some token of the vocabulary.
+    """
     scores = logits.float()
     if params.temperature == 0:
         tokens = scores.argmax(-1)
@@ -84,7 +91,14 @@ def _filtered(scores: Tensor, params: SamplingParams) -> Tensor:
 
 
 def uniforms(seeds: Tensor, positions: Tensor) -> Tensor:
-    """See `vibethinker.ops.params.Sampler`."""
+    """float32 [S] in [0, 1), a function of a rollout's seed and the token's position alone.
+
+    Counter-based (splitmix64's finaliser), so a rollout comes out the same in any slot, batch, order and process.
+
+    Args:
+        seeds: [S] int64.
+        positions: [S] int64, 0 for the first new token.
+    """
     x = mix(seeds + (positions + 1) * GOLDEN)
     return ((x >> 40) & 0xFFFFFF).float() * 2.0**-24
 

@@ -222,7 +222,7 @@ def _uniforms(seeds, positions, numbers, count, block: tl.constexpr):
 def sample(
     logits: Tensor, uniforms: Tensor, params: SamplingParams, block: int = _BLOCK
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `vibethinker.ops.sampling.Sampler`; `block` is columns at a time, a power of two."""
+    """As the reference does; `block` is columns at a time, a power of two."""
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
     uniforms = uniforms.float().contiguous()
     rows, columns = logits.shape
@@ -235,50 +235,22 @@ def sample(
     tokens = torch.empty(rows, dtype=torch.long, device=logits.device)
     if rows == 0:
         return tokens, logp, sampled_logp
+    stride = logits.stride(0)
     if filtered:
-        _threshold[(rows,)](
-            logits,
-            thresholds,
-            logits.stride(0),
-            columns,
-            scale,
-            float(params.top_k),
-            math.log(params.min_p) if params.min_p else -math.inf,
-            params.top_p,
-            by_count=0 < params.top_k < columns,
-            by_mass=params.top_p < 1,
-            unused=_UNUSED_BITS[logits.dtype],
-            block=block,
-            num_warps=16,
-        )
-    _masses[(parts, rows)](
-        logits, thresholds, peaks, masses, kept, logits.stride(0), columns, parts, scale, filtered=filtered, block=block
-    )
-    _sample[(rows,)](
-        logits,
-        uniforms,
-        thresholds,
-        peaks,
-        masses,
-        kept,
-        tokens,
-        logp,
-        sampled_logp,
-        logits.stride(0),
-        columns,
-        parts,
-        scale,
-        greedy=greedy,
-        filtered=filtered,
-        width=triton.next_power_of_2(parts),
-        block=block,
-        num_warps=8,
-    )
+        log_min_p = math.log(params.min_p) if params.min_p else -math.inf
+        bounds = float(params.top_k), log_min_p, params.top_p
+        flags = 0 < params.top_k < columns, params.top_p < 1, _UNUSED_BITS[logits.dtype], block
+        _threshold[(rows,)](logits, thresholds, stride, columns, scale, *bounds, *flags, num_warps=16)
+    of_parts = thresholds, peaks, masses, kept
+    _masses[(parts, rows)](logits, *of_parts, stride, columns, parts, scale, filtered, block)
+    flags = greedy, filtered, triton.next_power_of_2(parts), block
+    results = tokens, logp, sampled_logp
+    _sample[(rows,)](logits, uniforms, *of_parts, *results, stride, columns, parts, scale, *flags, num_warps=8)
     return tokens, logp, sampled_logp
 
 
 def uniforms(seeds: Tensor, positions: Tensor) -> Tensor:
-    """See `vibethinker.ops.sampling.Sampler`."""
+    """As the reference does."""
     seeds, positions = seeds.long().contiguous(), positions.long().contiguous()
     numbers = torch.empty(len(seeds), dtype=torch.float32, device=seeds.device)
     if len(seeds):

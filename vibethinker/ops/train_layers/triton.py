@@ -171,13 +171,13 @@ class _AddNorm(torch.autograd.Function):
 def add_norm(
     residual: Tensor, update: Tensor | None, weight: Tensor, epsilon: float, dtype: torch.dtype, readers: int = 1
 ) -> tuple[Tensor, ...]:
-    """See `vibethinker.ops.train_layers.TrainLayers`."""
+    """As the reference does."""
     out: tuple[Tensor, ...] = _AddNorm.apply(residual, update, weight, epsilon, dtype, readers)
     return out
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
-    """See `vibethinker.ops.train_layers.TrainLayers`."""
+    """As the reference does."""
     return add_norm(x, None, weight, epsilon, dtype)[1]
 
 
@@ -236,7 +236,7 @@ class _Rotate(torch.autograd.Function):
 
 
 def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """See `vibethinker.ops.train_layers.TrainLayers`."""
+    """As the reference does."""
     cos, sin = cos.contiguous(), sin.contiguous()
     return _Rotate.apply(query, cos, sin), _Rotate.apply(key, cos, sin)
 
@@ -286,6 +286,6 @@ class _Swiglu(torch.autograd.Function):
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """See `vibethinker.ops.train_layers.TrainLayers`."""
+    """As the reference does."""
     out: Tensor = _Swiglu.apply(gate, up)
     return out
