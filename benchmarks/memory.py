@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,22 +42,23 @@ LORA = ["--model.lora.rank", "32"]
 FOUR_BITS = [*LORA, "--model.quantization", "4bit"]
 RECOMPUTED = ["--model.gradient_checkpointing", "true"]
 KEPT = ["--model.gradient_checkpointing", "false"]
-GROUPS = ["--model.group_size", "16", "--model.slots", "128"]
-# model, module, tokens of a sequence, problems of a batch, packed rows, further options
-CASES: dict[str, tuple[str, str, int, int, int, list[str]]] = {
-    "1.5B SFT": ("Qwen2", "SFTModule", 4096, 4, 2, KEPT),
-    "1.5B SFT, recomputed": ("Qwen2", "SFTModule", 8192, 4, 2, RECOMPUTED),
-    "1.5B SFT, LoRA": ("Qwen2", "SFTModule", 4096, 4, 2, [*LORA, *KEPT]),
+GROUPS = ["--model.group_size", "16", "--model.sampler.slots", "128"]
+# model, module, tokens of a sequence, problems of a batch, tokens of a packed row, further options
+CASES: dict[str, tuple[str, str, int, int, int | str, list[str]]] = {
+    "1.5B SFT": ("Qwen2", "SFTModule", 4096, 4, 8192, KEPT),
+    "1.5B SFT, recomputed": ("Qwen2", "SFTModule", 8192, 4, 16384, RECOMPUTED),
+    "1.5B SFT, LoRA": ("Qwen2", "SFTModule", 4096, 4, 8192, [*LORA, *KEPT]),
     "1.5B SFT, 4 bits, recomputed": (
         "Qwen2",
         "SFTModule",
         8192,
         4,
-        2,
+        16384,
         [*FOUR_BITS, *RECOMPUTED],
     ),
-    "1.5B MGPO, recomputed": ("Qwen2", "GRPOModule", 512, 8, 8, [*GROUPS, *RECOMPUTED]),
-    "0.6B MGPO, 4 bits": ("Qwen3", "GRPOModule", 512, 8, 8, [*GROUPS, *FOUR_BITS, *KEPT]),
+    "1.5B MGPO, recomputed": ("Qwen2", "GRPOModule", 512, 8, 7232, [*GROUPS, *RECOMPUTED]),
+    "1.5B SFT, automatic": ("Qwen2", "SFTModule", 4096, 32, "auto", []),
+    "0.6B MGPO, 4 bits": ("Qwen3", "GRPOModule", 512, 8, 7232, [*GROUPS, *FOUR_BITS, *KEPT]),
 }
 
 
@@ -95,14 +97,14 @@ def measure(name: str, root: Path) -> dict[str, Any]:
     from vibethinker.cli.dry_run import workload
     from vibethinker.memory.estimate import estimate
 
-    model, module, tokens, problems, rows, options = CASES[name]
+    model, module, tokens, problems, row_tokens, options = CASES[name]
     make_data(root / "data.jsonl", tokens)
     settings = {
         "model": module,
         "model.model": root / model,
         "model.max_length": tokens,
-        "model.max_new_tokens": tokens - 64 if module == "GRPOModule" else 16,
-        "model.micro_batches": rows,
+        "model.sampler.max_new_tokens": tokens - 64 if module == "GRPOModule" else 16,
+        "model.packing.row_tokens": row_tokens,
         "data": "DomainDataModule",
         "data.domain": "algebra",
         "data.data": root / "data.jsonl",
@@ -116,8 +118,10 @@ def measure(name: str, root: Path) -> dict[str, Any]:
     }
     cli = fit.run(["fit", *(f"--{key}={value}" for key, value in settings.items()), *options])
     allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-    estimated = estimate(workload(cli.model, cli.config.fit)).peak
-    return {"estimated": estimated, "allocated": allocated, "reserved": reserved, "gpu": torch.cuda.get_device_name()}
+    work = workload(cli.model, cli.config.fit)
+    recomputed = cli.model.policy.is_gradient_checkpointing
+    made = estimate(replace(work, row_tokens=min(work.row_tokens, cli.model.row_tokens), checkpointing=recomputed))
+    return {"estimated": made.peak, "allocated": allocated, "reserved": reserved, "gpu": torch.cuda.get_device_name()}
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from vibethinker.callbacks.progress import Progress
-from vibethinker.datamodules.loaders import share
+from vibethinker.datamodules.loaders import chunk
 from vibethinker.evaluation.grading import check_prompts
 from vibethinker.evaluation.summary import distinct_counts
 from vibethinker.metrics.functional import paired_difference, pass_at_k, standard_error
@@ -164,7 +164,7 @@ class DiversityProbe(Callback):
     def measure(self, module: PolicyModule) -> torch.Tensor:
         """int64 [P, 2]: correct samples and distinct correct solutions of each problem, over all ranks."""
         trainer = module.trainer
-        own = share(len(self.problems), trainer.global_rank, trainer.world_size)
+        own = chunk(len(self.problems), trainer.global_rank, trainer.world_size)
         problems = self.problems[own.start : own.stop]
         bar = trainer.progress_bar_callback
         samples = module.sample_and_grade(

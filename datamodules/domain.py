@@ -45,7 +45,7 @@ class DomainDataModule(ProblemSource, pl.LightningDataModule):
         if stage != "fit":
             return
         if self.streaming:
-            self.feed().take(range(1), range(1))
+            self.train_stream().take(range(1), range(1))
             return
         module = self._module
         unusable = None if module is None else module.unusable_demonstrations(self._train)
@@ -72,7 +72,7 @@ class DomainDataModule(ProblemSource, pl.LightningDataModule):
     @property
     def steps_per_epoch(self) -> int | None:
         """Global batches in a pass through the train set; `None` where that has no end, or none that is known."""
-        size = ENDLESS if self.streaming else self.feed(self._learnable).size
+        size = ENDLESS if self.streaming else self.train_stream(self._learnable).size
         return None if size >= ENDLESS else -(-size // self.batch_size)
 
     def train_dataloader(self) -> TrainLoader:
@@ -85,7 +85,7 @@ class DomainDataModule(ProblemSource, pl.LightningDataModule):
         rank, world_size = self._world
         module = self._module
         loader = TrainLoader(
-            self.feed(self._learnable, shuffle=self.shuffle),
+            self.train_stream(self._learnable, shuffle=self.shuffle),
             self.batch_size,
             repeats=1 if module is None else module.updates_per_rollout,
             rank=rank,

@@ -14,7 +14,7 @@ from itertools import chain, zip_longest
 from typing import Any, ClassVar, overload
 
 from vibethinker.datamodules import generators
-from vibethinker.datamodules.loaders import ENDLESS, Feed, Mixture, Passes
+from vibethinker.datamodules.loaders import ENDLESS, Epochs, Mixture, TrainStream
 from vibethinker.datamodules.reading.fields import COLUMNS
 from vibethinker.datamodules.reading.problem_files import Reader, load_problems, readers
 from vibethinker.datamodules.reading.problem_stream import ProblemStream
@@ -217,7 +217,7 @@ class ProblemSource:
             self._held_out[split] = self._make_held_out(split)
         return self._held_out[split]
 
-    def feed(self, train: Sequence[Problem] | None = None, *, shuffle: bool = True) -> Feed:
+    def train_stream(self, train: Sequence[Problem] | None = None, *, shuffle: bool = True) -> TrainStream:
         """The endless stream of training problems, mixed by `weights` if there are any.
 
         Args:
@@ -225,10 +225,10 @@ class ProblemSource:
             shuffle: shuffle anew in each epoch. Endless embedded problems stay in the order of their index.
         """
         if self.weights is None:
-            return self._feed(self.domains, train, shuffle)
-        return Mixture({name: self._feed([name], train, shuffle) for name in self.domains}, self.weights)
+            return self._part_stream(self.domains, train, shuffle)
+        return Mixture({name: self._part_stream([name], train, shuffle) for name in self.domains}, self.weights)
 
-    def _feed(self, domains: Sequence[str], train: Sequence[Problem] | None, shuffle: bool) -> Feed:
+    def _part_stream(self, domains: Sequence[str], train: Sequence[Problem] | None, shuffle: bool) -> TrainStream:
         if self.streaming:
             return self._stream(domains, shuffle)
         if train is None:
@@ -237,7 +237,7 @@ class ProblemSource:
             train = train.only(domains)
         elif domains != self.domains:
             train = self._required("train", [problem for problem in train if problem.domain in domains], domains)
-        return Passes(train, seed=self.seed, shuffle=shuffle and len(train) < ENDLESS)
+        return Epochs(train, seed=self.seed, shuffle=shuffle and len(train) < ENDLESS)
 
     def _stream(self, domains: Sequence[str], shuffle: bool) -> ProblemStream:
         (reader,) = self._readers(domains)

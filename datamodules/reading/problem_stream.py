@@ -87,7 +87,7 @@ class ProblemStream:
         self._begin(_Cursor())
 
     def take(self, batch: range, own: range) -> list[Problem]:
-        """The problems at the indices `own` of the batch at the indices `batch`; see `Feed`."""
+        """The problems at the indices `own` of the batch at the indices `batch`; see `TrainStream`."""
         self._reach(batch.start)
         self._saved = self._block_start
         problems = []

@@ -226,7 +226,7 @@ def test_a_weighted_fit_goes_on_exactly(tmp_path: Path, file: str) -> None:
     options["enable_checkpointing"] = False
     trainer(tmp_path, **options).fit(resumed, datamodule=data(), ckpt_path=saved)
     assert resumed.train_ids == whole.train_ids[11:]
-    with pytest.raises(ValueError, match=r"^weights was \{'algebra': 5.0, 'geometry': 2.0\} .* is \{'algebra': 1"):
+    with pytest.raises(ValueError, match=r"^weights\.algebra was 5.0 .* is 1.0"):
         trainer(tmp_path, **options).fit(Recorder(), datamodule=data(algebra=1.0), ckpt_path=saved)
 
 

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from vibethinker import GRPOModule, Problem, SFTModule
-from vibethinker.datamodules.loaders import HeldOutLoader, Passes, TrainLoader
+from vibethinker.datamodules.loaders import Epochs, HeldOutLoader, TrainLoader
 from vibethinker.evaluation.grading import GradedSamples
 from vibethinker.rewards import Part
 from vibethinker.rollout import RolloutEngine
@@ -135,7 +135,7 @@ class Fixed(pl.LightningDataModule):
         trainer: Any = self.trainer
         repeats, ranks = trainer.lightning_module.updates_per_rollout, {"rank": trainer.global_rank}
         ranks["world_size"] = trainer.world_size
-        return TrainLoader(Passes(PROBLEMS, shuffle=False), self.batch_size, repeats=repeats, **ranks)
+        return TrainLoader(Epochs(PROBLEMS, shuffle=False), self.batch_size, repeats=repeats, **ranks)
 
     def val_dataloader(self) -> HeldOutLoader:
         return HeldOutLoader(PROBLEMS[:3], self.batch_size)

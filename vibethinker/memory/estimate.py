@@ -49,11 +49,12 @@ class Estimate:
 
     @property
     def in_updates(self) -> int:
+        """Bytes while updates run."""
         return sum(self.resident.values()) + sum(self.update.values())
 
     @property
     def peak(self) -> int:
-        """Updates and rollouts take turns, so the larger one counts."""
+        """Updates and rollouts alternate, so the larger one counts."""
         return max(self.in_updates, sum(self.resident.values()) + sum(self.rollout.values()))
 
 

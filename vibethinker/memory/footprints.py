@@ -53,15 +53,18 @@ class HeadFootprint:
 
     @staticmethod
     def statistics(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Three numbers of each target."""
         logp, entropy, normaliser = (torch.empty(len(logits)) for _ in range(3))
         return logp, entropy, normaliser
 
     @staticmethod
     def gradient_(logits: Tensor, *_: Any) -> Tensor:
+        """Overwrites the logits."""
         return logits
 
     @staticmethod
     def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
+        """Adds in place."""
         return
 
 
@@ -69,6 +72,7 @@ class FlashFootprint:
     """Keeps for backward what the flash kernel keeps; computes nothing."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Keeps inputs, output and log-sum-exp."""
         out: Tensor = _FlashKept.apply(query, key, value)
         return out
 
@@ -101,17 +105,21 @@ class FusedFootprint:
         dtype: torch.dtype,
         readers: int = 1,
     ) -> tuple[Tensor, ...]:
+        """Keeps the sum, the weight and a number of each row."""
         out: tuple[Tensor, ...] = _NormKept.apply(residual, update, weight, dtype, readers)
         return out
 
     def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
+        """The norm alone."""
         return self.add_norm(x, None, weight, epsilon, dtype)[1]
 
     def rotate(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """Keeps the rotations alone."""
         query, key = (_RotationKept.apply(x, cos, sin) for x in (query, key))
         return query, key
 
     def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
+        """Keeps both inputs."""
         out: Tensor = _GateKept.apply(gate, up)
         return out
 
