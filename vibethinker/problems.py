@@ -19,7 +19,7 @@ _HELD_OUT_FRACTION: Final = 0.1  # of the problems, in each held-out split; trai
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A question, the answer or tests that grade a completion, and demonstrations.
+    r"""A question, the answer or tests that grade a completion, and demonstrations.
 
     Attributes:
         id: unique within its source; stable across runs.
@@ -27,7 +27,7 @@ class Problem:
         prompt: the question as the user asks it, without instruction or chat markup.
         answer: the exact final answer (`None` if `tests` grade the completions).
         tests: test cases of a programming problem, in the three forms that `vibethinker.sandbox` runs.
-        solutions: demonstrations, different paths to the same answer, each ending in `\\boxed{answer}`, or in a code
+        solutions: demonstrations, different paths to the same answer, each ending in `\boxed{answer}`, or in a code
             block if there are `tests`.
         source: origin of the problem (`embedded`, a file, a hub name).
     """
