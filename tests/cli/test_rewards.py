@@ -116,8 +116,7 @@ def test_everything_in_a_configuration(folder: Path) -> None:
     config["model"]["init_args"] |= {
         "reward": {"class_path": f"{HERE}.Modulo", "init_args": {"divisor": 3}},
         "shaping": {"format": {"reward": shaped, "weight": 0.1}, "length": {"reward": f"{HERE}.length"}},
-        "objective": {"overlong_buffer": 3},
-        "overlong_penalty": 0.5,
+        "objective": {"overlong_buffer": 3, "overlong_penalty": 0.5},
     }
     miniature.write(folder, mgpo=config)
     assert main(fit(folder)) == 0

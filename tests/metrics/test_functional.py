@@ -1,6 +1,8 @@
 """pass@K against enumeration, intervals against simulation."""
 
 import math
+import subprocess
+import sys
 from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
@@ -167,3 +169,8 @@ def test_distinct_solutions() -> None:
     assert distinct_solutions([], []) == 0
     with pytest.raises(ValueError, match="argument 2 is shorter"):
         distinct_solutions(completions, [True])
+
+
+def test_functions_are_torch_free() -> None:
+    program = "import sys, vibethinker.metrics.functional; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"
