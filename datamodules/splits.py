@@ -153,8 +153,8 @@ class ProblemSource:
                 raise ValueError(f"{split}_size={size} is fewer than the {len(self.domains)} domains")
         if not 0 <= self.max_unusable <= 1:
             raise ValueError(f"max_unusable must lie between 0 and 1, not {self.max_unusable}")
-        if self.data is None and (unknown := [name for name in self.domains if name not in generators.DOMAINS]):
-            raise ValueError(f"domain {unknown[0]!r} is not embedded; there are {', '.join(generators.DOMAINS)}")
+        if self.data is None and (unknown := [name for name in self.domains if name not in generators.FAMILIES]):
+            raise ValueError(f"domain {unknown[0]!r} is not embedded; there are {', '.join(generators.FAMILIES)}")
         if self.data is None and self.difficulty not in generators.DIFFICULTIES:
             raise ValueError(f"difficulty={self.difficulty} is none of {', '.join(map(str, generators.DIFFICULTIES))}")
 

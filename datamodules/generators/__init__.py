@@ -7,8 +7,6 @@ wording, another order of symmetric data, another seed or difficulty never puts 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Final
 
 from vibethinker.datamodules.generators import algebra, calculus, geometry, statistics
@@ -16,26 +14,34 @@ from vibethinker.datamodules.generators import programming as code
 from vibethinker.datamodules.generators.family import Draft, Family, LevelRandom
 from vibethinker.problems import SPLITS, Problem, Split, split_of
 
-__all__ = ["DIFFICULTIES", "DOMAINS", "FAMILIES", "Draft", "Family", "LevelRandom", "generate", "unique"]
+__all__ = ["DIFFICULTIES", "DOMAINS", "FAMILIES", "Draft", "Family", "LevelRandom", "generate", "register", "unique"]
 
-FAMILIES: Final[Mapping[str, tuple[Family, ...]]] = MappingProxyType(
-    {
-        "algebra": algebra.FAMILIES,
-        "geometry": geometry.FAMILIES,
-        "calculus": calculus.FAMILIES,
-        "statistics": statistics.FAMILIES,
-        "code": code.FAMILIES,
-    }
-)
-DOMAINS: Final[tuple[str, ...]] = tuple(FAMILIES)
+FAMILIES: Final[dict[str, tuple[Family, ...]]] = {
+    "algebra": algebra.FAMILIES,
+    "geometry": geometry.FAMILIES,
+    "calculus": calculus.FAMILIES,
+    "statistics": statistics.FAMILIES,
+    "code": code.FAMILIES,
+}
+DOMAINS: Final[tuple[str, ...]] = tuple(FAMILIES)  # those of this library
 DIFFICULTIES: Final = (1, 2, 3, 4)
+
+
+def register(domain: str, *families: Family) -> None:
+    """Adds a domain of your own: data modules, recipes and the command line then take its name.
+
+    Each family is a function from a random generator (with its `difficulty`) to a `Draft`.
+    """
+    if domain in FAMILIES or not families:
+        raise ValueError(f"domain {domain!r}: needs a name of its own and at least one family")
+    FAMILIES[domain] = families
 
 
 def generate(domain: str, split: Split, index: int, *, difficulty: int = 2, seed: int = 0) -> Problem:
     """The problem at an index of an endless stream. Families alternate, so every slice is balanced.
 
     Args:
-        domain: one of `DOMAINS`.
+        domain: a key of `FAMILIES`.
         split: the split of every problem of the stream.
         index: from 0.
         difficulty: one of `DIFFICULTIES`.
@@ -45,7 +51,7 @@ def generate(domain: str, split: Split, index: int, *, difficulty: int = 2, seed
         ValueError: unknown domain, split or difficulty, or a negative index.
     """
     for option, value, allowed in (
-        ("domain", domain, DOMAINS),
+        ("domain", domain, tuple(FAMILIES)),
         ("split", split, SPLITS),
         ("difficulty", difficulty, DIFFICULTIES),
     ):
@@ -66,7 +72,7 @@ def unique(domain: str, split: Split, count: int, *, difficulty: int = 2, seed: 
     """The first `count` distinct problems of a stream: a fixed held-out set.
 
     Args:
-        domain: one of `DOMAINS`.
+        domain: a key of `FAMILIES`.
         split: the split.
         count: number of problems.
         difficulty: one of `DIFFICULTIES`.

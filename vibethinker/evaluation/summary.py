@@ -6,7 +6,7 @@ Problems are the unit of every interval and standard error, since the samples of
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any, Final
 
@@ -20,6 +20,14 @@ _CLUSTERS_SHOWN: Final = 5
 
 Row = dict[str, Any]
 Metrics = dict[str, float]
+
+# Metrics of one problem's samples by name, beside those of correctness; users may add their own. Texts are not loaded.
+METRICS: dict[str, Callable[[GradedSamples, int], float]] = {
+    "truncated": lambda samples, i: 1 - fmean(samples.finished[i].tolist()),
+    "unboxed": lambda samples, i: fmean(samples.unboxed[samples.group(i)]),
+    "timeout": lambda samples, i: fmean(kind == "timeout" for kind in samples.kinds[samples.group(i)]),
+    "length": lambda samples, i: fmean(samples.lengths[i].tolist()),
+}
 
 
 def votes(samples: GradedSamples, compare: Compare) -> list[list[Cluster] | None]:
@@ -52,19 +60,13 @@ def problem_metrics(
         distinct: as `distinct_counts` gives them; without them they are left out.
     """
     n, metrics = samples.n, []
-    columns = (samples.correct, samples.finished, samples.lengths)
-    for i, (correct, finished, lengths) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
-        own = samples.group(i)
+    for i, correct in enumerate(samples.correct.tolist()):
         values = {f"pass@{k}": pass_at_k(n, sum(correct), k) for k in ks}
         if clusters is not None and (cluster := clusters[i]) is not None:
             values[f"majority@{n}"] = majority(cluster, correct)
         if distinct is not None:
             values["distinct_solutions"] = distinct[i]
-        values["truncated"] = 1 - fmean(finished)
-        values["unboxed"] = fmean(samples.unboxed[own])
-        values["timeout"] = fmean(kind == "timeout" for kind in samples.kinds[own])
-        values["length"] = fmean(lengths)
-        metrics.append(values)
+        metrics.append(values | {name: metric(samples, i) for name, metric in METRICS.items()})
     return metrics
 
 

@@ -100,6 +100,7 @@ class Decoder:
         """
         rows = self.state.rows[:, first : first + len(logits)]
         numbers = self._sampler.uniforms(rows[SEED], rows[GENERATED])
+        logits = params.processor(logits) if params.processor else logits
         sampled = self._sampler.sample(logits, numbers, params)
         tokens, logprobs, sampled_logprobs = (store[first:] for store in self.state.outputs)
         outputs = tokens, logprobs, sampled_logprobs
@@ -120,7 +121,7 @@ class Decoder:
             return
         size = next(size for size in self.sizes if size >= rows)
         split = Split.of(lengths, size, self.cache.kv_heads)
-        key = (size, split, params.temperature, params.top_k, params.min_p, params.top_p)
+        key = (size, split, params.temperature, params.top_k, params.min_p, params.top_p, params.processor)
         if key not in self._graphs:
             self._step(size, split, params)  # compiles what it needs, which a capture could not
             steps -= 1

@@ -83,7 +83,8 @@ class _SamplingProcessor(LogitsProcessor):
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         """Logits [S, V] → zero for the sampled token of each row, −∞ for all others."""
         numbers = uniforms(self.seeds, torch.full_like(self.seeds, len(self.tokens)))
-        sampled = sample(scores, numbers, self.sampling)
+        processor = self.sampling.processor
+        sampled = sample(processor(scores) if processor else scores, numbers, self.sampling)
         for store, new in zip((self.tokens, self.logp, self.sampled_logp), sampled, strict=True):
             store.append(new)
         if (sampled[1].isnan() & ~self.ended).any():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,10 +22,13 @@ class Sampling(SamplingParams):
         min_p: drop tokens less likely than this fraction of the most likely one; 0 keeps all.
         max_new_tokens: completions are cut at this length.
         stop_token_ids: tokens that end a completion; the model's end-of-sequence tokens by default.
+        processor: a function of the logits [S, V], applied before temperature and filters. Log-probs are those of its
+            result, with which training would not agree: for evaluation. On CUDA it is captured in the decode graph.
     """
 
     max_new_tokens: int = 256
     stop_token_ids: tuple[int, ...] | None = None
+    processor: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
