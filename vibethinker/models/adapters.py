@@ -59,7 +59,7 @@ def adapter_base(folder: Path) -> str:
 
 
 def base_changes(folder: Path) -> dict[str, Any]:
-    """What an adapter's training changed in its base: `config` values, and weights `quantized` on loading."""
+    """Changes that an adapter's training made in its base: `config` values, and weights `quantized` on loading."""
     return read_json(folder / ADAPTER_BASE) if (folder / ADAPTER_BASE).is_file() else {}
 
 

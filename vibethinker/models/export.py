@@ -84,7 +84,7 @@ def stop_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
 
 
 def check_adapter(policy: Any) -> None:
-    """Refuses a policy whose adapter alone would not say what was trained."""
+    """Checks that the adapter alone describes the trained policy."""
     if not hasattr(policy, "peft_config"):
         raise ValueError("adapter_only needs lora: this policy has no adapter")
     base = policy.get_base_model().name_or_path

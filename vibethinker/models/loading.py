@@ -1,4 +1,4 @@
-"""The policy: loading a model for training or sampling, with an adapter, over a base in full precision, 4 or 8 bits.
+"""Loading a model for training or sampling, with an adapter, over a base in full precision, 4 or 8 bits.
 
 Every model goes through here, the nano model that ships with the package and any Hugging Face folder or hub name alike.
 
@@ -228,7 +228,7 @@ def load_in_full(source: ModelSource) -> Any:
     if source.adapter:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, source.path).merge_and_unload()
+        model = PeftModel.from_pretrained(model, source.path, low_cpu_mem_usage=True).merge_and_unload()
         if (path / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(path)
     return model.requires_grad_(True)
@@ -264,7 +264,7 @@ def _load(source: ModelSource, dtype: torch.dtype, quantization: Quantization | 
 def _from_pretrained(source: ModelSource, folder: str | None, **options: Any) -> Any:
     """A model for packed sequences as transformers loads it, every weight from the files."""
     what = f"model {source.name!r}"
-    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # refused below, in one line
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # errors below, in one line
     kind: Any = type(build_model(options["config"], options["dtype"]))
     try:
         model, info = kind.from_pretrained(folder, attn_implementation=attention.NAME, **options)

@@ -1,4 +1,4 @@
-"""A policy's plain weights, with adapters merged and 4 and 8 bits expanded, and models that take them."""
+"""A policy's plain weights: adapters merged, 4 and 8 bits expanded."""
 
 from __future__ import annotations
 
