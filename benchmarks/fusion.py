@@ -120,7 +120,7 @@ def anonymous_mb(pid: int) -> float:
 
 
 def mergekit(executable: str, folders: list[Path], out: Path) -> Measured:
-    """The linear merge of mergekit in float32, stored as bfloat16, from its command line; flushed to disk as ours is."""
+    """Linear merge of mergekit in float32, stored as bfloat16, from its command line; flushed to disk as ours is."""
     recipe = out.with_suffix(".json")  # JSON is YAML
     models = [{"model": str(folder), "parameters": {"weight": 1 / EXPERTS}} for folder in folders]
     merge = {"merge_method": "linear", "models": models, "dtype": "float32", "out_dtype": "bfloat16"}
@@ -211,9 +211,9 @@ average {os.getloadavg()[2]:.1f} at the end), by which a method that needs both 
   and the hash of every source file.
 - mergekit is timed as the command its users run, imports included (float32 to bfloat16, no model card, no tokenizer).
 - Anonymous memory is the peak of `RssAnon`: what the imported libraries hold counts, pages of mapped files do not.
-- Adapters alone, and checkpoints in 4 or 8 bits, are merged or expanded first, one at a time, into float32 folders beside
-  the output, which vanish at the end. Fusing four adapters of rank 16 over such a checkpoint took 3.4 GB of anonymous
-  memory at its peak and 8 GB of disk, and about 40 s an adapter while the cores had five times the work they can do.
+- Adapters alone, and checkpoints in 4 or 8 bits, are merged or expanded first, one at a time, into float32 folders
+  beside the output, which vanish at the end. Four adapters of rank 16 over such a checkpoint took 3.4 GB of anonymous
+  memory at the peak and 8 GB of disk, and 170 s on two cores that were shared with other work (load average 11).
 """
 
 
