@@ -180,7 +180,10 @@ def check_same_run(root: str | Path, config: Mapping[str, Any]) -> None:
     saved = Path(root) / CONFIG
     if not saved.is_file() or not last_checkpoint(root).exists():
         return
-    before, now = (Provenance(_decisive(c)) for c in (yaml.safe_load(saved.read_text("utf-8")), config))
+    earlier = yaml.safe_load(saved.read_text("utf-8"))
+    if moved := replacement(earlier["model"].get("init_args") or ()):
+        raise ValueError(f"{root} holds a run of an older version, {moved}: choose another trainer.default_root_dir")
+    before, now = (Provenance(_decisive(c)) for c in (earlier, config))
     if difference := now.difference(before):
         raise ValueError(
             f"{root} holds a run with {difference}: use the old value, or choose another trainer.default_root_dir"

@@ -88,6 +88,15 @@ def test_a_folder_of_another_run_is_refused(
     assert files(folder / "run") == before
 
 
+def test_a_run_of_an_older_version_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "run" / "checkpoints").mkdir(parents=True)
+    (folder / "run" / "checkpoints" / "last.ckpt").touch()
+    old = {"model": {"class_path": "SFTModule", "init_args": {"model": "nano", "micro_batches": 2}}}
+    (folder / "run" / "config.yaml").write_text(yaml.safe_dump(old))
+    assert main(fit(folder, "sft", "run")) == 1
+    assert "run of an older version, model.micro_batches is gone" in capsys.readouterr().err
+
+
 def test_options_that_decide_no_weights_may_change(folder: Path) -> None:
     assert main(fit(folder, "sft", "run")) == 0
     assert main(fit(folder, "sft", "run", "--model.sampler.slots", "3", "--trainer.log_every_n_steps", "7")) == 0
