@@ -27,7 +27,7 @@ def blocks(language: str) -> list[str]:
 
 def commands_shown() -> list[str]:
     lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
-    return [line for line in lines if line.strip()]
+    return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
 def links(document: Path) -> list[str]:
