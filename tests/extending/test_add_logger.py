@@ -19,7 +19,7 @@ SEEN: list[dict[str, float]] = []
 class ListLogger(Logger):
     """Keeps metrics in a list."""
 
-    name, version = "list", 0  # type: ignore[assignment]
+    name, version = "list", 0
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         SEEN.append(dict(metrics))

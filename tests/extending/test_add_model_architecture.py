@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,9 +32,9 @@ def folder(tmp_path: Path, tiny_model: str) -> str:
     AutoConfig.register(HalvedConfig.model_type, HalvedConfig, exist_ok=True)
     AutoModelForCausalLM.register(HalvedConfig, HalvedForCausalLM, exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     torch.manual_seed(0)
-    HalvedForCausalLM(HalvedConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path)
+    HalvedForCausalLM(HalvedConfig(vocab_size=len(tokenizer), num_attention_heads=4, **sizes)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     return str(tmp_path)
 

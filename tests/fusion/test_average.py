@@ -284,7 +284,7 @@ def test_only_an_earlier_fusion_is_replaced(tmp_path: Path) -> None:
         ({"dtype": "int8"}, "dtype: 'int8' is none of"),
     ],
 )
-def test_bad_options(tmp_path: Path, options: dict, message: str) -> None:
+def test_bad_options(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fuse([tmp_path / "0", tmp_path / "1"], tmp_path / "out", **options)
     with pytest.raises(ValueError, match="experts: none given"):

@@ -27,8 +27,10 @@ KERNELS: dict[Any, Any] = {
 def test_rollouts_are_those_of_the_references(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With fewer slots than sequences: rows are admitted, harvested and moved."""
     torch.manual_seed(0)
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": True}
-    config = Qwen3Config(vocab_size=40, hidden_size=32, intermediate_size=48, num_hidden_layers=2, **heads)
+    heads: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+    config = Qwen3Config(
+        vocab_size=40, hidden_size=32, intermediate_size=48, num_hidden_layers=2, tie_word_embeddings=True, **heads
+    )
     model: Any = Qwen3ForCausalLM._from_config(config, attn_implementation=NAME).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)

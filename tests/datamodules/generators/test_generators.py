@@ -47,7 +47,7 @@ def sampled(domain: str, number: int, difficulty: int, count: int) -> list[Probl
 # --- an arithmetic of its own -------------------------------------------------------------------------------------
 
 
-OPERATORS: dict[type, Callable] = {
+OPERATORS: dict[type, Callable[..., Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -297,6 +297,6 @@ def test_asking_for_more_problems_than_there_are() -> None:
         ({"index": -1}, "index=-1: must not be negative"),
     ],
 )
-def test_bad_options_are_named(options: dict, message: str) -> None:
+def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         generate(**{"domain": "algebra", "split": "train", "index": 0, **options})
