@@ -145,16 +145,13 @@ class Evaluation:
                 return
             n = self.settings.samples
             size, total = max(_ROUNDS * slots // n, 1), len(self.requests) * n
-            engine = self._engine(slots)
+            policy: Any = load_model(self.source, trainable=False)
+            policy.to("cuda" if torch.cuda.is_available() else "cpu")
+            engine = RolloutEngine(policy, max_length=self._longest + self.max_new_tokens, slots=slots)
             for start in range(0, len(left), size):
                 before = total - (len(left) - start) * n
                 shown = (lambda now, _, before=before: progress(before + now, total)) if progress else None
                 store.add(self._evaluate(engine, left[start : start + size], reward, shown))
-
-    def _engine(self, slots: int) -> RolloutEngine:
-        policy: Any = load_model(self.source, trainable=False)
-        policy.to("cuda" if torch.cuda.is_available() else "cpu")
-        return RolloutEngine(policy, max_length=self._longest + self.max_new_tokens, slots=slots)
 
     def _evaluate(
         self, engine: RolloutEngine, requests: Sequence[Request], reward: Verifier, progress: Progress | None

@@ -17,12 +17,11 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-import xxhash
 
 from vibethinker.evaluation.grading import GradedSamples, extract_answers
 from vibethinker.problems import Problem
 from vibethinker.utils.atomic import atomic_file, locked, staged_folder, write_atomic
-from vibethinker.utils.provenance import Provenance
+from vibethinker.utils.provenance import Provenance, digest
 
 OPTIONS: Final = "options.json"
 SCHEMA: Final = pa.schema(
@@ -209,8 +208,5 @@ def _samples(table: pa.Table, path: Path) -> GradedSamples:
 
 def problems_digest(problems: Iterable[Problem]) -> str:
     """Hash of prompts and answers, or tests; demonstrations do not count."""
-    total = xxhash.xxh3_128()
-    for problem in problems:
-        facts = {k: v for k, v in asdict(problem).items() if k not in ("solutions", "source")}
-        total.update(json.dumps(facts, sort_keys=True, default=str).encode())
-    return f"xxh3_128:{total.hexdigest()}"
+    every = ({k: v for k, v in asdict(problem).items() if k not in ("solutions", "source")} for problem in problems)
+    return digest("".join(json.dumps(facts, sort_keys=True, default=str) for facts in every))

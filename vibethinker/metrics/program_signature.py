@@ -50,8 +50,4 @@ def _normalise(node: ast.AST, names: dict[str, str]) -> None:
         if isinstance(node, ast.arg | ast.FunctionDef | ast.AsyncFunctionDef) and hasattr(node, field):
             setattr(node, field, None)
     if isinstance(body := getattr(node, "body", None), list):
-        body[:] = [statement for statement in body if not _is_text(statement)]
-
-
-def _is_text(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+        body[:] = [s for s in body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]

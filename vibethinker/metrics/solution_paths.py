@@ -89,26 +89,17 @@ def _chains(text: str) -> Iterator[list[_Side]]:
 
 
 def _plain(text: str) -> str:
+    r"""A text without markup; what is not understood stays. `\frac{3}{4}\cdot 2` becomes `((3)/(4))* 2`."""
     text = _LINES.sub("\n", text.translate(_SIGNS))
     text = _THOUSANDS.sub(lambda match: re.sub("[^0-9]", "", match[0]), _BULLET.sub("", text))
-    return _from_latex(_MARKUP.sub("", _WORDS.sub(r"\1", text)))
-
-
-def _from_latex(text: str) -> str:
-    r"""LaTeX signs, fractions and groups as plain text: `\frac{3}{4}\cdot 2` becomes `((3)/(4))* 2`.
-
-    A mixed number is a sum, `1\frac{1}{2}` and `1 1/2` are `(1+1/2)`, if its fraction is proper. What is not understood
-    stays as it is.
-    """
-    text = _MIXED.sub(_mixed_number, _COMMANDS.sub(_plain_command, text))
+    text = _MARKUP.sub("", _WORDS.sub(r"\1", text))
+    text = _COMMANDS.sub(lambda m: "*" if m["times"] else "/" if m["over"] else " " if m["space"] else "", text)
+    text = _MIXED.sub(_mixed_number, text)
     return _groups(text) if "{" in text or "frac" in text else text
 
 
-def _plain_command(match: re.Match[str]) -> str:
-    return "*" if match["times"] else "/" if match["over"] else " " if match["space"] else ""
-
-
 def _mixed_number(match: re.Match[str]) -> str:
+    r"""`1\frac{1}{2}` and `1 1/2` as the sum `(1+1/2)`, if the fraction is proper."""
     whole, above, below = (group for group in match.groups() if group is not None)
     proper = len(above) <= MAX_CHARACTERS >= len(below) and int(above) < int(below)
     return f"({whole}+{above}/{below})" if proper else match[0]

@@ -34,7 +34,8 @@ def program_of(completion: str) -> str | None:
         program = programs[-1] if programs else ""
     else:
         program = textwrap.dedent(text).strip("\n")
-        if len(program) > MAX_CHARACTERS or not _is_program(program):
+        tree = parsed(program) if len(program) <= MAX_CHARACTERS else None
+        if tree is None or all(isinstance(statement, ast.Expr) for statement in tree.body):
             return None
     return program if program.strip() and len(program) <= MAX_CHARACTERS else None
 
@@ -52,11 +53,6 @@ def fenced_blocks(text: str) -> list[tuple[str, str]] | None:
             blocks.append((words[0].lower() if words else "", textwrap.dedent(content).rstrip("\n")))
             opened = None
     return blocks if opened is None else None
-
-
-def _is_program(source: str) -> bool:
-    tree = parsed(source)
-    return tree is not None and any(not isinstance(statement, ast.Expr) for statement in tree.body)
 
 
 def has_effect(tree: ast.Module) -> bool:

@@ -46,28 +46,17 @@ class FormatReward(Verifier):
             if thought is None or any(tag in part for part in thought.groups() for tag in ("<think>", "</think>")):
                 return "not one closed <think> at the beginning"
             text = thought[2]
-        boxes, blocks = _boxes(text), _blocks(text)
+        found, fenced = len(_BOX.findall(text)), fenced_blocks(text)
+        boxes = None if found and final_answer(text) is None else found
+        blocks = None if fenced is None else len(fenced)
         if self.answer == "box" and boxes != 1:
             return f"{_count(boxes, 'box')} instead of one"
         if self.answer == "code" and blocks != 1:
             return f"{_count(blocks, 'code block')} instead of one"
-        if self.answer == "any" and sorted((boxes, blocks)) != [0, 1]:
+        if self.answer == "any" and {boxes, blocks} != {0, 1}:
             return f"{_count(boxes, 'box')} and {_count(blocks, 'code block')} instead of one of either"
         return ""
 
 
-_UNCLOSED: Final = -1
-
-
-def _boxes(text: str) -> int:
-    found = len(_BOX.findall(text))
-    return _UNCLOSED if found and final_answer(text) is None else found
-
-
-def _blocks(text: str) -> int:
-    found = fenced_blocks(text)
-    return _UNCLOSED if found is None else len(found)
-
-
-def _count(number: int, what: str) -> str:
-    return f"an unclosed {what}" if number == _UNCLOSED else f"{number} {what}{'es' if what == 'box' else 's'}"
+def _count(number: int | None, what: str) -> str:
+    return f"an unclosed {what}" if number is None else f"{number} {what}{'es' if what == 'box' else 's'}"

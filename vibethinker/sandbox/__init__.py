@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vibethinker.sandbox.exceptions import SandboxError
+    from vibethinker.sandbox.job import Verdict
     from vibethinker.sandbox.sandbox import Sandbox
-    from vibethinker.sandbox.verdict import Verdict
 
 __all__ = ["Sandbox", "SandboxError", "Verdict"]
 

@@ -117,7 +117,10 @@ class RemoteObject:
         return self._ask("item", self, key)
 
     def __len__(self) -> int:
-        return _whole(self._ask("len", self))
+        length = self._ask("len", self)
+        if type(length) is not int:
+            raise TypeError("a length must be a whole number")
+        return length
 
     def __bool__(self) -> bool:
         return True
@@ -138,12 +141,6 @@ class RemoteObject:
 
     def __str__(self) -> str:
         return str(self._ask("text", self))
-
-
-def _whole(value: Any) -> int:
-    if type(value) is not int:
-        raise TypeError("a length must be a whole number")
-    return value
 
 
 class Tester:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import os
 import select
 import signal
 import socket
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Final, NoReturn
 
 from vibethinker.sandbox import isolation, libc, program_process, seccomp
@@ -24,35 +25,6 @@ from vibethinker.utils.process import die_with_parent
 
 _TASK, _LINK = 3, 4  # descriptors of a child
 _BACKSTOP: Final = 5.0  # seconds after which the server kills by itself what the host should have ended
-
-
-@dataclass(frozen=True)
-class Isolation:
-    """The layers that every child puts on itself.
-
-    Attributes:
-        system_calls: filter of system calls, if there is one.
-        language: whether the language layer is on.
-    """
-
-    system_calls: bytes | None
-    language: bool
-
-    def apply(self, memory: int, seconds: int, descriptors: list[int]) -> None:
-        """Binds the calling process; order matters, since each layer forbids more of what the next ones need.
-
-        Args:
-            memory: bytes of address space.
-            seconds: of processor time.
-            descriptors: the only ones it keeps, as `_TASK` and `_LINK`.
-        """
-        isolation.limit(memory, seconds)
-        saved = [os.dup(descriptor) for descriptor in descriptors]  # out of the way of their targets
-        for target, descriptor in zip((_TASK, _LINK), saved, strict=False):
-            os.dup2(descriptor, target)
-        os.closerange(_TASK + len(descriptors), 256)
-        if self.system_calls is not None:
-            seccomp.install(self.system_calls)
 
 
 def main() -> None:
@@ -66,14 +38,15 @@ def main() -> None:
         if found["language"].ok:
             found["language"] = _load_language()
         program_process.dialect(found["language"].ok).preload()
-        applied = _isolate(found)
+        _isolate(found)
+        system_calls = seccomp.build() if found["seccomp"].ok else None
     except Exception as error:
         channel.send({"error": f"{type(error).__name__}: {error}"})
         return
     gc.collect()
     gc.freeze()  # pages that nobody writes to are shared by all children
     channel.send({name: asdict(layer) for name, layer in found.items()})
-    _Server(control, applied).serve()
+    _Server(control, system_calls, found["language"].ok).serve()
 
 
 def _load_language() -> isolation.Layer:
@@ -87,14 +60,16 @@ def _load_language() -> isolation.Layer:
         return isolation.Layer(False, str(error))
 
 
-def _isolate(found: dict[str, isolation.Layer]) -> Isolation:
-    """Puts the server itself behind the layers that hold; returns those that are left for its children."""
+def _isolate(found: dict[str, isolation.Layer]) -> None:
+    """Puts the server itself behind the layers that hold and are not left for its children."""
     os.chdir("/")
     isolation.become_nobody()
     if found["namespaces"].ok:
         isolation.enter_namespaces()
-        if first := os.fork():
-            _wait_for(first)
+        if inner := os.fork():  # this outer process waits: the host can see it and kill it
+            os.closerange(3, 256)
+            os.waitpid(inner, 0)
+            os._exit(0)
         die_with_parent()
         isolation.empty_root()
         libc.drop_capabilities()
@@ -102,19 +77,18 @@ def _isolate(found: dict[str, isolation.Layer]) -> Isolation:
         libc.dumpable(False)
     if found["landlock"].ok:
         isolation.restrict_files()
-    return Isolation(seccomp.build() if found["seccomp"].ok else None, found["language"].ok)
-
-
-def _wait_for(server: int) -> NoReturn:
-    """Waits in the outer process, which the host can see and kill."""
-    os.closerange(3, 256)
-    os.waitpid(server, 0)
-    os._exit(0)
 
 
 class _Server:
-    def __init__(self, control: socket.socket, isolation: Isolation) -> None:
-        self.control, self.isolation, self.process = control, isolation, os.getpid()
+    """Forks and kills.
+
+    Attributes:
+        system_calls: filter of its children's system calls, if there is one.
+        language: True if the language layer is on.
+    """
+
+    def __init__(self, control: socket.socket, system_calls: bytes | None, language: bool) -> None:
+        self.control, self.system_calls, self.language, self.process = control, system_calls, language, os.getpid()
         self.children: dict[int, tuple[int, float]] = {}  # process → child, when it is killed at the latest
         self.processes: dict[int, int] = {}  # child → process
         self.wakeup, self._alarm = socket.socketpair()
@@ -130,14 +104,17 @@ class _Server:
         poll.register(self.wakeup, select.POLLIN)
         try:
             while True:
-                ready = [fd for fd, _ in poll.poll(self._patience())]
+                patience = min((end for _, end in self.children.values()), default=math.inf) - time.monotonic()
+                ready = [fd for fd, _ in poll.poll(max(0.0, patience) * 1000 + 1 if self.children else None)]
                 if self.wakeup.fileno() in ready:
                     with contextlib.suppress(BlockingIOError):
                         self.wakeup.recv(4096)
                     self.reap()
                 if self.control.fileno() in ready and not self.obey():
                     return
-                self._kill_late()
+                for process, (_, end) in self.children.items():
+                    if time.monotonic() >= end:
+                        _kill(process)
         finally:
             for process in self.children:
                 _kill(process)
@@ -175,8 +152,14 @@ class _Server:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.setsid()
             die_with_parent(self.process)
-            self.isolation.apply(memory, seconds, descriptors)
-            code = program_process.work(_TASK, _LINK, self.isolation.language)
+            isolation.limit(memory, seconds)  # each layer forbids more of what the next ones need
+            saved = [os.dup(descriptor) for descriptor in descriptors]  # out of the way of their targets
+            for target, descriptor in zip((_TASK, _LINK), saved, strict=False):
+                os.dup2(descriptor, target)
+            os.closerange(_TASK + len(descriptors), 256)
+            if self.system_calls is not None:
+                seccomp.install(self.system_calls)
+            code = program_process.work(_TASK, _LINK, self.language)
         except BaseException:
             code = program_process.BROKEN
         finally:
@@ -195,17 +178,6 @@ class _Server:
                 child, _ = self.children.pop(process)
                 del self.processes[child]
                 self.control.sendall(EXIT.pack(child, status, usage.ru_utime + usage.ru_stime))
-
-    def _patience(self) -> float | None:
-        if not self.children:
-            return None
-        return max(0.0, min(end for _, end in self.children.values()) - time.monotonic()) * 1000 + 1
-
-    def _kill_late(self) -> None:
-        now = time.monotonic()
-        for process, (_, end) in self.children.items():
-            if now >= end:
-                _kill(process)
 
 
 def _kill(process: int) -> None:

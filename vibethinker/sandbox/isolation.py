@@ -69,11 +69,7 @@ def missing(layers: Mapping[str, Layer], wanted: Level) -> list[str]:
 
 
 def examine(without: Iterable[str] = ()) -> dict[str, Layer]:
-    """Tries every layer in a process of its own.
-
-    Args:
-        without: layers that are left out on purpose.
-    """
+    """Tries every layer in a process of its own, except those left out on purpose."""
     layers = {
         "language": Layer(True, "RestrictedPython"),
         "limits": _attempt(_try_limits),

@@ -1,4 +1,4 @@
-"""`Job`: one program through its tests, without input or output, which `supervisor` does."""
+"""`Job`: one program through its tests to a `Verdict`; its input and output are the supervisor's."""
 
 from __future__ import annotations
 
@@ -8,15 +8,35 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from vibethinker.sandbox.cases import Case
-from vibethinker.sandbox.verdict import Outcome, Verdict
 
+Outcome = Literal["passed", "wrong", "error", "timeout", "memory", "rejected", "crashed"]
 _CPU_RESERVE: Final = 2  # CPU seconds beyond the wall limits, so that the wall decides
 _LONGEST_DETAIL: Final = 1000
 _REPORTED: Final = ("error", "memory", "rejected", "wrong")  # outcomes that a process may report of itself
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result of a program's tests.
+
+    Attributes:
+        passed: True if it passed every test.
+        score: fraction of the tests that it passed.
+        outcome: `passed`, or the reason why the first test that failed did.
+        detail: one line about that.
+        seconds: of wall clock, from its start to its verdict.
+    """
+
+    passed: bool
+    score: float
+    outcome: Outcome
+    detail: str = ""
+    seconds: float = 0.0
 
 
 class Job:
@@ -72,10 +92,8 @@ class Job:
     def receive(self, message: Any, answering: bool) -> None:
         """Takes a message, which may be anything, from an untrusted process.
 
-        Args:
-            message: JSON data.
-            answering: whether it comes from the process that is asked. The one that serves asserts may only report that
-                it failed: it runs the program, and a verdict of its own is a forgery.
+        Of a process that is not the `answering` one, which serves asserts, only a failure counts: it runs the program,
+        and a verdict of its own is a forgery.
         """
         if not isinstance(message, dict) or not _is_failure(failed := message.get("failed")):
             return self.end("crashed", "its process did not keep to the protocol")
@@ -99,9 +117,7 @@ class Job:
     def died(self, status: int, cpu: float) -> None:
         """Ends it when a process has ended before it had answered everything.
 
-        Args:
-            status: as `os.wait` gives it.
-            cpu: CPU seconds that it used.
+        It ended with a `status` as of `os.wait`, after `cpu` seconds of processor time.
         """
         if not os.WIFSIGNALED(status):
             self.end("crashed", f"its process left with status {os.WEXITSTATUS(status)} before it had answered")

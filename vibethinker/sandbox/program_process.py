@@ -48,23 +48,20 @@ def work(task_descriptor: int, link_descriptor: int, restricted: bool) -> int:
     try:
         if task["kind"] == "serve":
             assert_tests.ObjectServer(load(task, language)).serve(link)
-        ask = _PREPARE[task["kind"]](task, language, link)
+        ask = _asked(task, language, link)
         for at, question in enumerate(task["questions"]):
-            host.send({"at": at, **_answer(ask, question)})
+            try:
+                answer = {"value": ask(question)}
+            except LostError:
+                raise
+            except BaseException as error:
+                answer = {"failed": failure(error)}
+            host.send({"at": at, **answer})
     except LostError:  # the host needs no further answers, or the other process of a pair is gone
         return 0
     except BaseException as error:
         host.send({"failed": failure(error)})
     return 0
-
-
-def _answer(ask: Callable[[Any], Any], question: Any) -> dict[str, Any]:
-    try:
-        return {"value": ask(question)}
-    except LostError:
-        raise
-    except BaseException as error:
-        return {"failed": failure(error)}
 
 
 def failure(error: BaseException) -> list[str]:
@@ -93,11 +90,14 @@ def _line(trace: TracebackType | None) -> int | None:
     return line
 
 
-# Each makes the function that answers the questions of its kind.
-
-
-def _inputs(task: dict[str, Any], language: Any, link: Channel) -> Callable[[str], str]:
-    return partial(_run, language.compile_program(task["program"]), language, task["limit"])
+def _asked(task: dict[str, Any], language: Any, link: Channel) -> Callable[[Any], Any]:
+    """The function that answers the task's questions."""
+    if task["kind"] == "inputs":
+        return partial(_run, language.compile_program(task["program"]), language, task["limit"])
+    if task["kind"] == "calls":
+        return partial(_call, load(task, language))
+    language.open_to_writes(assert_tests.RemoteObject)
+    return assert_tests.Tester(link, language).passes
 
 
 def _run(code: Any, language: Any, limit: int, stdin: str) -> str:
@@ -121,10 +121,6 @@ def load(task: dict[str, Any], language: Any) -> dict[str, Any]:
     return namespace
 
 
-def _calls(task: dict[str, Any], language: Any, link: Channel) -> Callable[[list[Any]], Any]:
-    return partial(_call, load(task, language))
-
-
 def _call(namespace: dict[str, Any], question: list[Any]) -> Any:
     name, args, kwargs = question
     result = find(namespace, name)(*plain_data.decode(args), **plain_data.decode(kwargs))
@@ -138,15 +134,3 @@ def find(namespace: dict[str, Any], name: str) -> Any:
     if "Solution" in namespace and hasattr(namespace["Solution"], name):
         return getattr(namespace["Solution"](), name)
     raise NameError(f"the program defines no {name!r}")
-
-
-def _asserts(task: dict[str, Any], language: Any, link: Channel) -> Callable[[str], bool]:
-    language.open_to_writes(assert_tests.RemoteObject)
-    return assert_tests.Tester(link, language).passes
-
-
-_PREPARE: Final[dict[str, Callable[[dict[str, Any], Any, Channel], Callable[[Any], Any]]]] = {
-    "inputs": _inputs,
-    "calls": _calls,
-    "asserts": _asserts,
-}

@@ -10,15 +10,13 @@ import os
 import threading
 from collections.abc import Iterable, Sequence
 from functools import partial
-from types import TracebackType
 from typing import Any, Self
 
 from vibethinker.sandbox.cases import Test, read
 from vibethinker.sandbox.exceptions import SandboxError
 from vibethinker.sandbox.isolation import LAYERS, LEVELS, Layer, Level, level, missing
-from vibethinker.sandbox.job import Job
+from vibethinker.sandbox.job import Job, Verdict
 from vibethinker.sandbox.supervisor import Progress, Supervisor
-from vibethinker.sandbox.verdict import Verdict
 
 
 class Sandbox:
@@ -64,12 +62,7 @@ class Sandbox:
         self._server: Supervisor | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        options: dict[str, Any] = {
-            "level": self.level,
-            "memory": self.memory,
-            "output": self.output,
-            "without": self.without,
-        }
+        options = {name: getattr(self, name) for name in ("level", "memory", "output", "without")}
         return partial(Sandbox, self.workers, **options), ()
 
     @property
@@ -146,9 +139,7 @@ class Sandbox:
             self._started()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _started(self) -> Supervisor:

@@ -233,16 +233,13 @@ class _Child:
                 break
             if not complete:
                 break
-            self.job.receive(_parsed(body), self.answering)
+            try:
+                message = json.loads(body)
+            except (ValueError, RecursionError):
+                message = None
+            self.job.receive(message, self.answering)
             del self.incoming[:end]
         return bool(data)
-
-
-def _parsed(data: bytes | bytearray) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _end(control: socket.socket, process: subprocess.Popen[bytes], owner: int) -> None:

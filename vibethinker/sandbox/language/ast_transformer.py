@@ -50,18 +50,13 @@ _LOADED = ast.Load()
 _Node = TypeVar("_Node", bound=ast.AST)
 
 
-def compile_program(source: str) -> types.CodeType:
-    """Guarded code of a whole program, to run in a `namespace()`.
+def compile_program(source: str, mode: str = "exec") -> types.CodeType:
+    """Guarded code of a whole program, or of an expression (`eval`), to run in a `namespace()`.
 
     Raises:
         RejectedError: the policy refuses a construct, or the source is built to break the parser.
         SyntaxError: Python refuses it as well.
     """
-    return compile_source(source, "exec")
-
-
-def compile_source(source: str, mode: str) -> types.CodeType:
-    """`compile_program` for an expression (`eval`) too."""
     limit = sys.getrecursionlimit()
     try:
         sys.setrecursionlimit(NESTING)

@@ -278,6 +278,11 @@ def check_key(name: object) -> str:
     return name
 
 
+def _relayed(method: Callable[..., Any]) -> Any:
+    """A method of `Attributes` that brings no new name."""
+    return lambda view, *args: view._change(method, *args)
+
+
 class Attributes(dict[str, Any]):
     """An instance's `__dict__`: a copy whose changes, with their names checked, are made to the real one."""
 
@@ -293,9 +298,6 @@ class Attributes(dict[str, Any]):
     def __setitem__(self, name: str, value: Any) -> None:
         self._change(dict.__setitem__, check_key(name), value)
 
-    def __delitem__(self, name: str) -> None:
-        self._change(dict.__delitem__, name)
-
     def update(self, *args: Any, **kwargs: Any) -> None:
         """`dict.update`."""
         self._change(dict.update, {check_key(name): value for name, value in dict(*args, **kwargs).items()})
@@ -308,18 +310,8 @@ class Attributes(dict[str, Any]):
         """`dict.setdefault`."""
         return self._change(dict.setdefault, check_key(name), default)
 
-    def pop(self, name: str, *default: Any) -> Any:
-        """`dict.pop`."""
-        return self._change(dict.pop, name, *default)
-
-    def popitem(self) -> tuple[str, Any]:
-        """`dict.popitem`."""
-        item: tuple[str, Any] = self._change(dict.popitem)
-        return item
-
-    def clear(self) -> None:
-        """`dict.clear`."""
-        self._change(dict.clear)
+    __delitem__, pop = _relayed(dict.__delitem__), _relayed(dict.pop)
+    popitem, clear = _relayed(dict.popitem), _relayed(dict.clear)
 
     def __reduce_ex__(self, protocol: object) -> Any:
         return dict, (dict(self),)

@@ -112,14 +112,6 @@ def _shown_locals(scope: tuple[dict[str, Any], dict[str, Any]]) -> Any:
     return _view(scope[0]) if scope[1] is scope[0] else _snapshot(scope[1])
 
 
-def _globals() -> Globals:
-    return _view(_caller()[0])
-
-
-def _locals() -> Any:
-    return _shown_locals(_caller())
-
-
 def _vars(*value: Any) -> Any:
     if not value:
         return _shown_locals(_caller())
@@ -129,24 +121,12 @@ def _vars(*value: Any) -> Any:
         raise TypeError("vars() argument must have __dict__ attribute") from None
 
 
-def _dir(*value: Any) -> list[str]:
-    return sorted(dir(value[0]) if value else _snapshot(_caller()[1]))
-
-
-def _eval(source: Any, given: Any = None, inner: Any = None, /) -> Any:
-    return _run(source, "eval", _caller(), given, inner)
-
-
-def _exec(source: Any, given: Any = None, inner: Any = None, /) -> None:
-    _run(source, "exec", _caller(), given, inner)
-
-
 def _run(source: Any, mode: str, caller: tuple[dict[str, Any], dict[str, Any]], given: Any, inner: Any) -> Any:
     """Runs a source in dictionaries of its own, which hold the guards, and copies back what it has changed."""
     if not isinstance(source, str):
         raise TypeError(f"{mode}() arg 1 must be a string")
     source = exact(source)
-    code = transformer.compile_source(source.lstrip(" \t") if mode == "eval" else source, mode)
+    code = transformer.compile_program(source.lstrip(" \t") if mode == "eval" else source, mode)
     outer, local = caller
     if type(given) is Globals and given._content.get("__builtins__") is _top["__builtins__"]:
         outer = local = given._content
@@ -165,24 +145,19 @@ def _run(source: Any, mode: str, caller: tuple[dict[str, Any], dict[str, Any]], 
 
 
 _SCOPE_FUNCTIONS: dict[str, Any] = {
-    "globals": _globals,
-    "locals": _locals,
+    "globals": lambda: _view(_caller()[0]),
+    "locals": lambda: _shown_locals(_caller()),
     "vars": _vars,
-    "dir": _dir,
-    "eval": _eval,
-    "exec": _exec,
+    "dir": lambda *value: sorted(dir(value[0]) if value else _snapshot(_caller()[1])),
+    "eval": lambda source, given=None, inner=None, /: _run(source, "eval", _caller(), given, inner),
+    "exec": lambda source, given=None, inner=None, /: _run(source, "exec", _caller(), given, inner),
 }
 for _name, _function in (*_SCOPE_FUNCTIONS.items(), ("input", module_shims.read_line), ("open", module_shims.open_)):
     _function.__name__ = _function.__qualname__ = _name
 
 
 def make_namespace(console: Console, name: str) -> dict[str, Any]:
-    """Globals of a program that comes next; everything in them that can change is its own.
-
-    Args:
-        console: its standard streams.
-        name: its `__name__`.
-    """
+    """Globals of the program `name` that comes next; everything in them that can change is its own."""
     global _top
     module_shims.begin(console, name)
     import_policy.forget()

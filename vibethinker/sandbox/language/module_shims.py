@@ -46,11 +46,6 @@ def leave(status: Any = None, /) -> NoReturn:
     raise SystemExit(status)
 
 
-def _exc_info() -> tuple[Any, Any, None]:
-    kind, value, _ = sys.exc_info()
-    return kind, value, None
-
-
 def _set_recursion_limit(limit: int, /) -> None:
     if limit < 1:
         raise ValueError("recursion limit must be greater or equal than 1")
@@ -58,12 +53,7 @@ def _set_recursion_limit(limit: int, /) -> None:
 
 
 def begin(console: Console, name: str) -> None:
-    """Makes `console` the one that is served, and fills a fresh `sys`.
-
-    Args:
-        console: of the program that comes next.
-        name: the program's `__name__`.
-    """
+    """Serves the console of the program that comes next, and fills a fresh `sys`."""
     global _console, _depth
     _console, _depth = console, _frames()
     sys.setrecursionlimit(1000 + _depth)
@@ -73,7 +63,7 @@ def begin(console: Console, name: str) -> None:
         **some(console, "stdin stdout stderr"),
         **{f"__{stream}__": getattr(console, stream) for stream in ("stdin", "stdout", "stderr")},
         exit=leave,
-        exc_info=_exc_info,
+        exc_info=lambda: (*sys.exc_info()[:2], None),
         argv=[f"{name.strip('_')}.py"],
         path=[""],
         setrecursionlimit=_set_recursion_limit,
@@ -148,10 +138,6 @@ def _fstat(fd: int) -> Any:
     return table("stat", {"st_size": len(_console.source.getvalue()) if fd == 0 else 0, "st_mode": 0o10600})
 
 
-def _absent(path: Any) -> bool:
-    return path in (0, 1, 2)
-
-
 def _lines(files: Any = (), **options: Any) -> Any:
     """`fileinput.input`, whose lines can only be those of standard input."""
     for file in (files,) if isinstance(files, str) else files or ():
@@ -164,7 +150,7 @@ PATHS = table(
     "posixpath",
     {
         **some(posixpath, "join basename dirname split splitext normpath isabs"),
-        **dict.fromkeys(("exists", "isfile", "isdir", "islink", "lexists"), _absent),
+        **dict.fromkeys(("exists", "isfile", "isdir", "islink", "lexists"), lambda path: path in (0, 1, 2)),
         **dict.fromkeys(("abspath", "realpath"), lambda path: posixpath.normpath(posixpath.join("/", path))),
         "sep": "/",
     },
