@@ -27,13 +27,12 @@ from transformers import (
 )
 
 from vibethinker.logprobs import linear_logprobs
-from vibethinker.ops.decode_attention import Split
+from vibethinker.ops.decode_attention import Split, split
 from vibethinker.ops.sampling.torch import sample, uniforms
 from vibethinker.packed import attention
 from vibethinker.packed.attention import PackedAttention, hidden_states
 from vibethinker.packed.packing import pack
 from vibethinker.rollout import RolloutEngine, Rollouts, Sampling, decoder
-from vibethinker.rollout import kv_cache as cache
 from vibethinker.rollout.kv_cache import slot_bytes
 
 PROMPTS = [[5, 6, 7, 8, 9], [3], [40, 41], [5, 6, 7, 8, 9], [11, 12, 13, 14, 15, 16, 17, 18, 19]]
@@ -278,15 +277,15 @@ def test_a_full_device_splits_the_sequences_of_uneven_batches_alone() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ARCHITECTURES)
-@pytest.mark.parametrize("shares", [((512, 4096, 512), (0, 256, 256)), ((0, 4, 4),), ((0, 64, 4),)])
+@pytest.mark.parametrize("chunks", [((512, 4096, 512), (0, 256, 256)), ((0, 4, 4),), ((0, 64, 4),)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_graphs_are_the_steps_they_captured(
-    name: str, shares: tuple[tuple[int, int, int], ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    name: str, chunks: tuple[tuple[int, int, int], ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Greedy, with refills and shrinking batches, sequences in one part and in many."""
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    monkeypatch.setattr(cache, "_SHARES", shares)
+    monkeypatch.setattr(split, "_CHUNKS", chunks)
     model = random_model(name, device="cuda")
     sampling, limits = Sampling(temperature=0.0, max_new_tokens=40), [40, 3, 17, 40, 9, 40, 1, 25, 12, 40]
     engines = [engine_of(model, 6, dtype=dtype, graphs=graphs) for graphs in (True, False)]
