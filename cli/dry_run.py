@@ -32,7 +32,7 @@ def describe(module: PolicyModule, config: Any, memory: float) -> None:
     """
     console = Console(soft_wrap=True, highlight=False)
     work = workload(module, config)
-    size = memory or _memory_here()
+    size = memory or (torch.cuda.mem_get_info()[1] / _GIB if torch.cuda.is_available() else 0.0)
     automatic = module.gradient_checkpointing == "auto"
     with console.status("adding up"):
         if size:
@@ -127,10 +127,6 @@ def _table(made: Estimate) -> Table:
             table.add_row(before + name, f"{size / _GIB:.1f}")
     table.add_row("peak", f"{made.peak / _GIB:.1f}", style="bold")
     return table
-
-
-def _memory_here() -> float:
-    return torch.cuda.mem_get_info()[1] / _GIB if torch.cuda.is_available() else 0.0
 
 
 def _devices(config: Any) -> int:

@@ -65,8 +65,7 @@ def evaluate(**given: Any) -> None:
         if options.overwrite:
             shutil.rmtree(folder, ignore_errors=True)
         store = SampleStore(folder, {**evaluation.options, "--reward": options.reward})
-        bar = Meter()
-        with reward, closing(bar):
+        with reward, closing(Meter()) as bar:
             evaluation.run(store, reward, slots=options.slots, progress=partial(bar.show, "evaluate"))
         _conclude(store, options, labels, evaluation.left_out)
 
@@ -90,8 +89,7 @@ def again(**given: Any) -> None:
     options.distinct = "distinct_solutions" in metrics
     _check_ks(options.k, first["samples"])
     named = options.reward or store.options["--reward"]
-    bar = Meter()
-    with reward_of(named) as reward, closing(bar):
+    with reward_of(named) as reward, closing(Meter()) as bar:
         regrade(store, reward, {"--reward": named}, partial(bar.show, "regrade"))
     _conclude(store, options, {name: first[name] for name in ("stage", "model", "split")}, left_out)
 

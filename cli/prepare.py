@@ -15,7 +15,7 @@ from rich.table import Table
 from vibethinker.cli.errors import one_line
 from vibethinker.cli.recipe.definition import read_yaml
 from vibethinker.cli.report.result_table import plain_table
-from vibethinker.datamodules.prepare import Prepared, Settings, output, prepare
+from vibethinker.datamodules.prepare import Settings, output, prepare
 from vibethinker.datamodules.prepare.solutions import RIGHT
 from vibethinker.datamodules.reading.tables import check_file
 from vibethinker.problems import SPLITS
@@ -48,7 +48,9 @@ def run(config: Path, out: Path | None, overwrite: bool) -> None:
     else:
         prepared = prepare(settings)
         report = output.write(prepared, made_from, out)
-        _show_unusable(prepared)
+        for reason in ("no answer", "unusable"):
+            for row in [row for row in prepared.removed if row.reason == reason][:_SHOWN]:
+                print(f"{reason}: {row.source}, line {row.line}, {row.id}: {row.why['detail']}")
     for view in _views(report):
         console.print(view, soft_wrap=isinstance(view, str))
     print(out)
@@ -102,21 +104,19 @@ def _check_same(out: Path, report: Mapping[str, Any], made_from: Mapping[str, An
 # What is printed
 
 
-def _show_unusable(prepared: Prepared) -> None:
-    for reason in ("no answer", "unusable"):
-        for row in [row for row in prepared.removed if row.reason == reason][:_SHOWN]:
-            print(f"{reason}: {row.source}, line {row.line}, {row.id}: {row.why['detail']}")
-
-
 def _views(report: Mapping[str, Any]) -> Iterator[Table | str]:
     yield _domains(report["domains"])
     if removed := report["removed"]:
-        yield _removed(removed)
+        domains = sorted({domain for own in removed.values() for domain in own})
+        rows = [(domain or "(none)", *(own.get(domain, "") for own in removed.values())) for domain in domains]
+        totals = ("all", *(sum(own.values()) for own in removed.values()))
+        yield plain_table("removed", *removed, rows=[*rows, totals])
     if report["without_domain"]:
         listed = ", ".join(f"{value} {count}" for value, count in report["without_domain"].items())
         yield escape(f"no domain: {listed}")
     if report["benchmarks"]:
-        yield _benchmarks(report["benchmarks"])
+        files = [(name, own["rows"], own["matched"]) for name, own in report["benchmarks"].items()]
+        yield plain_table("benchmark", "problems", "rows that match", rows=files)
         by_count = ", ".join(f"{shared}: {rows}" for shared, rows in list(report["shared_ngrams"].items())[:10])
         yield f"removed rows by how many n-grams they share, the first ten: {by_count or 'none'}"
     kept, dropped = (
@@ -135,16 +135,3 @@ def _domains(domains: Mapping[str, Mapping[str, int]]) -> Table:
         counts["all"] = {key: sum(own[key] for own in counts.values()) for key in columns}
     rows = ((name, *(own[key] for key in columns)) for name, own in counts.items())
     return plain_table("domain", *columns.values(), rows=rows)
-
-
-def _removed(removed: Mapping[str, Mapping[str, int]]) -> Table:
-    """Domains down, reasons across."""
-    domains = sorted({domain for own in removed.values() for domain in own})
-    rows = [(domain or "(none)", *(own.get(domain, "") for own in removed.values())) for domain in domains]
-    totals = ("all", *(sum(own.values()) for own in removed.values()))
-    return plain_table("removed", *removed, rows=[*rows, totals])
-
-
-def _benchmarks(benchmarks: Mapping[str, Mapping[str, int]]) -> Table:
-    rows = ((name, own["rows"], own["matched"]) for name, own in benchmarks.items())
-    return plain_table("benchmark", "problems", "rows that match", rows=rows)

@@ -13,12 +13,11 @@ from typing import Final, TypeAlias
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from jsonargparse.typing import NonNegativeInt
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table as View
 
+from vibethinker.cli.report.result_table import plain_table
 from vibethinker.datamodules.reading.fields import COLUMNS, Row, read_rows
 from vibethinker.datamodules.reading.tables import read_table
 from vibethinker.problems import Problem
@@ -195,22 +194,22 @@ def _summary(graded: Sequence[Graded]) -> View:
     """Domains down, kinds of outcome across, the most frequent first."""
     kinds = [kind for kind, _ in Counter(outcome.kind for _, outcome in graded).most_common()]
     domains = sorted({sample.problem.domain for sample, _ in graded})
-    table = View("domain", "completions", "mean score", *kinds, "seconds", box=SIMPLE_HEAD)
+    rows: list[Sequence[object]] = []
     for domain in [*domains, *([None] if len(domains) > 1 else [])]:
         own = [outcome for sample, outcome in graded if domain in (None, sample.problem.domain)]
         counts = Counter(outcome.kind for outcome in own)
         mean = sum(outcome.score for outcome in own) / len(own)
         seconds = sum(outcome.seconds for outcome in own)
-        cells = [str(len(own)), f"{mean:.3f}", *(str(counts[kind] or "") for kind in kinds), f"{seconds:.2f}"]
-        table.add_row("all" if domain is None else escape(domain) or "(none)", *cells)
-    return table
+        name = "all" if domain is None else domain or "(none)"
+        rows.append((name, len(own), f"{mean:.3f}", *(counts[kind] or "" for kind in kinds), f"{seconds:.2f}"))
+    return plain_table("domain", "completions", "mean score", *kinds, "seconds", rows=rows)
 
 
 def _listing(title: str, graded: Sequence[Graded]) -> View:
-    table = View("line", "completion", "id", "kind", "score", "seconds", "detail", title=title, box=SIMPLE_HEAD)
+    rows = []
     for sample, outcome in graded:
         detail = outcome.detail if len(outcome.detail) <= _WIDTH else f"{outcome.detail[:_WIDTH]}…"
         numbers = f"{outcome.score:.3g}", f"{outcome.seconds:.3f}"
-        labels = str(sample.line), str(sample.index), escape(sample.problem.id)
-        table.add_row(*labels, outcome.kind, *numbers, escape(" ".join(detail.split())))
-    return table
+        rows.append((sample.line, sample.index, sample.problem.id, outcome.kind, *numbers, " ".join(detail.split())))
+    header = ("line", "completion", "id", "kind", "score", "seconds", "detail")
+    return plain_table(*header, rows=rows, title=title)

@@ -137,7 +137,9 @@ def filter_by_difficulty(
     solved = {problem: counts for (_, problem), counts in store.solved().items()}
     kept, counts = _choose(rows, {p.id for p in asked}, solved, criteria, evaluation.tokenizer)
     if all(row.pass_rate is None for row in kept):
-        raise ValueError(f"{train}: none of its problems is kept: {_listed(counts['domains'])}")
+        domains = counts["domains"].items()
+        listed = (f"{name}: {', '.join(f'{n} {what}' for what, n in own.items())}" for name, own in domains)
+        raise ValueError(f"{train}: none of its problems is kept: {'; '.join(listed)}")
     manifest = {"model": model, "data": str(data), "criteria": asdict(criteria), "options": store.options, **counts}
     with staged_folder(out) as scratch:
         for path in chain.from_iterable(held_out.values()):
@@ -190,11 +192,6 @@ def _choose(
         kept.append(_Kept(row, right / samples, solutions if isinstance(row.value("solutions"), list) else None))
     counts = {"domains": {name: dict(count) for name, count in sorted(domains.items())}}
     return kept, {**counts, "held_out": held_out, "prompt_too_long": too_long}
-
-
-def _listed(domains: Mapping[str, Mapping[str, int]]) -> str:
-    """Like `algebra: 10 problems, 2 never, …`, by domain."""
-    return "; ".join(f"{n}: {', '.join(f'{count} {what}' for what, count in d.items())}" for n, d in domains.items())
 
 
 def _long_solutions(row: Row, problem: Problem, least: int, tokenizer: PreTrainedTokenizerBase) -> list[str] | None:

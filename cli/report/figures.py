@@ -132,7 +132,11 @@ def bar_panel(domain: str, rows: Mapping[str, Any], wide: Mapping[str, Any], col
 
 def curve_panel(title: str, curves: Mapping[str, Curve]) -> Panel:
     """One scalar over the steps, a line for each run: faint as it was logged, bold as a running mean."""
-    means = {run: _running_mean([value for _, value in curve]) for run, curve in curves.items()}
+    means = {}
+    for run, curve in curves.items():  # centred, over about a tenth of the curve; at its ends over what there is of it
+        window = np.ones((len(curve) // 10) | 1)
+        sums = np.convolve([value for _, value in curve], window, "same")
+        means[run] = list(sums / np.convolve(np.ones(len(curve)), window, "same"))
 
     def draw(axes: Axes) -> None:
         for (run, curve), colour in zip(curves.items(), PALETTE * len(curves), strict=False):
@@ -148,12 +152,6 @@ def curve_panel(title: str, curves: Mapping[str, Curve]) -> Panel:
     words = "; ".join(f"{run} {change}".strip() for run, change in ends.items())
     note = next(iter(ends.values())) if len(ends) == 1 else ""
     return Panel(title, note, f"{title}, running mean from the first to the last step: {words}.", _svg(draw, 300, 170))
-
-
-def _running_mean(values: Sequence[float]) -> list[float]:
-    """Centred running mean over about a tenth of the curve; at the ends over the part of the window that exists."""
-    window = np.ones((len(values) // 10) | 1)
-    return list(np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same"))
 
 
 def _svg(draw: Callable[[Axes], None], width: int, height: int) -> Markup:

@@ -64,8 +64,11 @@ def _content(output: Path) -> dict[str, Any]:
     shown = [row for row in rows if row["split"] == split]
     stages = list(dict.fromkeys(row["stage"] for row in shown))
     colours = dict(zip(stages, STAGES * len(stages), strict=False))
-    wide = max((row["metric"] for row in shown if row["metric"].startswith("pass@")), key=_k, default="pass@1")
+    ks = [int(row["metric"].removeprefix("pass@")) for row in shown if row["metric"].startswith("pass@")]
+    wide = f"pass@{max(ks, default=1)}"
     runs = _ranked(_found(output, "stage.json"), stages)
+    written = {run: stage["command"] for run, stage in runs.items() if stage.get("command")}
+    commands = {run: text if isinstance(text, str) else shlex.join(text) for run, text in written.items()}
     probes = list(_probed(_ranked(_found(output, "probe.json"), stages), _found(output, "chosen.json")))
     return {
         "name": output.name,
@@ -80,7 +83,7 @@ def _content(output: Path) -> dict[str, Any]:
         "curves": _training_curves(_ranked(_scalars(output), stages)),
         "pairs": _pairs(output, stages, split),
         "timings": _json(output / "timings.json", {}),
-        "commands": {run: _command(stage) for run, stage in runs.items() if stage.get("command")},
+        "commands": commands,
         "rows": rows,
     }
 
@@ -170,10 +173,6 @@ def _pairs(output: Path, stages: Sequence[str], split: str) -> list[dict[str, An
 
 
 # Tables and panels
-
-
-def _k(metric: str) -> int:
-    return int(metric.rpartition("@")[2])
 
 
 def _table(rows: Sequence[Row], metric: str = "pass@1") -> dict[tuple[str, str], Row]:
@@ -277,11 +276,6 @@ def _describe_probes(probes: Sequence[Probed]) -> Iterator[str]:
             f"The checkpoint that the diversity probe chose is not the last one in {early} of {len(probes)} cases, "
             f"and not the one with the best pass@1 in {parted}."
         )
-
-
-def _command(stage: Mapping[str, Any]) -> str:
-    command = stage["command"]
-    return command if isinstance(command, str) else shlex.join(command)
 
 
 def _duration(seconds: float) -> str:

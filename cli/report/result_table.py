@@ -28,7 +28,8 @@ def results_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
     table = Table("domain", *stages, title=title, box=SIMPLE_HEAD)
     for domain in sorted({row["domain"] for row in rows}, key=lambda domain: (domain == "all", domain)):
         cells = {row["stage"]: row for row in rows if row["domain"] == domain}
-        table.add_row(domain, *(_cell(cells[stage]) if stage in cells else "" for stage in stages))
+        shown = {s: f"{row['mean']:.2f} [dim]{row['low']:.2f}–{row['high']:.2f}[/]" for s, row in cells.items()}
+        table.add_row(domain, *(shown.get(stage, "") for stage in stages))
     return table
 
 
@@ -60,10 +61,6 @@ def hardest_table(problems: Sequence[Mapping[str, Any]]) -> Table:
         solved = f"{problem['pass_rate']:.2f}"
         table.add_row(escape(problem["file"]), escape(problem["id"]), solved, _short(problem["expected"]), answer)
     return table
-
-
-def _cell(row: dict[str, Any]) -> str:
-    return f"{row['mean']:.2f} [dim]{row['low']:.2f}–{row['high']:.2f}[/]"
 
 
 def _metric(row: dict[str, Any]) -> str:

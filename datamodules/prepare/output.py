@@ -15,10 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from vibethinker.datamodules.prepare.candidates import Removed
 from vibethinker.datamodules.prepare.pipeline import Prepared
 from vibethinker.datamodules.prepare.settings import Settings
-from vibethinker.problems import Problem
 from vibethinker.utils.atomic import staged_folder
 
 REPORT: Final = "report.json"
@@ -47,8 +45,10 @@ def write(prepared: Prepared, made_from: Mapping[str, Any], out: Path) -> dict[s
     with staged_folder(out) as folder:
         for split, problems in prepared.splits.items():
             if problems:
-                _write_lines(folder / f"{split}.jsonl", map(_row, problems))
-        _write_lines(folder / REMOVED, map(_removal, prepared.removed))
+                own = ({name: v for name, v in asdict(p).items() if v is not None} for p in problems)
+                _write_lines(folder / f"{split}.jsonl", own)
+        records = map(asdict, prepared.removed)
+        _write_lines(folder / REMOVED, (record | record.pop("why") for record in records))
         outputs = {path.name: _digest(path) for path in sorted(folder.iterdir())}
         report = {**made_from, "outputs": outputs, **counts(prepared)}
         (folder / REPORT).write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", "utf-8")
@@ -108,16 +108,6 @@ def _domains(prepared: Prepared) -> dict[str, dict[str, int]]:
         counts[domain] = {split: len(problems) for split, problems in own.items()}
         counts[domain] |= {"without_solution": without, "several_solutions": several}
     return counts
-
-
-def _row(problem: Problem) -> dict[str, Any]:
-    """The fields that have a value."""
-    return {name: value for name, value in asdict(problem).items() if value is not None}
-
-
-def _removal(row: Removed) -> dict[str, Any]:
-    fields = asdict(row)
-    return fields | fields.pop("why")
 
 
 def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -53,8 +53,10 @@ def prepare(settings: Settings) -> Prepared:
     index, benchmark_sizes = read_benchmarks(settings)
     candidates, removed, sizes = read_sources(settings)
     with MathReward(timeout=TIMEOUT) as reward:  # every step below adds the rows that it removes to `removed`
-        groups = _by_prompt(_with_comparable_answers(candidates, reward, removed))
-        groups, contaminated = _without_benchmarks(groups, index, removed)
+        by_prompt: defaultdict[str, Group] = defaultdict(list)
+        for candidate in _with_comparable_answers(candidates, reward, removed):
+            by_prompt[normalized_prompt(candidate.problem.prompt)].append(candidate)
+        groups, contaminated = _without_benchmarks(list(by_prompt.values()), index, removed)
         groups = _with_one_answer(groups, reward, removed)
         groups = _without_duplicates(groups, contaminated, settings.duplicates, reward, removed)
         problems, outcomes = with_right_solutions([_merged(group) for group in groups], settings.solutions, reward)
@@ -67,13 +69,6 @@ def prepare(settings: Settings) -> Prepared:
     order = {name: i for i, name in enumerate(sizes)}
     removed.sort(key=lambda row: (order[row.source], row.line))
     return Prepared(splits, removed, sizes, benchmark_sizes, sum(group[0].boxed for group in groups), outcomes)
-
-
-def _by_prompt(candidates: Sequence[Candidate]) -> list[Group]:
-    groups: defaultdict[str, Group] = defaultdict(list)
-    for candidate in candidates:
-        groups[normalized_prompt(candidate.problem.prompt)].append(candidate)
-    return list(groups.values())
 
 
 def _with_comparable_answers(

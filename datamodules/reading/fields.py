@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from vibethinker.datamodules.reading.layouts import Tests, read_tests
+from vibethinker.datamodules.reading.layouts import Tests, from_json, read_tests
 from vibethinker.datamodules.reading.tables import Table
 from vibethinker.problems import Problem
 from vibethinker.rewards.code_blocks import has_effect, parsed
@@ -230,7 +229,7 @@ class Row:
     def _solutions(self) -> tuple[str, ...]:
         value = self.value("solutions")
         if isinstance(value, str) and "tests" in self.columns and value.lstrip().startswith('["'):
-            value = _list_in_json(value)
+            value = from_json(value) or value  # as APPS and TACO write theirs
         if _is_chat(value):
             value = list(_messages(value, _ANSWERS))[-1:]
         solutions = [value] if isinstance(value, str) else [] if value is None else value
@@ -279,11 +278,3 @@ def _is_chat(value: Any) -> bool:
 def _messages(chat: Sequence[Mapping[str, Any]], roles: Sequence[str]) -> Any:
     """Messages of one side; each message is `{role, content}` or `{from, value}`."""
     return (m.get("content", m.get("value")) for m in chat if m.get("role", m.get("from")) in roles)
-
-
-def _list_in_json(text: str) -> Any:
-    """The list in a JSON text, as APPS and TACO write their solutions; the text itself if it is none."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

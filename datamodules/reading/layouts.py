@@ -33,7 +33,7 @@ def read_tests(value: Any, *, setup: str = "", entry_point: str = "", starter: s
     if value is None or value == "" or value == []:
         return ()
     if isinstance(value, str):
-        content = _json(value)
+        content = from_json(value)
         if content is None:
             return from_check(value, entry_point) if entry_point else from_asserts(value, setup)
         value = content
@@ -110,8 +110,8 @@ def from_cases(cases: Sequence[Mapping[str, Any]], name: str = "") -> Tests:
     return tuple(tests)
 
 
-def _json(text: str) -> Any:
-    """The value of a JSON text, `None` if it is none."""
+def from_json(text: str) -> Any:
+    """The value of a JSON text, `None` if it is none; raises ValueError for base64."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):

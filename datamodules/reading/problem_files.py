@@ -6,7 +6,7 @@ many of them are an error.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -61,23 +61,20 @@ class Reader:
         problems: dict[str, Problem] = {}
         found: set[str] = set()
         unusable = Unusable(self.max_unusable)
-        for row in self._rows(tables):
-            try:
-                domain, problem = self.problem(row)
-                found.add(domain)
-                if problem is None:
-                    continue
-                _add(problems, row, problem)
-            except RowError as error:
-                unusable.add(error.reason, str(error))
-            unusable.seen += 1
+        for table in tables:
+            rows, quiet = read_rows(table, self.fields), _is_quiet(table)
+            for row in tracked(rows, f"Reading {table.name}", total=table.size, disable=quiet):
+                try:
+                    domain, problem = self.problem(row)
+                    found.add(domain)
+                    if problem is None:
+                        continue
+                    _add(problems, row, problem)
+                except RowError as error:
+                    unusable.add(error.reason, str(error))
+                unusable.seen += 1
         unusable.check(self.data)
         return list(problems.values()), found
-
-    def _rows(self, tables: Sequence[Table]) -> Iterator[Row]:
-        for table in tables:
-            rows = read_rows(table, self.fields)
-            yield from tracked(rows, f"Reading {table.name}", total=table.size, disable=_is_quiet(table))
 
 
 def _add(problems: dict[str, Problem], row: Row, problem: Problem) -> None:
@@ -162,17 +159,11 @@ def load_problems(readers: Sequence[Reader], *, held_out_only: bool = False) -> 
                 raise ValueError(
                     f"{reader.data}: no problem of domain {domain!r}; there are {', '.join(sorted(known))}"
                 )
-        for split, problem in _by_split({split: problems for split, (problems, _) in parsed.items()}):
-            splits[split].append(problem)
+        for name, (problems, _) in parsed.items():
+            for problem in problems:  # of training, by its prompt where a held-out split has no table of its own
+                split = split_of(problem.prompt) if name == "train" else name
+                splits["train" if name == "train" and split in parsed else split].append(problem)
     return _disjoint(", ".join(reader.data for reader in readers), splits)
-
-
-def _by_split(parsed: Mapping[Split, Sequence[Problem]]) -> Iterator[tuple[Split, Problem]]:
-    """Moves training problems to the split of their prompt if that split has no table of its own."""
-    for name, problems in parsed.items():
-        for problem in problems:
-            split = split_of(problem.prompt) if name == "train" else name
-            yield "train" if name == "train" and split in parsed else split, problem
 
 
 def _disjoint(name: str, splits: dict[Split, list[Problem]]) -> dict[Split, list[Problem]]:
