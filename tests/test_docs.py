@@ -68,6 +68,7 @@ def test_every_command_is_shown() -> None:
     assert shown == {"fit", "verify", *subparsers.choices}
 
 
+@pytest.mark.slow
 def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     training, sandbox = blocks("python")

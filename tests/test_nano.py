@@ -20,6 +20,8 @@ from vibethinker.rewards import CodeReward, MathReward
 from vibethinker.rollout import RolloutEngine, Sampling
 from vibethinker.utils.seeding import stable_seed
 
+pytestmark = pytest.mark.slow
+
 
 def test_it_is_small() -> None:
     assert Path(ModelSource.of("nano").path, "model.safetensors").stat().st_size <= 4_000_000
@@ -46,7 +48,6 @@ def test_transformers_loads_it_like_any_folder() -> None:
     assert "\\boxed{" in tokenizer.decode(answer)
 
 
-@pytest.mark.slow
 def test_it_is_half_educated() -> None:
     """On the probe split: the test split is for results alone."""
     tokenizer = load_tokenizer("nano")

@@ -26,6 +26,8 @@ from vibethinker.evaluation.grading import grade, sample
 from vibethinker.rollout import RolloutEngine, Sampling
 from vibethinker.utils.seeding import stable_seed
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: str) -> pl.Trainer:

@@ -13,6 +13,8 @@ from vibethinker.cli.main import main
 from vibethinker.cli.prepare import load_settings
 from vibethinker.cli.recipe.definition import load_recipe
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = sorted(CONFIGS.glob("*/recipe*.yaml"))
 PREPARED = sorted(CONFIGS.glob("data/*.yaml"))

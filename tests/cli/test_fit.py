@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 from tests.support import miniature
 from vibethinker.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path: Path, tiny_model: str) -> Path:

@@ -15,6 +15,8 @@ from tests.support import miniature
 from vibethinker import Problem
 from vibethinker.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 HERE = "tests.cli.test_rewards"
 
 

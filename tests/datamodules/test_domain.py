@@ -159,6 +159,7 @@ def test_wrong_options_are_refused_at_once(options: dict[str, Any], message: str
         DomainDataModule(**({"domain": "algebra"} | options))
 
 
+@pytest.mark.slow
 def test_sets_that_cannot_be_had_are_refused(tmp_path: Path, file: str) -> None:
     with pytest.raises(ValueError, match="split 'dev' is none of train, probe, val, test"):
         AlgebraDataModule().problems("dev")  # type: ignore[arg-type]
@@ -324,6 +325,7 @@ def test_overfit_batches_is_refused(tmp_path: Path) -> None:
         trainer(tmp_path, max_steps=1, overfit_batches=1).fit(Recorder(), datamodule=AlgebraDataModule())
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_batches_of_one(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, recorder.__file__, str(tmp_path)], env=environment, timeout=120, check=True)

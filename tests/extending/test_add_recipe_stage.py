@@ -11,6 +11,8 @@ from tests.support import miniature
 from vibethinker import GRPOModule
 from vibethinker.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 
 class TerseModule(GRPOModule):
     """MGPO for which short correct completions count more."""
@@ -19,7 +21,6 @@ class TerseModule(GRPOModule):
         super().__init__(model, objective={"long2short": 0.5}, **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
 def test_a_recipe_runs_it(tmp_path: Path, tiny_model: str) -> None:
     config = miniature.mgpo(tiny_model, max_steps=2)
     config["model"]["class_path"] = "tests.extending.test_add_recipe_stage.TerseModule"

@@ -348,6 +348,7 @@ def test_disk_that_fills_up_while_writing(tmp_path: Path, monkeypatch: pytest.Mo
         torch.testing.assert_close(weights_of(tmp_path / "out")[name].double(), tensor, rtol=2e-7, atol=3e-8)
 
 
+@pytest.mark.slow
 def test_full_file_system(tmp_path: Path) -> None:
     """A real one, of 64 KiB, in a namespace of its own."""
     in_namespace = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
@@ -369,6 +370,7 @@ def test_full_file_system(tmp_path: Path) -> None:
     assert ended.stdout == ""
 
 
+@pytest.mark.slow
 def test_killed_fusion_leaves_no_folder_and_is_repeated(tmp_path: Path) -> None:
     folders = [save_expert(tmp_path / str(i), i) for i in range(2)]
     out = tmp_path / "out"

@@ -20,6 +20,8 @@ from vibethinker.packed.attention import PackedAttention, hidden_states
 from vibethinker.packed.packing import pack
 from vibethinker.packed.patching import fuse_
 
+pytestmark = pytest.mark.slow
+
 SHAPE: dict[str, Any] = {
     "vocab_size": 1000,
     "hidden_size": 64,

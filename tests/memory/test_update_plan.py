@@ -19,6 +19,8 @@ from vibethinker.packed.partition import partition, partition_groups
 from vibethinker.training import fit_memory
 from vibethinker.training.fit_memory import samples_between_updates, workload
 
+pytestmark = pytest.mark.slow
+
 MADE = Estimate(10, 10, {"policy": 40, "optimizer": 80}, {"gradients": 40, "activations": 60}, {"keys and values": 900})
 WORK = Workload(
     config=Qwen2Config(),

@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM
 from tests.support.checkpoints import edit_json, listing, save_expert, weights_of
 from vibethinker.fusion import fuse, stream
 
+pytestmark = pytest.mark.slow
+
 
 def save_adapter(folder: Path, base: Path, seed: int, **options: Any) -> Path:
     model = get_peft_model(

@@ -31,6 +31,8 @@ from vibethinker.packed.attention import PackedAttention, hidden_states
 from vibethinker.packed.packing import pack
 from vibethinker.rollout import RolloutEngine, Sampling
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
 LORA = Lora(rank=4, alpha=12.0)
 SKIPPED = ["lm_head", "model.layers.1.mlp", "model.layers.0.self_attn"]

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 FILES = sorted(file.name for file in Path(__file__).parent.glob("test_*.py") if file != Path(__file__))
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
 @pytest.mark.parametrize("file", FILES)
 def test_kernels_in_the_interpreter(file: str) -> None:

@@ -21,6 +21,8 @@ from vibethinker.packed.attention import NAME, PackedAttention, hidden_states
 from vibethinker.packed.packing import PackedRow, pack
 from vibethinker.packed.patching import compile_, fuse_
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = [Qwen2Config, Qwen3Config, LlamaConfig]
 ROW = pack([torch.arange(5), torch.arange(3) + 7], [torch.arange(9) + 1, torch.arange(4) + 20])
 
@@ -171,7 +173,6 @@ def test_traced_layers_are_the_same_layers(lora: bool, recomputed: bool) -> None
     compiled_and_plain(lora, recomputed, "aot_eager")
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_compiled_layers_are_the_same_layers() -> None:
     compiled_and_plain(lora=False, recomputed=False, backend="inductor")
@@ -189,7 +190,6 @@ def test_compiling_twice_is_once_and_fused_layers_are_refused() -> None:
         compile_(fused, "eager")
 
 
-@pytest.mark.slow
 def test_a_fit_that_compiles(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Policy, reference, recomputation, rows of all lengths: few variants of one code, and the same updates."""
     monkeypatch.setattr("vibethinker.training.policy_module.compile_", partial(compile_, backend="aot_eager"))

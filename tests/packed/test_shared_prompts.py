@@ -24,6 +24,8 @@ from vibethinker.packed.packing import PackedRow, pack
 from vibethinker.packed.partition import partition_groups
 from vibethinker.packed.shared_prompts import FLASH, Bounds, Flash, Layout, shared_attention
 
+pytestmark = pytest.mark.slow
+
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 

@@ -17,6 +17,8 @@ import pytest
 from tests.sandbox import attacks
 from vibethinker.sandbox import Sandbox
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 1.0  # seconds for a program
 GRACE = 1.5  # more, on a busy machine, until it must be over
 

@@ -131,6 +131,7 @@ def test_a_subclass_arrives_as_its_content() -> None:
     assert same(encode(1.5), across(Decimal("1.5")))
 
 
+@pytest.mark.slow
 def test_what_is_no_plain_data_is_refused() -> None:
     cycle: list[Any] = []
     cycle.append(cycle)

@@ -11,6 +11,8 @@ from tests.support.fits import PlainSFT, fit, plain_grpo, sft, weights
 from vibethinker.models.loading import Lora
 from vibethinker.training.policy_module import PolicyModule
 
+pytestmark = pytest.mark.slow
+
 
 def rows_of(module: PolicyModule) -> list[int]:
     """Tokens of each row that was computed, as they are computed."""

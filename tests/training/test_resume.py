@@ -13,6 +13,8 @@ from tests.support.fits import SHAPED, SaveAt, assert_same_weights, fit, grpo, s
 from vibethinker.models.loading import Lora
 from vibethinker.training.policy_module import PolicyModule
 
+pytestmark = pytest.mark.slow
+
 RUNS: dict[str, Callable[[str], PolicyModule]] = {
     "sft": lambda model: sft(model, optimizer={"min_learning_rate": 1e-3, "weight_decay": 0.1}),
     "sft-lora-dropout": lambda model: sft(model, lora=Lora(rank=4, dropout=0.3)),

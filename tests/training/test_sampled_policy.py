@@ -22,6 +22,8 @@ from vibethinker.evaluation.grading import extract_answers
 from vibethinker.evaluation.summary import problem_metrics
 from vibethinker.utils.seeding import stable_seed
 
+pytestmark = pytest.mark.slow
+
 ASKED = [replace(p, domain=("algebra", "code", "geometry")[i // 3]) for i, p in enumerate(PROBLEMS[:7])]
 
 

@@ -13,6 +13,8 @@ import torch
 
 from tests.support.fits import CASES, run_case
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[1] / "support" / "fits.py"
 
 

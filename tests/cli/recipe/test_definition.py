@@ -15,6 +15,8 @@ from vibethinker.cli.recipe.definition import load_recipe
 from vibethinker.cli.recipe.tasks import Task, tasks_of
 from vibethinker.utils.provenance import Provenance
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -15,6 +15,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from vibethinker.cli.report.page import write_report
 
+pytestmark = pytest.mark.slow
+
 DOMAINS = ("algebra", "calculus", "geometry", "statistics")
 PASS_AT_1 = {"base": 0.41, "specialist": 0.56, "fused": 0.52, "signal": 0.71}
 PASS_AT_8 = {"base": 0.74, "specialist": 0.86, "fused": 0.84, "signal": 0.85}

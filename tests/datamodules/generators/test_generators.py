@@ -190,6 +190,7 @@ def test_the_demo_difficulty_fits_a_tiny_model(domain: str, number: int) -> None
     assert max(abs(value) for problem in problems for value in integers(problem.prompt)) < 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("domain", "number"), cases(*DOMAINS))
 def test_each_family_has_thousands_of_problems(domain: str, number: int) -> None:
     family: Family = FAMILIES[domain][number]
@@ -200,6 +201,7 @@ def test_each_family_has_thousands_of_problems(domain: str, number: int) -> None
 # --- streams and splits -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_splits_share_neither_problem_nor_prompt() -> None:
     place_of: dict[str, str] = {}
     for domain, split in itertools.product(DOMAINS, SPLITS):
@@ -209,6 +211,7 @@ def test_splits_share_neither_problem_nor_prompt() -> None:
                 assert place_of.setdefault(text, split) == split, problem
 
 
+@pytest.mark.slow
 def test_one_prompt_is_one_problem_and_symmetric_data_are_one_problem() -> None:
     identities: dict[str, str] = {}
     orders: dict[str, set[tuple[int, ...]]] = {}

@@ -17,6 +17,8 @@ from vibethinker.rewards.math import MathReward
 from vibethinker.rewards.math.pool import SymbolicWorkers, Verdict
 from vibethinker.rewards.math.worker import MEMORY_LIMIT
 
+pytestmark = pytest.mark.slow
+
 HANGS = ("f(x)+(x+y+2)^{3000}", "f(x)+(x+y+1)^{3000}")  # f is unknown: Math-Verify expands both
 SAME = (r"\sqrt{12}", r"2\sqrt{3}")
 OTHER = (r"\sqrt{13}", r"2\sqrt{3}")
