@@ -23,14 +23,11 @@ _LIBRARIES = ("lightning", "transformers", "peft", "jsonargparse", "datasets", "
 def examine() -> None:
     """Prints them as a table."""
     table = Table(show_header=False)
-    for name, value in {**_machine(), **_accelerator(), **_sandbox(), **_software()}.items():
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    machine = {"system": platform.platform(), "cores": str(available_cores()), "memory": f"{memory:.1f} GiB"}
+    for name, value in {**machine, **_accelerator(), **_sandbox(), **_software()}.items():
         table.add_row(name, escape(value))
     Console().print(table)
-
-
-def _machine() -> dict[str, str]:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {"system": platform.platform(), "cores": str(available_cores()), "memory": f"{memory:.1f} GiB"}
 
 
 def _accelerator() -> dict[str, str]:

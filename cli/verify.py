@@ -14,7 +14,6 @@ from typing import Final, TypeAlias
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from jsonargparse.typing import NonNegativeInt
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table as View
 
 from vibethinker.cli.report.result_table import plain_table
@@ -24,6 +23,7 @@ from vibethinker.problems import Problem
 from vibethinker.rewards import DispatchReward, MathReward, Outcome, Reward, Verifier
 from vibethinker.rewards.base import as_verifier, outcomes
 from vibethinker.utils.atomic import atomic_file
+from vibethinker.utils.meter import tracked
 
 _COLUMNS: Final = {**COLUMNS, "completion": ("completion", "completions", "response", "responses")}
 _BATCH: Final = 16  # completions graded together: enough for the workers of a reward, few enough for the progress bar
@@ -144,15 +144,13 @@ def _grade(samples: Sequence[Sample]) -> list[Outcome]:
     for index, sample in enumerate(samples):
         indices[sample.reward].append(index)
     found: dict[int, Outcome] = {}
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("verify", total=len(samples))
-        for reward, own in indices.items():
-            size = _BATCH if reward.timed else 1
-            for batch in (own[start : start + size] for start in range(0, len(own), size)):
-                graded = _grade_batch(reward, [samples[index] for index in batch])
-                found.update(zip(batch, graded, strict=True))
-                bar.update(task, completed=len(found))
+    batches: list[tuple[Verifier, list[int]]] = []
+    for reward, own in indices.items():
+        size = _BATCH if reward.timed else 1
+        batches += [(reward, own[start : start + size]) for start in range(0, len(own), size)]
+    for reward, batch in tracked(batches, "verify"):
+        graded = _grade_batch(reward, [samples[index] for index in batch])
+        found.update(zip(batch, graded, strict=True))
     return [found[index] for index in range(len(samples))]
 
 

@@ -104,9 +104,7 @@ class DomainDataModule(ProblemSource, pl.LightningDataModule):
         """Global batches of the test set."""
         return self._held_out_loader("test")
 
-    def predict_dataloader(self) -> HeldOutLoader:
-        """Global batches of the test set."""
-        return self._held_out_loader("test")
+    predict_dataloader = test_dataloader
 
     def transfer_batch_to_device(
         self, batch: list[Problem], device: torch.device, dataloader_idx: int

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from functools import reduce
+from itertools import islice
 from typing import Any
 
 import torch
@@ -266,9 +267,8 @@ class GRPOModule(PolicyModule):
     def _log_completions(self, samples: GradedSamples) -> None:
         """The first problem with its first four completions, as TensorBoard text."""
         lines = [f"**{samples.problems[0].prompt}** (answer: {samples.problems[0].expected})"]
-        for text, score in list(zip(samples.completions[samples.group(0)], samples.scores[0].tolist(), strict=True))[
-            :4
-        ]:
+        pairs = zip(samples.completions[samples.group(0)], samples.scores[0].tolist(), strict=True)
+        for text, score in islice(pairs, 4):
             lines.append(f"\n`{score:.2f}`\n\n````\n{text}\n````")  # a completion may hold a fence of three
         for logger in self.loggers:
             if isinstance(logger, TensorBoardLogger):

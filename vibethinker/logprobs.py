@@ -25,7 +25,7 @@ def linear_logprobs(
     chunk: int = CHUNK,
     kernels: Any = None,
 ) -> tuple[Float32[Tensor, " T"], Float32[Tensor, " T"]]:
-    r"""Log-probs $\ln\,\mathrm{softmax}(h W^\top / \tau)_y$ and entropies of these distributions, both with gradient.
+    r"""Log-probs $\ln\,\mathrm{softmax}(h W^\top / \tau)_y$ and entropies in nats, both [T] and with gradient.
 
     >>> logp, entropy = linear_logprobs(torch.zeros(2, 3), torch.randn(4, 3), torch.tensor([0, 3]))
     >>> logp.exp(), entropy.exp()  # four equally likely tokens
@@ -38,9 +38,6 @@ def linear_logprobs(
         temperature: τ > 0, the temperature the tokens were sampled at.
         chunk: tokens whose logits exist at one time.
         kernels: the arithmetic on logits; by default the one for the device.
-
-    Returns:
-        log-probs [T] and entropies in nats [T], float32.
 
     Raises:
         ValueError: a temperature or a chunk that is not positive.

@@ -31,7 +31,7 @@ LOG_RATIO_LIMIT = 20.0  # k3 grows like exp: beyond this a float32 sum of square
 def max_entropy_weight(
     pass_rate: Float[Tensor, "*shape"], sharpness: float, target: float = 0.5
 ) -> Float32[Tensor, "*shape"]:
-    r"""How much a prompt teaches: 1 at the target pass rate, falling towards always and never solved.
+    r"""How much a prompt teaches, in (0, 1]: 1 at the target pass rate, falling towards always and never solved.
 
     $w(p) = \exp(-\lambda\,[\,p \ln\frac{p}{p_0} + (1-p) \ln\frac{1-p}{1-p_0}\,])$, with $0 \ln 0 = 0$.
 
@@ -39,9 +39,6 @@ def max_entropy_weight(
         pass_rate: any shape, in [0, 1].
         sharpness: λ ≥ 0; 0 gives 1 everywhere, which is GRPO.
         target: p₀, strictly between 0 and 1.
-
-    Returns:
-        Weights in (0, 1], float32, the shape of `pass_rate`.
     """
     if not 0.0 < target < 1.0:
         raise ValueError(f"target must lie strictly between 0 and 1, got {target}")
@@ -157,9 +154,6 @@ def sequence_weights(
         sequences: how many sequences the whole batch has, over all ranks.
         tokens: how many completion tokens it has, over all ranks.
         max_new_tokens: the longest completion allowed.
-
-    Returns:
-        [N] float32.
     """
     length = lengths.float()
     if aggregation == "sequence":
@@ -207,9 +201,6 @@ def overlong(lengths: Shaped[Tensor, "*shape"], limit: int, buffer: int) -> Floa
         lengths: any shape, completion lengths in tokens.
         limit: $L_\mathrm{max}$, the longest completion allowed.
         buffer: $B$, how many tokens before the limit it begins.
-
-    Returns:
-        In [-1, 0], float32, the shape of `lengths`.
     """
     if not 1 <= buffer <= limit:
         raise ValueError(f"the overlong buffer must be 1 to {limit} tokens, the longest completion, got {buffer}")

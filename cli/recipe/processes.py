@@ -81,10 +81,7 @@ class Scheduler:
         self.seconds: dict[str, float] = {}
 
     def run(self, watch: Callable[[], None]) -> None:
-        """Returns when all tasks are done.
-
-        Args:
-            watch: called every tick; may raise to stop them all.
+        """Returns when all tasks are done; calls `watch` every tick, which may raise to stop them all.
 
         Raises:
             RuntimeError: a task failed; the others are stopped.

@@ -124,10 +124,7 @@ def _check_fits(tasks: Sequence[Task]) -> None:
 
 @contextmanager
 def _checked_ahead(recipe: Recipe, tasks: Sequence[Task], done: set[str]) -> Iterator[Callable[[], None]]:
-    """Checks later stages while the first ones run: a typo in the last one should not cost the hours before it.
-
-    The check is a dry run in a process of its own, which keeps this one small and quick to start.
-    """
+    """Checks later stages by a dry run beside the first: a typo in the last should not cost the hours before it."""
     if not any(task.kind == "fit" and any(need.name not in done for need in task.before) for task in tasks):
         yield lambda: None
         return

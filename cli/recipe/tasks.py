@@ -141,11 +141,7 @@ class Task:
         return True
 
     def sign(self, provenance: Provenance, **metrics: Any) -> None:
-        """Writes the record that makes it done.
-
-        Args:
-            provenance: from before it began: files may have changed since.
-            metrics: further entries.
+        """Writes the record that makes it done, with its provenance from before it began: files may have changed since.
 
         Raises:
             FileNotFoundError, ValueError: the command has not left what it should have.
@@ -264,13 +260,10 @@ def _flag(name: str, value: Any) -> list[str]:
 
 
 def _contents(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Digest of each file of the model and of data folders, and of every other file that an option names.
-
-    Of models only the base counts: the command line's replaces a configuration's own.
-    """
+    """Digest of each file of the model and of data folders, and of every other file that an option names."""
     for option, value in options.items():
         if not isinstance(value, str) or not value or "\n" in value or option.endswith(".model"):
-            continue
+            continue  # of models only the base counts: the command line's replaces a configuration's own
         path = _PACKAGE / "nano" if value == "nano" and not Path(value).exists() else Path(value)
         is_folder = path.is_dir() and option.rpartition(".")[2] in ("model", "data")
         for file in sorted(path.iterdir()) if is_folder else [path]:

@@ -43,7 +43,8 @@ def near_duplicates(
 ) -> dict[int, tuple[int, float]]:
     """The texts to remove so that no two of the others are near duplicates.
 
-    Each text is compared with the earlier ones that are kept.
+    Each text is compared with the earlier ones that are kept; each to remove comes with the most similar of those, and
+    their similarity.
 
     Args:
         texts: the texts to compare.
@@ -51,9 +52,6 @@ def near_duplicates(
         size: tokens of a shingle.
         same: returns True if the similar texts `i` and `j` are duplicates.
         fixed: number of first texts that are kept in any case.
-
-    Returns:
-        For each removed text the most similar one that is kept, and their similarity.
     """
     blocks: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
     for i, text in enumerate(texts):

@@ -32,15 +32,14 @@ def identity(settings: Settings) -> dict[str, Any]:
 
 
 def write(prepared: Prepared, made_from: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """Writes the folder, completely or not at all, in place of an older one. A split without problems has no file.
+    """Writes the folder, completely or not at all, in place of an older one; returns the content of `report.json`.
+
+    A split without problems has no file.
 
     Args:
         prepared: the result.
         made_from: its `identity`.
         out: the folder.
-
-    Returns:
-        The content of `report.json`.
     """
     with staged_folder(out) as folder:
         for split, problems in prepared.splits.items():

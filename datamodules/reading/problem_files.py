@@ -95,9 +95,7 @@ def _is_quiet(table: Table) -> bool:
 def read_problems(path: Path, fields: Mapping[str, str]) -> list[tuple[Row, Problem]]:
     """Every row of a file with its problem, in order. The domain of a row without one is the name of the file.
 
-    Args:
-        path: a `.jsonl` or `.parquet` file.
-        fields: column name for each field that is not under its usual name (`COLUMNS`).
+    `fields` has the column of each field that is not under its usual name (`COLUMNS`).
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -137,11 +135,8 @@ def load_problems(readers: Sequence[Reader], *, held_out_only: bool = False) -> 
     """All problems of the given readers, by split.
 
     A folder's files and a hub set's parts are named after their split. A split without a file or part of its own is cut
-    from the training rows by `split_of`. A prompt that is in a held-out split is left out of every other one.
-
-    Args:
-        readers: one for each source.
-        held_out_only: leave the training rows unread; then nothing is cut from them.
+    from the training rows by `split_of`, unless `held_out_only` leaves these unread. A prompt that is in a held-out
+    split is left out of every other one.
 
     Raises:
         FileNotFoundError: if there is nothing under the name of a source.

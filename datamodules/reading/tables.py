@@ -77,11 +77,9 @@ def source_kind(data: str) -> Literal["file", "folder", "pattern", "hub"]:
 
 
 def open_set(data: str, *, streaming: bool = False) -> dict[Split, list[Table]]:
-    """Every table of a data set, by split.
+    """Every table of a file, a folder, a pattern of file names, or a hub data set, by split.
 
-    Args:
-        data: a file, a folder, a pattern of file names, or a hub data set.
-        streaming: open nothing before its rows are read, and shards of a hub set one by one.
+    With `streaming`, nothing is opened before its rows are read, and shards of a hub set one by one.
 
     Raises:
         FileNotFoundError: if there is nothing under that name.

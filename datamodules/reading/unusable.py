@@ -41,11 +41,7 @@ class Unusable:
         return self.reasons.total() > self.limit * self.seen
 
     def check(self, name: str, things: str = "rows") -> None:
-        """Warns on rank 0 about what is left out.
-
-        Args:
-            name: of the data set.
-            things: what is counted.
+        """Warns on rank 0 about the things of a data set that are left out.
 
         Raises:
             ValueError: more are unusable than the limit allows.

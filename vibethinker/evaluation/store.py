@@ -108,8 +108,7 @@ class SampleStore:
 
     def finished(self) -> set[tuple[str, str]]:
         """File and id of every problem whose samples are there."""
-        tables = [_load(part, ["file", "id"]) for part in self.parts]
-        return {pair for table in tables for pair in zip(*(table[c].to_pylist() for c in ("file", "id")), strict=True)}
+        return set(self.solved())
 
     def solved(self) -> dict[tuple[str, str], tuple[int, int]]:
         """By file and id of a problem: how many samples are correct, and how many there are."""

@@ -106,11 +106,7 @@ def majority(clusters: Sequence[Cluster], correct: Sequence[bool]) -> float:
     """Chance that the majority answer of one problem is right, when ties are broken at random.
 
     This is the fraction of right answers among the largest clusters; 0 where no sample has an answer. A cluster's
-    answer is right if any of its leaders is correct.
-
-    Args:
-        clusters: of the problem, as `cluster_answers` gives them.
-        correct: [n] true where a sample is correct.
+    answer is right if any of its leaders is among the `correct` samples [n].
     """
     if not clusters:
         return 0.0

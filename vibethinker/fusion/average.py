@@ -63,11 +63,6 @@ class Fusion:
     hashes: dict[str, str]
     library: str
 
-    def same_inputs(self, record: Any) -> bool:
-        """True if a stored record has the same inputs and options; hashes may differ."""
-        asked = ("method", "experts", "weights", "base", "scaling", "dtype")
-        return isinstance(record, dict) and all(record.get(key) == getattr(self, key) for key in asked)
-
 
 def fuse(
     experts: Sequence[str | Path],
@@ -184,7 +179,9 @@ def _check_output(out: Path, record: Fusion, overwrite: bool) -> None:
         earlier = json.loads((out / RECORD).read_text("utf-8"))
     except (OSError, ValueError):
         raise FileExistsError(f"{out}: not empty and not an earlier fusion; choose another folder") from None
-    if not (overwrite or record.same_inputs(earlier)):
+    asked = ("method", "experts", "weights", "base", "scaling", "dtype")  # hashes may differ
+    same = isinstance(earlier, dict) and all(earlier.get(key) == getattr(record, key) for key in asked)
+    if not (overwrite or same):
         raise FileExistsError(f"{out}: holds a fusion of other inputs; choose another folder, or overwrite it")
 
 

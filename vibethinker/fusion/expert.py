@@ -77,11 +77,7 @@ class Expert:
 
 @contextmanager
 def opened_experts(folders: Iterable[str], out: Path) -> Iterator[dict[str, Expert]]:
-    """Opens checkpoints; what has to be merged or expanded is written into float32 folders, which vanish at the end.
-
-    Args:
-        folders: of checkpoints or adapters.
-        out: of the fusion; the float32 folders are made beside it.
+    """Opens checkpoints; what has to be merged or expanded is in float32 folders beside `out` until the end.
 
     Raises:
         FileNotFoundError, ValueError: one line that names the folder, file and key at fault.

@@ -140,7 +140,7 @@ def read_tensors(folder: Path) -> dict[str, TensorRef]:
 
 
 def lay_out(folder: Path, specs: Mapping[str, Spec], shard_bytes: int) -> list[TensorRef]:
-    """Reserve the files of a model folder: headers and index written, room on disk allocated, values still zero.
+    """Reserves the files of a model folder: headers and index written, room on disk allocated, values still zero.
 
     Tensors keep the order of `specs`; a new shard begins where the next tensor would pass `shard_bytes`.
 

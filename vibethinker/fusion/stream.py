@@ -63,7 +63,7 @@ class Blend:
 def stream(
     blend: Blend, targets: list[TensorRef], sources: list[Path], workers: int | None, progress: bool
 ) -> dict[str, str]:
-    """Computes every target tensor.
+    """Computes every target tensor; returns the hash of each source file.
 
     Args:
         blend: the inputs.
@@ -71,9 +71,6 @@ def stream(
         sources: files to hash.
         workers: threads; by default one per core, at most eight.
         progress: show a progress bar.
-
-    Returns:
-        The hash of each source file.
     """
     columns = (
         TextColumn("{task.description}"),

@@ -57,15 +57,12 @@ class Interval(NamedTuple):
 
 
 def standard_error(values: Sequence[float] | npt.NDArray[Any]) -> float | None:
-    r"""Standard error of a mean over problems, robust to the correlation of the samples of one problem.
+    r"""Standard error of a mean over the values [P] of problems, robust to the correlation of one problem's samples.
 
     $$\sqrt{\sum_p (x_p - \bar x)^2 / (P (P - 1))}$$
 
     With equally many samples of each problem this is the cluster-robust (sandwich) error with problems as clusters: the
     spread of the x_p includes the variance between problems and that of samples. `None` for a single problem.
-
-    Args:
-        values: [P] the mean over the samples of each problem.
     """
     data = np.asarray(values, dtype=np.float64)
     return float(data.std(ddof=1) / math.sqrt(data.size)) if data.size > 1 else None
@@ -110,13 +107,9 @@ def _resampled(size: int, resamples: int, seed: int) -> npt.NDArray[np.int64]:
 
 
 def paired_difference(a: Sequence[float] | npt.NDArray[Any], b: Sequence[float] | npt.NDArray[Any]) -> Interval:
-    """Interval of mean(a − b) for two models on the same problems, resampled together.
+    """Interval of mean(a − b) for the values [P] of two models on the same problems, resampled together.
 
     Problems differ in difficulty far more than models do; pairing cancels that.
-
-    Args:
-        a: [P] values of one model, per problem.
-        b: [P] values of the other, in the same order.
 
     Raises:
         ValueError: the two differ in length, or as in `bootstrap_interval`.

@@ -45,11 +45,7 @@ class PassAtK(Metric):
         self.add_state("problems", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, correct: Tensor) -> None:
-        """Adds problems.
-
-        Args:
-            correct: bool [P, n], true where a sample solved its problem.
-        """
+        """Adds problems; `correct`, bool [P, n], is true where a sample solved its problem."""
         if correct.ndim != 2 or correct.dtype != torch.bool:
             raise ValueError(f"PassAtK: correct must be bool [P, n], got {correct.dtype} {list(correct.shape)}")
         n = correct.shape[1]

@@ -57,13 +57,8 @@ _TOKEN: Final = re.compile(
 def path_signature(text: str) -> str | None:
     """The equations of a solution, one per line, each once, in order of first appearance.
 
-    Takes time linear in the text; never raises.
-
-    Args:
-        text: a solution, in words, plain arithmetic or LaTeX.
-
-    Returns:
-        The path, empty when there is no equation; `None` when a step that can be checked is wrong.
+    The solution may be in words, plain arithmetic or LaTeX. Its path is empty when there is no equation; it is `None`
+    when a step that can be checked is wrong. Takes time linear in the text; never raises.
     """
     equations: dict[str, None] = {}
     for chain in _chains(text):

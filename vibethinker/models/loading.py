@@ -90,7 +90,8 @@ def load_model(
     _check_quantization(source, quantization, frozen)
     if base_dtype != "auto" and not frozen:
         raise ValueError("base_dtype needs lora: weights that are trained stay float32")
-    dtype = _frozen_dtype(base_dtype) if frozen else torch.float32
+    half = base_dtype == "bfloat16" or (base_dtype == "auto" and torch.cuda.is_available())
+    dtype = torch.bfloat16 if frozen and half else torch.float32
     model = _check_architecture(source, dtype, lora)
     if torch.get_default_device().type != "meta":
         model = _load(source, dtype, quantization)
@@ -163,12 +164,7 @@ def _check_quantization(source: ModelSource, quantization: Quantization | None, 
 
 
 def _check_architecture(source: ModelSource, dtype: torch.dtype, lora: Lora | None) -> Any:
-    """The model on the meta device.
-
-    Raises:
-        ValueError: its head does more than a matrix product, which is all that log-probs compute; its attention cannot
-            be replaced; or the adapter targets layers that it does not have.
-    """
+    """The model on the meta device, with an attention, a head and target layers as training and sampling need them."""
     model = f"model {source.name!r}"
     try:
         bare = build_model(source.config, dtype)
@@ -191,13 +187,6 @@ def _check_architecture(source: ModelSource, dtype: torch.dtype, lora: Lora | No
             there = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
             raise ValueError(f"lora.target_modules: {target!r} is no linear layer of {model}; it has {there}")
     return bare
-
-
-def _frozen_dtype(asked: BaseDtype) -> torch.dtype:
-    if asked == "auto":
-        return torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    dtype: torch.dtype = getattr(torch, asked)
-    return dtype
 
 
 def load_in_full(source: ModelSource) -> Any:

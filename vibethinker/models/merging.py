@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from vibethinker.models.adapters import plain_name
@@ -22,7 +22,9 @@ def plain_weights(policy: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     seen: set[int] = set()
     for prefix, module in policy.named_modules():
         delta = hasattr(module, "get_delta_weight") and bool(getattr(module, "active_adapters", ()))
-        for name, parameter in [*module.named_parameters(recurse=False), *_persistent_buffers(module)]:
+        transient = module._non_persistent_buffers_set
+        buffers = [(name, b) for name, b in module.named_buffers(recurse=False) if name not in transient]
+        for name, parameter in [*module.named_parameters(recurse=False), *buffers]:
             path = f"{prefix}.{name}"
             if "lora_" in path or id(parameter) in seen:
                 continue
@@ -36,11 +38,6 @@ def plain_weights(policy: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
             for adapter in layer.active_adapters:
                 merged = merged + layer.get_delta_weight(adapter).float()
             yield plain_name(f"{prefix}.weight"), merged
-
-
-def _persistent_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
-    transient = module._non_persistent_buffers_set
-    return [(n, b) for n, b in module.named_buffers(recurse=False) if n not in transient]
 
 
 def plain_config(config: PreTrainedConfig) -> PreTrainedConfig:

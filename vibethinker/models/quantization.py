@@ -65,12 +65,7 @@ def expanded(module: nn.Module, parameter: Tensor) -> Tensor:
 
 
 def describe(weights: Iterable[tuple[str, Tensor]], loaded_as: torch.dtype) -> dict[str, Any] | None:
-    """A record of how weights were quantized on loading, for `round_trip`; None if none was.
-
-    Args:
-        weights: of a model, by name.
-        loaded_as: precision that weights in 8 bits had before.
-    """
+    """How weights were quantized on loading, those in 8 bits from `loaded_as`, for `round_trip`; None if none was."""
     quantized: dict[str, Any] = {name: weight for name, weight in weights if is_quantized(weight)}
     if not quantized:
         return None

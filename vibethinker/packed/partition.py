@@ -12,10 +12,8 @@ from vibethinker.packed.packing import group_members
 def balance(lengths: Sequence[int], bins: int) -> list[list[int]]:
     """Partitions sequences into a fixed number of bins with close token counts (longest first, LPT).
 
-    Deterministic: ties go to the lower index. With fewer sequences than bins some bins are empty.
-
-    Returns:
-        For every bin, the indices of its sequences in ascending order.
+    Deterministic: ties go to the lower index. With fewer sequences than bins some bins are empty. Each bin is the
+    indices of its sequences in ascending order.
     """
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
@@ -31,14 +29,8 @@ def balance(lengths: Sequence[int], bins: int) -> list[list[int]]:
 def partition(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Partitions sequences into balanced rows of at most `budget` tokens, as few as `balance` finds room in.
 
-    A sequence longer than the budget is a row of its own; without any sequence there is one empty row.
-
-    Args:
-        lengths: tokens of each sequence.
-        budget: tokens of a row.
-
-    Returns:
-        For every row, the indices of its sequences in ascending order.
+    A sequence longer than the budget is a row of its own; without any sequence there is one empty row. Each row is the
+    indices of its sequences in ascending order.
     """
     if sum(lengths) <= budget:
         return [list(range(len(lengths)))]
@@ -62,16 +54,13 @@ def partition_groups(
     A row costs the tokens of its completions, and each of its prompts once. Sequences form a line, group after group,
     and the line is cut: a group may end in the next row, which computes the prompt again. Rows are the fewest within
     the budget, and the costliest of them is as cheap as cuts can make it. A sequence longer than the budget is a row of
-    its own; without any sequence there is one empty row.
+    its own; without any sequence there is one empty row. Each row is the indices of its sequences.
 
     Args:
         prompts: tokens of each sequence's prompt.
         completions: tokens of each sequence's completion.
         group: a number for each sequence; those with the same number share their prompt.
         budget: tokens of a row.
-
-    Returns:
-        For every row, the indices of its sequences.
     """
     line = [(i, g, prompts[i], completions[i]) for g, members in enumerate(group_members(group)) for i in members]
     most = sum(prompt + completion for *_, prompt, completion in line)

@@ -29,14 +29,10 @@ def is_supported(config: Any) -> bool:
 
 
 def fuse_(model: Any, kernels: Any = None) -> bool:
-    """Gives a Qwen2, Qwen3 or Llama model, loaded with the attention of this library, fused decoder layers.
+    """Gives a Qwen2, Qwen3 or Llama model fused decoder layers, in place; returns True if it has them now.
 
-    Args:
-        model: changed in place, on the device it runs on.
-        kernels: functions of `vibethinker.ops.train_layers`; by default its kernels on CUDA, and none elsewhere.
-
-    Returns:
-        True if the model has them now.
+    They are of functions as of `vibethinker.ops.train_layers`; by default its kernels on CUDA, and none elsewhere. The
+    model has the attention of this library and is on the device it runs on.
     """
     if not is_supported(model.config):
         return False

@@ -101,10 +101,6 @@ class _FunctionReward(Verifier):
 def as_verifier(reward: Reward, option: str) -> Verifier:
     """The reward as a verifier: itself, or what wraps a function or a subclass that overrides `__call__`.
 
-    Args:
-        reward: of any form that an option takes.
-        option: name for errors.
-
     Raises:
         ValueError: the reward is not called as `(problems, completions)`.
     """

@@ -145,7 +145,8 @@ class RolloutEngine:
         if self._decoder is None or self._decoder.completion_length != completion_length:
             self.release()
             if self.device.type == "cuda" and self.cache_gib is None:
-                free = torch.cuda.mem_get_info(self.device)[0] + _unused(self.device)
+                unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+                free = torch.cuda.mem_get_info(self.device)[0] + unused
                 self.slots = self._fitting(self._most, _CACHE_FRACTION * free, "free GPU memory")
             assert self._backbone is not None, "transformers' generate keeps its own cache"
             lengths = (self.max_length - completion_length, completion_length)
@@ -201,7 +202,8 @@ class RolloutEngine:
             if self._backbone is None:
                 stop = torch.tensor(stops, dtype=torch.long)
                 done = hf_generate.generate(self.replica, prompts, n, sampling, seeds, stop, self.slots, progress)
-                done = [_truncated(completion, limit) for completion, limit in zip(done, room.tolist(), strict=True)]
+                limited = zip(done, room.tolist(), strict=True)
+                done = [(t[:m], logp[:m], own[:m], ended and len(t) <= m) for (t, logp, own, ended), m in limited]
             else:
                 decoder = self._decoder_for(sampling.max_new_tokens)
                 decoder.begin(stops)
@@ -230,11 +232,6 @@ def _current(device: torch.device) -> AbstractContextManager[Any]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def _truncated(completion: Completion, limit: int) -> Completion:
-    tokens, logp, sampled, finished = completion
-    return tokens[:limit], logp[:limit], sampled[:limit], finished and len(tokens) <= limit
-
-
 def _copied(parts: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """Copies into one piece of memory, outside of inference mode: autograd refuses its tensors."""
     return list(torch.cat([*parts]).to(dtype).split([len(p) for p in parts])) if parts else []
@@ -256,8 +253,3 @@ def _limits(limits: Sequence[int] | None, total: int, most: int) -> Tensor:
     if len(limits) != total or not all(1 <= limit <= most for limit in limits):
         raise ValueError(f"limits must be {total} numbers from 1 to max_new_tokens={most}")
     return torch.as_tensor(limits, dtype=torch.long)
-
-
-def _unused(device: torch.device) -> int:
-    """Bytes that PyTorch has reserved and not allocated."""
-    return torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

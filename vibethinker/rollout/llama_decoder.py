@@ -114,23 +114,19 @@ class LlamaDecoder:
 
 
 def _layer_of(layer: Any, cos: Tensor, sin: Tensor) -> _Layer:
-    attention, mlp = layer.self_attn, layer.mlp
+    attention, mlp, norms = layer.self_attn, layer.mlp, None
+    if hasattr(attention, "q_norm"):
+        norms = attention.q_norm.weight, attention.k_norm.weight, attention.q_norm.variance_epsilon
     return _Layer(
         first=_Norm.of(layer.input_layernorm),
         qkv=_joined([attention.q_proj, attention.k_proj, attention.v_proj]),
-        rotation=Rotation(cos, sin, _head_norms(attention)),
+        rotation=Rotation(cos, sin, norms),
         scale=attention.scaling,
         out=_Linear.of(attention.o_proj),
         second=_Norm.of(layer.post_attention_layernorm),
         gate_up=_joined([mlp.gate_proj, mlp.up_proj]),
         down=_Linear.of(mlp.down_proj),
     )
-
-
-def _head_norms(attention: Any) -> tuple[Tensor, Tensor, float] | None:
-    if not hasattr(attention, "q_norm"):
-        return None
-    return attention.q_norm.weight, attention.k_norm.weight, attention.q_norm.variance_epsilon
 
 
 def _joined(layers: Sequence[nn.Linear]) -> _Linear:

@@ -54,12 +54,9 @@ class NotPlainDataError(TypeError):
 
 
 def encode(value: Any, refer: Reference | None = None) -> Encoded:
-    """Encodes plain data.
+    """Encodes plain data, and any other object by `refer`.
 
-    Args:
-        value: None, bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict, deque, range,
-            Fraction, Decimal, builtin types, and subclasses of these as their content.
-        refer: encodes any other object; without it, such an object is an error.
+    Plain are None, numbers, texts, bytes, the collections of Python, builtin types, and subclasses as their content.
 
     Raises:
         NotPlainDataError: anything else, nested deeper than `MAX_DEPTH`, more than `MAX_ITEMS`.
@@ -99,27 +96,16 @@ class _Encoder:
             return ["D", str(value)]
         if kind is type and value in _TYPES.values():
             return ["T", value.__name__]
-        if (content := _content(value, kind)) is not None:
-            return self.encode(content, depth)
+        for base, read in _CONTENT.items():  # of a subclass, by the base's own methods
+            if issubclass(kind, base):
+                return self.encode(read(value), depth)
         if self.refer is not None:
             return self.refer(value)
         raise NotPlainDataError(f"{kind.__name__} is no plain data")
 
 
-def _content(value: Any, kind: type) -> Any:
-    """The content of an instance of a subclass, read by its base's own methods; `None` where it is of none."""
-    for base, read in _CONTENT.items():
-        if issubclass(kind, base):
-            return read(value)
-    return None
-
-
 def decode(data: Encoded, resolve: Callable[[list[Any]], Any] | None = None) -> Any:
-    """Decodes what `encode` has made.
-
-    Args:
-        data: from `encode`, or from a process that claims so.
-        resolve: decodes what `refer` has made.
+    """Decodes data from `encode`, or from a process that claims so; `resolve` decodes what `refer` has made.
 
     Raises:
         ValueError, TypeError, ArithmeticError, RecursionError: it is no encoded data.

@@ -33,15 +33,12 @@ def dialect(restricted: bool) -> ModuleType:
 
 
 def work(task_descriptor: int, link_descriptor: int, restricted: bool) -> int:
-    """Carries out a task.
+    """Carries out a task; returns an exit code.
 
     Args:
         task_descriptor: of the socket on which it comes and is answered.
         link_descriptor: of the socket to the other process of a pair.
-        restricted: whether the language layer is on.
-
-    Returns:
-        An exit code.
+        restricted: True if the language layer is on.
     """
     host, link = Channel(task_descriptor), Channel(link_descriptor)
     task, language = host.receive(), dialect(restricted)

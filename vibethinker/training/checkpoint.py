@@ -92,13 +92,11 @@ class LastCheckpoint(Checkpoint):
         due = any(interval and trainer.global_step % interval == 0 for interval in intervals)
         self._save(trainer, always=last_chance or due)
 
-    def on_validation_end(self, trainer: Trainer, *args: Any) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves if another one has."""
         self._save(trainer, always=False)
 
-    def on_train_epoch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Saves if another one has."""
-        self._save(trainer, always=False)
+    on_train_epoch_end = on_validation_end
 
     def on_train_end(self, trainer: Trainer, *args: Any) -> None:
         """Saves the last step."""

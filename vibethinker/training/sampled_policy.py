@@ -156,9 +156,7 @@ class SampledPolicy(pl.LightningModule):
         """Forgets the means of the last epoch."""
         self._means = {}
 
-    def on_test_epoch_start(self) -> None:
-        """Forgets the means of the last epoch."""
-        self._means = {}
+    on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: list[Problem], batch_idx: int) -> None:
         """Samples one answer to every problem."""
@@ -173,12 +171,13 @@ class SampledPolicy(pl.LightningModule):
         return list(self.sample_and_grade(batch, 1, [stable_seed(self.seed, p.id) for p in batch]).completions)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the means of the epoch."""
-        self._log_means()
+        """Logs means over the problems of all ranks; a rank without a domain's problems takes part with none."""
+        for key in sorted({key for keys in gather(list(self._means)) for key in keys}):
+            mean = self._means.setdefault(key, MeanMetric().to(self.device))
+            mean.update(torch.empty(0))
+            self.log(key, mean.compute(), prog_bar=key.count("/") == 1 and key.endswith("pass@1"), sync_dist=True)
 
-    def on_test_epoch_end(self) -> None:
-        """Logs the means of the epoch."""
-        self._log_means()
+    on_test_epoch_end = on_validation_epoch_end
 
     def _count(self, split: str, batch: list[Problem], n: int, ks: Sequence[int]) -> None:
         samples = self.sample_and_grade(batch, n, [stable_seed(self.seed, split, p.id) for p in batch])
@@ -186,10 +185,3 @@ class SampledPolicy(pl.LightningModule):
             for name, value in metrics.items():
                 for key in (f"{split}/{name}", f"{split}/{problem.domain}/{name}"):
                     self._means.setdefault(key, MeanMetric().to(self.device)).update(value)
-
-    def _log_means(self) -> None:
-        """Means over the problems of all ranks; a rank without a domain's problems takes part with none."""
-        for key in sorted({key for keys in gather(list(self._means)) for key in keys}):
-            mean = self._means.setdefault(key, MeanMetric().to(self.device))
-            mean.update(torch.empty(0))
-            self.log(key, mean.compute(), prog_bar=key.count("/") == 1 and key.endswith("pass@1"), sync_dist=True)

@@ -18,13 +18,12 @@ import pyarrow as pa
 import torch
 import xxhash
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vibethinker.problems import Problem
 from vibethinker.utils.atomic import atomic_file, locked
+from vibethinker.utils.meter import tracked
 
 FOLDER: Final = "VIBETHINKER_CACHE"  # environment variable that names the folder
 _log = logging.getLogger(__name__)
@@ -103,14 +102,11 @@ def _write(
     render: Any = tokenizer.apply_chat_template
     pairs = [(problem, solution) for problem in problems for solution in problem.solutions]
     quiet = len(pairs) < _QUICK or getattr(rank_zero_only, "rank", 0) != 0
-    console = Console(stderr=True)
     if not quiet:
         _log.info("tokenizing %d demonstrations into %s", len(pairs), path)
     with atomic_file(path) as file, pa.ipc.new_file(file, _SCHEMA) as out:
         starts = range(0, len(pairs), _CHUNK)
-        for start in track(
-            starts, "Tokenizing", console=console, transient=True, disable=quiet or not console.is_terminal
-        ):
+        for start in tracked(starts, "Tokenizing", disable=quiet):
             chunk = pairs[start : start + _CHUNK]
             chats = [problem.messages(instruction) for problem, _ in chunk]
             prompts = render(chats, add_generation_prompt=True, return_dict=False)

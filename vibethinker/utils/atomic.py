@@ -75,12 +75,10 @@ def staged_folder(out: Path) -> Iterator[Path]:
 def locked(folder: Path, error: str | None = None) -> Iterator[None]:
     """Creates a folder and locks it for this process; the lock ends with the block or with the process.
 
-    Args:
-        folder: what no other process may lock in the meantime.
-        error: raised if another process has the lock; without it, waits for the lock.
+    Waits while another process has the lock, unless there is an `error`.
 
     Raises:
-        FileExistsError: `error`.
+        FileExistsError: `error`, if another process has the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)

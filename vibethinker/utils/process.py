@@ -22,12 +22,7 @@ def available_cores() -> int:
 
 
 def child_environment(threads: int, **variables: str) -> dict[str, str]:
-    """Environment of an interpreter that imports this package from where the current process does.
-
-    Args:
-        threads: of its OpenMP and BLAS teams.
-        variables: further ones, in place of those of this process.
-    """
+    """Environment of an interpreter that imports this package from where this one does, with so many OpenMP threads."""
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads), **variables}
@@ -36,10 +31,8 @@ def child_environment(threads: int, **variables: str) -> dict[str, str]:
 def die_with_parent(parent: int | None = None) -> None:
     """Has the kernel kill this process when its parent ends; only Linux can.
 
-    Safe as `preexec_fn` of a process with a single thread: it loads nothing.
-
-    Args:
-        parent: process number of the parent. When that has already ended, this process ends here, on any system.
+    When the process number `parent` has ended already, this process ends here, on any system. Safe as `preexec_fn` of a
+    process with a single thread: it loads nothing.
 
     Raises:
         OSError: the kernel refuses.

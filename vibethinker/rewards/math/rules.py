@@ -41,17 +41,14 @@ def decide(prediction: str, gold: str) -> bool | None:
         return False
     if given.text == wanted.text:
         return True
-    if not (is_safe(given.text) and is_safe(wanted.text)) or _is_ambiguous(given.text):
+    if not (is_safe(given.text) and is_safe(wanted.text)):
+        return False
+    if not all(split_mixed(mixed)[3] for mixed in MIXED.finditer(given.text)):  # 1\frac{9}{5}: a sum, or a product
         return False
     try:
         return agree(given.text, wanted.text, lambda *_: None)
     except ArithmeticError:
         return False
-
-
-def _is_ambiguous(text: str) -> bool:
-    r"""True where a mixed number has an improper fraction, as 1\frac{9}{5}: a sum to some, a product to others."""
-    return not all(split_mixed(number)[3] for number in MIXED.finditer(text))
 
 
 def agree(given: str, wanted: str, otherwise: Rule) -> bool | None:

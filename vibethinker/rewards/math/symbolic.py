@@ -117,11 +117,7 @@ _End = tuple[Any, int]
 
 
 def _covered(parts: list[str]) -> list[tuple[_End, _End]]:
-    """Intervals that cover the same numbers as these and finite sets do: ascending, not even touching.
-
-    Raises:
-        ValueError: a part is something else; or as in `pointwise.constant`.
-    """
+    """Intervals that cover the same numbers as these and finite sets do: ascending, not even touching."""
     merged: list[tuple[_End, _End]] = []
     for low, high in sorted(interval for part in parts for interval in _intervals(part)):
         if merged and (low[0], low[1] - 1) <= merged[-1][1]:  # but (1,2)\cup(2,3) leaves out 2
