@@ -18,7 +18,8 @@ def missing(rng: LevelRandom) -> Draft:
     deviations = [value - mean for value in known]
     amount, surplus = mean * (others + 1), sum(deviations)
     answer = mean - surplus
-    by_total = [multiply(others + 1, mean), *_running_sum(known), add(amount, -sum(known))]
+    running = [add(sum(known[:i]), known[i]) for i in range(1, others)]
+    by_total = [multiply(others + 1, mean), *running, add(amount, -sum(known))]
     by_balance = [*(add(value, -mean) for value in known), add(*deviations), add(mean, -surplus)]
     pattern = rng.phrase(
         "{} numbers have mean {}. All but one are {}. Find the other.",
@@ -124,10 +125,6 @@ def pairs(rng: LevelRandom) -> Draft:
         f"{excluded} such pairs refuse. How many remain?"
     )
     return Draft((men, women, excluded), prompt, answer, (complement, cases))
-
-
-def _running_sum(values: list[int]) -> list[str]:
-    return [add(sum(values[:i]), values[i]) for i in range(1, len(values))]
 
 
 def _listed(values: list[int]) -> str:

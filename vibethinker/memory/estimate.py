@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import PreTrainedConfig
 
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.memory.footprints import FlashFootprint, FusedFootprint, HeadFootprint, Ledger
@@ -64,7 +63,7 @@ def estimate(work: Workload) -> Estimate:
     parameters = {name: p.numel() for name, p in policy.named_parameters()}
     trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     plain = sum(count for name, count in parameters.items() if "lora_" not in name)
-    weights = _weight_bytes(policy, work.bits, _left_in_half(work.config))
+    weights = _weight_bytes(policy, work)
     resident = {"policy": weights, "optimizer": _ADAMW_STATE * trainable}
     if work.replicas > 1:
         resident["gradient exchange"] = 4 * trainable
@@ -155,14 +154,10 @@ def _linear_layers(policy: Any) -> dict[str, nn.Linear]:
     return {name: module for name, module in modules.items() if "lora_" not in name}
 
 
-def _left_in_half(config: PreTrainedConfig) -> tuple[str, ...]:
-    """Modules that a quantized checkpoint leaves in 16 bits."""
-    stored = getattr(config, "quantization_config", None) or {}
-    return tuple(stored.get("llm_int8_skip_modules") or ())
-
-
-def _weight_bytes(policy: Any, bits: int, skipped: tuple[str, ...] = ()) -> int:
-    wide = 4 if bits == 32 else _HALF
+def _weight_bytes(policy: Any, work: Workload) -> int:
+    bits, wide = work.bits, 4 if work.bits == 32 else _HALF
+    stored = getattr(work.config, "quantization_config", None) or {}
+    skipped = stored.get("llm_int8_skip_modules") or ()  # a quantized checkpoint leaves them in 16 bits
     few = {n: m for n, m in _linear_layers(policy).items() if bits < 16 and not any(part in n for part in skipped)}
     layers = {id(m.weight): m.weight.numel() for m in few.values()}
     packed = sum(n * bits // 8 + n // _BLOCK * 4 for n in layers.values())

@@ -85,7 +85,7 @@ _REPLACED: dict[str, dict[str, Any]] = {  # module → names of our own
     },
     "typing": {
         **some(typing, "BinaryIO TextIO IO"),
-        **dict.fromkeys(("final", "no_type_check", "overload", "override"), library_guards.same),
+        **dict.fromkeys(("final", "no_type_check", "overload", "override"), lambda value: value),
         **some(library_guards, "runtime_checkable"),
         **{name: library_guards.hide_type(getattr(typing, name)) for name in ("get_origin", "get_args")},
     },
@@ -141,19 +141,14 @@ _FINAL = {
     *(dataclasses.InitVar, types.MappingProxyType, types.MethodType, types.GenericAlias, types.UnionType),
     *(weakref.ref, super, memoryview),
 }
-
-
-def _collect_bases() -> None:
-    for content in (*STATIC.values(), _DECIMAL, {"Random": random.Random}):
-        for value in content.values():
-            if not isinstance(value, type) or value in _FINAL or value in classes.REAL:
-                continue
-            if not issubclass(value, enum.Enum) or value in library_guards.ENUMS.values():
-                BASES.add(value)
-    classes.BASE_FUNCTIONS += [typing.NamedTuple, typing.TypedDict]
-
-
-_collect_bases()
+BASES.update(
+    value
+    for content in (*STATIC.values(), _DECIMAL, {"Random": random.Random})
+    for value in content.values()
+    if isinstance(value, type) and value not in _FINAL and value not in classes.REAL
+    if not issubclass(value, enum.Enum) or value in library_guards.ENUMS.values()
+)
+classes.BASE_FUNCTIONS += [typing.NamedTuple, typing.TypedDict]
 
 
 def forget() -> None:

@@ -249,11 +249,6 @@ def abstractmethod(function: Any) -> Any:
     return function
 
 
-def same(value: Any) -> Any:
-    """Returns its argument: a stand-in for decorators that only inform a type checker."""
-    return value
-
-
 def runtime_checkable(cls: Any) -> Any:
     """`typing.runtime_checkable` on a class of the program."""
     _require_own(cls, "runtime_checkable")
