@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
-from vibethinker.ops import logprob_head
+from vibethinker.ops import implementation, logprob_head
 
 CHUNK = 1536  # tokens at a time: less would be slower (a fifth at 512), more takes room and gains next to nothing
 
@@ -48,7 +48,7 @@ def linear_logprobs(
         raise ValueError(f"chunk must be at least 1, got {chunk}")
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    kernels = kernels or logprob_head.implementation(hidden.device)
+    kernels = kernels or implementation(logprob_head, hidden.device)
     logp, entropy = _LinearLogProbs.apply(hidden.to(dtype), weight, targets, temperature, chunk, kernels)
     return logp, entropy
 

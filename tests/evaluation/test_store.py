@@ -52,8 +52,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     without = again.read(texts=False)
     assert without.completions == []
     assert rows(replace(without, completions=read.completions)).equals(rows(read))
-    assert again.finished() == {("bench", "a"), ("bench", "b"), ("other", "a")}
-    assert again.solved() == dict.fromkeys(again.finished(), (1, 2))
+    assert again.solved() == dict.fromkeys([("bench", "a"), ("bench", "b"), ("other", "a")], (1, 2))
     table = pq.read_table(tmp_path / "s" / "part-00000.parquet")
     assert table.schema.equals(SCHEMA)
     assert table["sample"].to_pylist() == [0, 1, 0, 1]
@@ -100,7 +99,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"part-00000\.parquet: not a file of samples"):
         store.read()
     with pytest.raises(ValueError, match=r"part-00000\.parquet: not a file of samples"):
-        store.finished()
+        store.solved()
 
 
 def test_missing_samples_are_named(tmp_path: Path) -> None:

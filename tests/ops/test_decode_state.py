@@ -8,7 +8,7 @@ import torch
 from tests.support.kernels import normal
 from vibethinker.ops.decode_state import torch as plain
 from vibethinker.ops.decode_state import triton as state
-from vibethinker.ops.decode_state.state import ENDED, GENERATED, LENGTH, LIMIT, SEQUENCE, DecodeState
+from vibethinker.ops.decode_state.torch import ENDED, GENERATED, LENGTH, LIMIT, SEQUENCE, DecodeState
 
 
 @pytest.mark.parametrize("grows", [True, False])

@@ -27,7 +27,8 @@ from transformers import (
 )
 
 from vibethinker.logprobs import linear_logprobs
-from vibethinker.ops.decode_attention import Split, split
+from vibethinker.ops.decode_attention import Split
+from vibethinker.ops.decode_attention import torch as decode_attention
 from vibethinker.ops.sampling.torch import sample, uniforms
 from vibethinker.packed import attention
 from vibethinker.packed.attention import PackedAttention, hidden_states
@@ -285,7 +286,7 @@ def test_graphs_are_the_steps_they_captured(
     """Greedy, with refills and shrinking batches, sequences in one part and in many."""
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    monkeypatch.setattr(split, "_CHUNKS", chunks)
+    monkeypatch.setattr(decode_attention, "_CHUNKS", chunks)
     model = random_model(name, device="cuda")
     sampling, limits = Sampling(temperature=0.0, max_new_tokens=40), [40, 3, 17, 40, 9, 40, 1, 25, 12, 40]
     engines = [engine_of(model, 6, dtype=dtype, graphs=graphs) for graphs in (True, False)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
@@ -88,7 +88,12 @@ class Evaluation:
         context, model = source.context_length, source.name
         self.tokenizer = load_tokenizer(source)
         self.tokenizer.model_max_length = sys.maxsize  # it would only warn of what is an error here
-        requests = [Request(file, p, ids) for file, own in problems.items() for p, ids in self._prompts(own)]
+        instructions = {True: settings.code_instruction, False: settings.instruction}
+        requests = [
+            Request(file, problem, prompt_ids(self.tokenizer, [problem], instructions[bool(problem.tests)])[0])
+            for file, own in problems.items()
+            for problem in own
+        ]
         room = context - (settings.max_new_tokens or 1)
         long = [r for r in requests if len(r.prompt) > room]
         if long and not skip_long:
@@ -105,11 +110,6 @@ class Evaluation:
         self._longest = max(len(r.prompt) for r in self.requests)
         self.max_new_tokens = settings.max_new_tokens or min(settings.at_most, context - self._longest)
         self._sampling = Sampling(settings.temperature, settings.top_p, max_new_tokens=self.max_new_tokens)
-
-    def _prompts(self, problems: Sequence[Problem]) -> Iterator[tuple[Problem, list[int]]]:
-        for problem in problems:
-            instruction = self.settings.code_instruction if problem.tests else self.settings.instruction
-            yield problem, prompt_ids(self.tokenizer, [problem], instruction)[0]
 
     @property
     def options(self) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class Evaluation:
             progress: called with completions done and in all.
         """
         with store.writing():
-            done = store.finished()
+            done = store.solved()
             left = [r for r in self.requests if (r.file, r.problem.id) not in done]
             if not left:
                 return

@@ -106,10 +106,6 @@ class SampleStore:
         """The Parquet files in order."""
         return sorted(self.folder.glob("part-*.parquet"))
 
-    def finished(self) -> set[tuple[str, str]]:
-        """File and id of every problem whose samples are there."""
-        return set(self.solved())
-
     def solved(self) -> dict[tuple[str, str], tuple[int, int]]:
         """By file and id of a problem: how many samples are correct, and how many there are."""
         counts: dict[tuple[str, str], tuple[int, int]] = {}
@@ -138,9 +134,8 @@ class SampleStore:
 
 def write_part(path: Path, samples: GradedSamples) -> None:
     """Writes a Parquet file of whole problems atomically."""
-    table = _table(extract_answers(samples))
     with atomic_file(path) as file:
-        pq.write_table(table, file, compression="zstd")
+        pq.write_table(_table(extract_answers(samples)), file, compression="zstd")
 
 
 def read_part(path: Path) -> GradedSamples:

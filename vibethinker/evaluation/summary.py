@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from statistics import fmean
 from typing import Any, Final
 
@@ -108,8 +109,7 @@ def listing(samples: GradedSamples, clusters: Sequence[Sequence[Cluster] | None]
 
     Each answer has the number of its samples and is marked right or wrong; samples without an answer count in none.
     """
-    records = [_record(samples, *both) for both in enumerate(clusters)]
-    return sorted(records, key=lambda record: record["pass_rate"])
+    return sorted((_record(samples, *both) for both in enumerate(clusters)), key=itemgetter("pass_rate"))
 
 
 def _record(samples: GradedSamples, index: int, clusters: Sequence[Cluster] | None) -> dict[str, Any]:

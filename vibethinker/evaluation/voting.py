@@ -6,6 +6,7 @@ This is cons@N of the VibeThinker evaluation, which clusters answers by their te
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
@@ -79,18 +80,13 @@ def _spellings(answers: Sequence[str | None]) -> list[_Spelling]:
     for index, answer in enumerate(answers):
         if answer is None:
             continue
-        form = normalize(answer)
-        value = None if form.unit or form.text.endswith("%") else _value(form.text)
+        form, value = normalize(answer), None
+        if not form.unit and not form.text.endswith("%"):
+            with suppress(ArithmeticError):
+                value = number(form.text)
         key: Hashable = value if value is not None else form if form.text else answer
         found.setdefault(key, _Spelling(answer, numeric=value is not None)).samples.append(index)
     return sorted(found.values(), key=lambda spelling: -len(spelling.samples))  # stable: first seen, first
-
-
-def _value(text: str) -> Hashable | None:
-    try:
-        return number(text)
-    except ArithmeticError:
-        return None
 
 
 def _clusters(spellings: Sequence[_Spelling], equal: dict[_Pair, bool]) -> list[Cluster]:

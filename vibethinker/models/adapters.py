@@ -89,7 +89,7 @@ def changed_weights(folder: Path, shapes: Mapping[str, tuple[int, ...]], base: s
     Args:
         folder: of the adapter.
         shapes: of the base's weights, by name.
-        base: folder or hub name, for error messages.
+        base: its name, for errors.
         tied: True if input embedding and head are one weight.
 
     Raises:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from vibethinker.ops import train_layers
+from vibethinker.ops import implementation, train_layers
 from vibethinker.packed import attention
 from vibethinker.packed.attention import Attention, attend
 
@@ -40,7 +40,7 @@ def fuse_(model: Any, kernels: Any = None) -> bool:
         device = next(model.parameters()).device
         if device.type != "cuda":
             return False
-        kernels = train_layers.implementation(device)
+        kernels = implementation(train_layers, device)
     for module in attention.backbone(model).modules():
         if isinstance(module, GradientCheckpointingLayer):
             _bind(module, _recomputable(_layer(kernels)))

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
-from vibethinker.ops import attention_merge
+from vibethinker.ops import attention_merge, implementation
 from vibethinker.packed.packing import PackedRow
 from vibethinker.utils.async_copy import moved
 
@@ -170,7 +170,7 @@ class _Shared(torch.autograd.Function):
         rest = layout.continuations
         out, lse = kernel.forward(query, key, value, layout.within, scale)
         keys, values = (_of_prompts(x, layout) for x in (key, value))
-        merge = attention_merge.implementation(out.device)
+        merge = implementation(attention_merge, out.device)
         merge.merge_(out[rest], lse[:, rest], *kernel.forward(query[rest], keys, values, layout.across, scale))
         ctx.save_for_backward(query, key, value, out, lse)
         ctx.layout, ctx.scale, ctx.kernel = layout, scale, kernel

@@ -72,12 +72,12 @@ class CodeReward(Verifier):
         keys = [None if program is None else (program, index) for program, index in zip(programs, tests, strict=True)]
         unique = list(dict.fromkeys(key for key in keys if key is not None))
         found = self._run([(program, problems[index].tests or ()) for program, index in unique])
-        graded = {key: self._outcome(verdict) for key, verdict in zip(unique, found, strict=True)}
+        scores = [verdict.score if self.partial else float(verdict.passed) for verdict in found]
+        graded = {
+            key: Outcome(score, verdict.outcome, verdict.detail, verdict.seconds)
+            for key, score, verdict in zip(unique, scores, found, strict=True)
+        }
         return [NO_PROGRAM if key is None else graded[key] for key in keys]
-
-    def _outcome(self, verdict: Verdict) -> Outcome:
-        score = verdict.score if self.partial else float(verdict.passed)
-        return Outcome(score, verdict.outcome, verdict.detail, verdict.seconds)
 
     def close(self) -> None:
         """Ends the sandbox; it starts again when needed."""

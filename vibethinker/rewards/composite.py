@@ -84,13 +84,11 @@ class DispatchReward(_Compound):
 
     def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Outcome]:
         """Calls each reward once, with all of its completions, so that it can work on them in parallel."""
-        indices: dict[int, list[int]] = {}
         rewards = [self.reward_of(problem) for problem in problems]
-        for index, reward in enumerate(rewards):
-            indices.setdefault(id(reward), []).append(index)
         result: dict[int, Outcome] = {}
-        for own in indices.values():
-            found = outcomes(rewards[own[0]], [problems[i] for i in own], [completions[i] for i in own])
+        for reward in {id(reward): reward for reward in rewards}.values():
+            own = [index for index, other in enumerate(rewards) if other is reward]
+            found = outcomes(reward, [problems[i] for i in own], [completions[i] for i in own])
             result.update(zip(own, found, strict=True))
         return [result[index] for index in range(len(completions))]
 

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from vibethinker.ops import decode_state, sampling
+from vibethinker.ops import decode_state, implementation, sampling
 from vibethinker.ops.decode_attention import Split
-from vibethinker.ops.decode_state.state import GENERATED, LAST, LENGTH, SEED, DecodeState
+from vibethinker.ops.decode_state.torch import GENERATED, LAST, LENGTH, SEED, DecodeState
 from vibethinker.packed.attention import Attention
 from vibethinker.packed.packing import pack
 from vibethinker.rollout.kv_cache import DecodeAttention, PrefillAttention, SlotCache
@@ -62,8 +62,8 @@ class Decoder:
         self._graphs: dict[Any, torch.cuda.CUDAGraph] | None = None
         if graphs and device.type == "cuda":
             self._forget_graphs()
-        self._sampler = sampling.implementation(device)
-        self._recorder = decode_state.implementation(device)
+        self._sampler = implementation(sampling, device)
+        self._recorder = implementation(decode_state, device)
 
     def begin(self, stop_token_ids: Sequence[int]) -> None:
         """Empties all slots; completions will end at these tokens."""
@@ -102,8 +102,7 @@ class Decoder:
         numbers = self._sampler.uniforms(rows[SEED], rows[GENERATED])
         logits = params.processor(logits) if params.processor else logits
         sampled = self._sampler.sample(logits, numbers, params)
-        tokens, logprobs, sampled_logprobs = (store[first:] for store in self.state.outputs)
-        outputs = tokens, logprobs, sampled_logprobs
+        outputs = tuple(store[first:] for store in self.state.outputs)
         self._recorder.advance(self.state.rows[:, first:], self.state.counters, sampled, self.stops, outputs, grows)
 
     def decode(self, lengths: NDArray[np.int64], params: Sampling, steps: int) -> None:

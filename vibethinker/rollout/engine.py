@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -110,7 +109,11 @@ class RolloutEngine:
             )
             self.replica = self._empty_replica(packed=False)
             self.sync(model)
-        self._backbone = None if reason else self._backbone_of_replica()
+        self._backbone: Backbone | None = None
+        if not reason and LlamaDecoder.is_supported(self.replica):
+            self._backbone = LlamaDecoder(self.replica, max_length)
+        elif not reason:
+            self._backbone = lambda ids, positions, attention: hidden_states(self.replica, ids, positions, attention)
         self._decoder: Decoder | None = None
         self.stop_token_ids = stop_token_ids(model)
 
@@ -126,11 +129,6 @@ class RolloutEngine:
                 f"the next one's prompt take {2 * one / _GIB:.2f} GiB"
             )
         return min(slots, int(room // one) - 1)
-
-    def _backbone_of_replica(self) -> Backbone:
-        if LlamaDecoder.is_supported(self.replica):
-            return LlamaDecoder(self.replica, self.max_length)
-        return lambda ids, positions, attention: hidden_states(self.replica, ids, positions, attention)
 
     def sync(self, model: PreTrainedModel) -> float:
         """Copies the policy's weights into the replica, adapters merged; returns the seconds it took."""
@@ -198,7 +196,9 @@ class RolloutEngine:
         stops = self.stop_token_ids if sampling.stop_token_ids is None else sampling.stop_token_ids
         seeds = rollout_seeds(_seeds(seed, len(prompts)), n)
         # under autocast keys would come in another precision than the cache's, and tokens from another distribution
-        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False), _current(self.device):
+        on_cuda = self.device.type == "cuda"  # graphs and Triton's kernels run on the current GPU
+        current = torch.cuda.device(self.device) if on_cuda else nullcontext()
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False), current:
             if self._backbone is None:
                 stop = torch.tensor(stops, dtype=torch.long)
                 done = hf_generate.generate(self.replica, prompts, n, sampling, seeds, stop, self.slots, progress)
@@ -225,11 +225,6 @@ class RolloutEngine:
             raise
         rows = zip(ended.tolist(), *outputs, strict=True)
         return [(t[: abs(end)], logp[: abs(end)], sampled[: abs(end)], end > 0) for end, t, logp, sampled in rows]
-
-
-def _current(device: torch.device) -> AbstractContextManager[Any]:
-    """Makes a GPU the current device, where graphs and Triton's kernels run."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _copied(parts: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:

@@ -8,7 +8,6 @@ padding brings.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,7 +18,9 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from vibethinker.ops.sampling.torch import sample, uniforms
 from vibethinker.rollout.sampling_params import Sampling
 
-Completion = tuple[Tensor, Tensor, Tensor, bool]  # tokens, their two log-probs, true if a stop token ended it
+# Tokens with the stop token, their log-probs under the plain temperature distribution and under the one sampled from,
+# all on the CPU, and true if a stop token ended the completion.
+Completion = tuple[Tensor, Tensor, Tensor, bool]
 _PADDING = 0  # any token of the vocabulary: padding is masked
 
 
@@ -40,14 +41,10 @@ def generate(
         prompts: `P` int64 tensors of token ids.
         n: completions of each.
         sampling: temperature, filters and length limit; its stop tokens are ignored.
-        seeds: int64 [P·n], group-major.
+        seeds: int64 [P·n], group-major, as are the completions.
         stop_token_ids: int64 [K], the tokens that end a completion; may be empty.
         slots: sequences in one batch.
         progress: called after every batch with the number of finished completions and of all.
-
-    Returns:
-        P·n completions, group-major, on the CPU: tokens with the stop token, their log-probs under the plain
-        temperature distribution, under the distribution sampled from, and true if a stop token ended it.
 
     Raises:
         FloatingPointError: the model's logits are NaN; the message names the step.
@@ -55,7 +52,9 @@ def generate(
     total = len(prompts) * n
     done: list[Completion] = []
     steps = 0
-    with _own_settings_only(model):
+    # `generate` would take penalties, filters and stop tokens from the model's generation_config.json
+    saved, model.generation_config = model.generation_config, GenerationConfig()
+    try:
         while len(done) < total:
             batch = range(len(done), min(len(done) + slots, total))
             processor = _SamplingProcessor(
@@ -66,6 +65,8 @@ def generate(
             done += processor.completions()
             if progress:
                 progress(len(done), total)
+    finally:
+        model.generation_config = saved
     return done
 
 
@@ -120,13 +121,3 @@ def _run(model: Any, prompts: list[Tensor], processor: _SamplingProcessor) -> No
         generation_config=settings,
         logits_processor=LogitsProcessorList([processor]),
     )
-
-
-@contextmanager
-def _own_settings_only(model: Any) -> Iterator[None]:
-    """Hides the model's generation_config.json, from which `generate` takes penalties, filters and stop tokens."""
-    saved, model.generation_config = model.generation_config, GenerationConfig()
-    try:
-        yield
-    finally:
-        model.generation_config = saved

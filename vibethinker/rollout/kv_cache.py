@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from vibethinker.ops import decode_attention
+from vibethinker.ops import decode_attention, implementation
 from vibethinker.ops.decode_attention import Split
-from vibethinker.ops.decode_state.state import LENGTH, PROMPT, PROMPT_LENGTH
+from vibethinker.ops.decode_state.torch import LENGTH, PROMPT, PROMPT_LENGTH
 from vibethinker.ops.decoder_layers import Rotation
 from vibethinker.packed.attention import PackedAttention
 from vibethinker.packed.packing import PackedRow
@@ -24,14 +24,12 @@ _ALIGNED = 16  # tokens: whole cache lines wherever a sequence begins
 
 def head_size(config: PreTrainedConfig) -> int:
     """Width of an attention head."""
-    size: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return size
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def key_heads(config: PreTrainedConfig) -> int:
     """Number of heads of keys and values."""
-    heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return heads
+    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
 
 
 def slot_bytes(config: PreTrainedConfig, max_length: int, dtype: torch.dtype) -> int:
@@ -76,7 +74,7 @@ class SlotCache:
         prompts = (layers, 2, slots + 1, heads, _aligned(prompt_length), size)
         completions = (layers, 2, slots, heads, _aligned(completion_length), size)
         self.prompts, self.completions = (torch.zeros(s, dtype=dtype, device=device) for s in (prompts, completions))
-        self.kernels = decode_attention.implementation(device)
+        self.kernels = implementation(decode_attention, device)
         self.plan: Any = None  # of the last step
 
     def move(self, source: Tensor, target: Tensor, lengths: Tensor) -> None:

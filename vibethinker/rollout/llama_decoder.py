@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from vibethinker.ops import decoder_layers
+from vibethinker.ops import decoder_layers, implementation
 from vibethinker.ops.decoder_layers import Rotation
 from vibethinker.packed.attention import Attention
 from vibethinker.packed.patching import is_supported as has_known_layers
@@ -70,7 +70,7 @@ class LlamaDecoder:
 
     def __init__(self, model: PreTrainedModel, max_length: int):
         config, self.model = model.config, model
-        self.kernels = decoder_layers.implementation(model.device)
+        self.kernels = implementation(decoder_layers, model.device)
         decoder: Any = model.base_model
         self.embedding = decoder.embed_tokens.weight
         self.heads, self.kv_heads, self.size = config.num_attention_heads, config.num_key_value_heads, head_size(config)

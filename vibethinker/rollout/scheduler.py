@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vibethinker.ops.decode_state.state import ENDED, FIELDS, LENGTH, LIMIT, PROMPT, PROMPT_LENGTH, SEED, SEQUENCE
+from vibethinker.ops.decode_state.torch import ENDED, FIELDS, LENGTH, LIMIT, PROMPT, PROMPT_LENGTH, SEED, SEQUENCE
 from vibethinker.rollout.decoder import Decoder
 from vibethinker.rollout.sampling_params import Sampling
 from vibethinker.utils.async_copy import Fetched

@@ -1,8 +1,5 @@
 """Merged attention in one pass (Triton)."""
 
-# Triton's language is no Python that a type checker could follow.
-# mypy: ignore-errors
-
 from __future__ import annotations
 
 import triton

@@ -1,8 +1,5 @@
 """One new token of each sequence against what the cache holds of it (Triton)."""
 
-# Triton's language is no Python that a type checker could follow.
-# mypy: ignore-errors
-
 from __future__ import annotations
 
 import torch
@@ -10,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vibethinker.ops.decode_attention.split import Split
+from vibethinker.ops.decode_attention.torch import Split
 from vibethinker.ops.decoder_layers.torch import Rotation
 
 ROTATES = True

@@ -1,15 +1,12 @@
 """Recording sampled tokens, all rows in one program (Triton)."""
 
-# Triton's language is no Python that a type checker could follow.
-# mypy: ignore-errors
-
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from vibethinker.ops.decode_state import state as fields
+from vibethinker.ops.decode_state import torch as fields
 
 _LAST, _LENGTH, _GENERATED = map(tl.constexpr, (fields.LAST, fields.LENGTH, fields.GENERATED))
 _LIMIT, _ENDED = tl.constexpr(fields.LIMIT), tl.constexpr(fields.ENDED)

@@ -4,9 +4,6 @@ At one token a sequence every operation is a few microseconds long, so what coun
 they pass over memory. Arithmetic is float32, results are rounded once.
 """
 
-# Triton's language is no Python that a type checker could follow.
-# mypy: ignore-errors
-
 from __future__ import annotations
 
 import torch

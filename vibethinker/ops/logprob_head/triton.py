@@ -4,9 +4,6 @@ Reading 152k logits a token costs more than the product that makes them: PyTorch
 times. One online pass (arXiv 1805.02867) gives log-prob and entropy; another turns logits into their gradient.
 """
 
-# Triton's language is no Python that a type checker could follow.
-# mypy: ignore-errors
-
 from __future__ import annotations
 
 import torch

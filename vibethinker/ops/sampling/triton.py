@@ -6,9 +6,6 @@ found by search over the order of floating-point numbers instead of a sort. Noth
 be captured in a CUDA graph after one call outside.
 """
 
-# Triton's language is no Python that a type checker could follow.
-# mypy: ignore-errors
-
 from __future__ import annotations
 
 import math

@@ -1,18 +1,1 @@
 """The steps between the matrix products of a decoder layer in training, with their gradients."""
-
-from __future__ import annotations
-
-from typing import Any
-
-from torch import device
-
-from vibethinker.ops.train_layers import torch as reference
-
-
-def implementation(on: device) -> Any:
-    """The module of kernels on CUDA, and the reference elsewhere: the same functions with the same arguments."""
-    if on.type != "cuda":
-        return reference
-    from vibethinker.ops.train_layers import triton
-
-    return triton

@@ -5,9 +5,6 @@ half precision go together, and so do the gradients of all that read a norm. Ari
 once. Any leading dimensions; tensors that are not contiguous are copied first.
 """
 
-# Triton's language is no Python that a type checker could follow.
-# mypy: ignore-errors
-
 from __future__ import annotations
 
 from typing import Any

@@ -1,7 +1,8 @@
 r"""Equality of expressions by their values at a few points, without a computer algebra system.
 
 Expressions that agree to forty digits at every point, negative and complex ones among them, are equal; those that
-differ at one are not. Nothing is built, simplified or expanded.
+differ at one are not. Nothing is built, simplified or expanded. Functions take normalised LaTeX and raise `ParseError`
+for what is outside the grammar and `ArithmeticError` for what has no value, unless they say otherwise.
 """
 
 from __future__ import annotations
@@ -39,11 +40,7 @@ _INVERSE: Final = {r"\sin": r"\arcsin", r"\cos": r"\arccos", r"\tan": r"\arctan"
 
 
 def same(given: str, wanted: str) -> bool | None:
-    """True if two expressions have the same values; `None` when one of them is outside the grammar.
-
-    Raises:
-        ArithmeticError: one of them has no value.
-    """
+    """True if two expressions have the same values; `None` when one of them is outside the grammar."""
     try:
         real = "|" in given + wanted  # whoever writes |x| for a root of x^2 means real numbers
         last = (REAL_POINTS if real else POINTS) if variables(given) | variables(wanted) else 1
@@ -53,12 +50,7 @@ def same(given: str, wanted: str) -> bool | None:
 
 
 def proportional(given: str, wanted: str) -> bool | None:
-    """True if the first is a positive multiple of the second, False if a negative one, `None` if neither.
-
-    Raises:
-        ParseError: one of them is outside the grammar.
-        ArithmeticError: one of them has no value.
-    """
+    """True if the first is a positive multiple of the second, False if a negative one, `None` if neither."""
     if not variables(given) | variables(wanted):
         return None
     with mpmath.workdps(DIGITS):
@@ -72,12 +64,7 @@ def proportional(given: str, wanted: str) -> bool | None:
 
 
 def zeros_differ(given: str, wanted: str) -> bool:
-    """True if a zero of one expression is found that is none of the other. Cheap, where solving equations is not.
-
-    Raises:
-        ParseError: one of them is outside the grammar.
-        ArithmeticError: one of them has no value.
-    """
+    """True if a zero of one expression is found that is none of the other. Cheap, where solving equations is not."""
     return any(
         _has_foreign_zero(text, other, name, start)
         for text, other in ((given, wanted), (wanted, given))
@@ -122,10 +109,6 @@ def variables(text: str) -> frozenset[str]:
 
     >>> sorted(variables(r"\frac{x_1}{2}+\sin\theta"))
     ['\\theta', 'x_1']
-
-    Raises:
-        ParseError: it is outside the grammar.
-        ArithmeticError: it has no value.
     """
     return _parsed(text, 1, DIGITS)[1]
 
@@ -137,8 +120,7 @@ def constant(text: str) -> Any:
     mpc(real='2.0', imag='0.0')
 
     Raises:
-        ParseError: the text is outside the grammar, or has variables.
-        ArithmeticError: it has no value.
+        ParseError: also for variables.
     """
     value, names = _parsed(text, 1, DIGITS)
     if names:
@@ -153,10 +135,6 @@ def value_at(text: str, point: int, digits: int = DIGITS) -> Any:
         text: in normalised LaTeX.
         point: where its variables are, 1 to 6.
         digits: of the computation.
-
-    Raises:
-        ParseError: the text is outside the grammar.
-        ArithmeticError: it has no value.
     """
     return _parsed(text, point, digits)[0]
 
@@ -205,10 +183,7 @@ def _close(a: Any, b: Any) -> bool:
 class _PointParser(Parser):
     """Computes with complex numbers at one point; adds letters, functions, roots, `|sum|`, factorials, binomials.
 
-    Args:
-        text: in normalised LaTeX.
-        point: where the variables are.
-        values: of variables that are elsewhere.
+    `values` are those of variables that are elsewhere.
     """
 
     def __init__(self, text: str, point: int, values: Mapping[str, Any] | None = None) -> None:

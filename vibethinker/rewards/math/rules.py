@@ -157,8 +157,8 @@ def _assignment(text: str) -> tuple[str, str | None]:
 
 
 def _collections(given: str, wanted: str, otherwise: Rule) -> bool | None:
-    kind, items = _shape(given)
-    wanted_kind, targets = _shape(wanted)
+    kind, items = shape(given)
+    wanted_kind, targets = shape(wanted)
     if not kind and not wanted_kind:
         return None
     if not kind or not wanted_kind:  # one answer for a set of one, never for several numbers
@@ -198,7 +198,7 @@ def match_unordered(items: Sequence[str], targets: Sequence[str], otherwise: Rul
     return not left
 
 
-def _shape(text: str) -> tuple[str, list[str]]:
+def shape(text: str) -> tuple[str, list[str]]:
     r"""Kind of collection and its items: `()`, `[)`, … ordered, `{}` a set, `,` a bare list, "" a single answer."""
     closed = _group_end(text) == len(text) - 1
     if closed and text.startswith(r"\{"):
@@ -207,11 +207,6 @@ def _shape(text: str) -> tuple[str, list[str]]:
         return text[0] + text[-1], inner
     items = [signed for item in _split(text) for signed in _both_signs(item)]
     return ("," if len(items) > 1 else ""), items
-
-
-def has_items(text: str) -> bool:
-    """True for a collection of several parts."""
-    return len(_shape(text)[1]) > 1
 
 
 def _depths(text: str) -> list[int]:

@@ -18,7 +18,7 @@ from sympy import Basic, Float, I, MatrixBase, Rational, Symbol
 
 from vibethinker.rewards.math import pointwise
 from vibethinker.rewards.math.expression import ParseError
-from vibethinker.rewards.math.rules import agree, first_verdict, has_items, match_ordered, match_unordered
+from vibethinker.rewards.math.rules import agree, first_verdict, match_ordered, match_unordered, shape
 
 _RELATION: Final = re.compile(r"(\\leq|\\geq|\\neq|=|<|>)")
 _FLIPPED: Final = {">": "<", r"\geq": r"\leq"}
@@ -64,7 +64,7 @@ def _kind(text: str) -> str:
         return "words"
     if _MATRIX.fullmatch(text):
         return "matrix"
-    return "set" if r"\cup" in text or has_items(text) else ""
+    return "set" if r"\cup" in text or len(shape(text)[1]) > 1 else ""
 
 
 def _infinities(given: str, wanted: str) -> bool | None:

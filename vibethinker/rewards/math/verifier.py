@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Final
 
 from vibethinker.problems import Problem
@@ -145,9 +145,7 @@ def are_equivalent(prediction_texts: Sequence[str], golds: Sequence[str | Sequen
     return [index in right for index in range(len(prediction_texts))]
 
 
-@lru_cache(maxsize=1)
-def _shared_reward() -> MathReward:
-    return MathReward()
+_shared_reward = cache(MathReward)
 
 
 def final_answer(text: str, fallbacks: bool = False) -> str | None:
