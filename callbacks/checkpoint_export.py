@@ -66,6 +66,4 @@ class HuggingFaceExport(Callback):
         """Removes the checkpoints that the step before has replaced."""
         self._io.remove_pending()
 
-    def on_train_end(self, *_: Any) -> None:
-        """Removes the checkpoints that the last step has replaced."""
-        self._io.remove_pending()
+    on_train_end = on_train_batch_start

@@ -157,7 +157,13 @@ class DiversityProbe(Callback):
             pl_module.log(name, value, logger=False)  # loggers would skip it between multiples of log_every_n_steps
         for logger in trainer.loggers:
             logger.log_metrics(values, step)
-        self._publish(trainer, step)
+        folder = trainer.log_dir or trainer.default_root_dir  # a collective call
+        if trainer.is_global_zero:
+            write_atomic(Path(folder) / RECORD, json.dumps(self.record))
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    figure = diversity_figure(self.record)
+                    logger.experiment.add_figure(f"probe/pass@{self.k} over checkpoints", figure, step)
         if isinstance(trainer.progress_bar_callback, Progress):
             trainer.progress_bar_callback.announce(trainer)
 
@@ -203,16 +209,6 @@ class DiversityProbe(Callback):
     def _pass_at_k(self, solved: Sequence[int], own: Sequence[int], k: int) -> list[float]:
         return [pass_at_k(self.n, solved[i], k) for i in own]
 
-    def _publish(self, trainer: pl.Trainer, step: int) -> None:
-        folder = trainer.log_dir or trainer.default_root_dir  # a collective call
-        if not trainer.is_global_zero:
-            return
-        write_atomic(Path(folder) / RECORD, json.dumps(self.record))
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                figure = diversity_figure(self.record)
-                logger.experiment.add_figure(f"probe/pass@{self.k} over checkpoints", figure, step)
-
     @property
     def record(self) -> dict[str, Any]:
         """Everything measured so far, the content of `probe.json`."""
@@ -250,11 +246,7 @@ def best_checkpoint(checkpoints: Sequence[dict[str, Any]], group: str, k: int) -
 
 
 def diversity_figure(record: Mapping[str, Any]) -> Figure:
-    """Pass@K of every domain over checkpoints, a band of one standard error around it, the best point marked.
-
-    Args:
-        record: the content of `probe.json`.
-    """
+    """Plots `probe.json`: Pass@K of every domain, a band of one standard error around it, the best point marked."""
     from matplotlib.figure import Figure  # takes half a second, needed only with TensorBoard
 
     figure = Figure(figsize=(7, 4), layout="constrained")

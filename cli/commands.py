@@ -121,7 +121,7 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluate(parser: argparse.ArgumentParser, split: str, problems: int, samples: int, distinct: bool) -> None:
-    _add_model(parser)
+    _add_sampling(parser, samples)
     if split == "probe":
         parser.set_defaults(files=())
     else:
@@ -134,7 +134,6 @@ def _add_evaluate(parser: argparse.ArgumentParser, split: str, problems: int, sa
     held_out.add_argument("--difficulty", type=_positive, help="of embedded problems (default: 2)")
     held_out.add_argument("--split", choices=SPLITS[1:], help=f"default: {split}")
     held_out.add_argument("--problems", type=_positive, metavar="N", help=f"of each domain (default: {problems})")
-    _add_protocol(parser, samples)
     parser.add_argument("--k", nargs="+", type=_positive, default=[1, 8], help="of pass@k (default: 1 8)")
     parser.add_argument(
         "--distinct",
@@ -147,12 +146,9 @@ def _add_evaluate(parser: argparse.ArgumentParser, split: str, problems: int, sa
     parser.set_defaults(default_split=split, default_problems=problems, default_domains=DOMAINS)
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="model folder or hub name; `nano` is built in")
-
-
-def _add_protocol(parser: argparse.ArgumentParser, samples: int) -> None:
+def _add_sampling(parser: argparse.ArgumentParser, samples: int) -> None:
     """Options of every command that samples from a model."""
+    parser.add_argument("model", metavar="MODEL", help="model folder or hub name; `nano` is built in")
     parser.add_argument("--preset", choices=PRESETS, help="sampling as in the papers; other options override it")
     parser.add_argument("--samples", type=_positive, metavar="N", help=f"of each problem (default: {samples})")
     parser.add_argument("--temperature", type=float, metavar="T", help="default: 1")
@@ -189,7 +185,7 @@ def _add_regrade(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_filter(parser: argparse.ArgumentParser) -> None:
-    _add_model(parser)
+    _add_sampling(parser, samples=8)
     parser.add_argument("data", metavar="DATA", help="JSONL or Parquet file, or a folder with a train file")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="data folder; its samples are kept beside it"
@@ -199,7 +195,6 @@ def _add_filter(parser: argparse.ArgumentParser) -> None:
         "--max-error-rate", type=float, metavar="E", help="and at most this often (default: neither always nor never)"
     )
     parser.add_argument("--min-solution-tokens", type=int, default=0, metavar="N", help="drop shorter solutions")
-    _add_protocol(parser, samples=8)
 
 
 def _positive(text: str) -> int:

@@ -23,9 +23,9 @@ from vibethinker.datamodules.splits import ProblemSource
 from vibethinker.evaluation.benchmark import Evaluation, EvaluationOptions, regrade
 from vibethinker.evaluation.grading import GradedSamples
 from vibethinker.evaluation.store import SampleStore, read_part
-from vibethinker.evaluation.summary import ALL, FEW, Row, distinct_counts, listing, problem_metrics, summarize, votes
+from vibethinker.evaluation.summary import ALL, FEW, distinct_counts, listing, problem_metrics, summarize, votes
 from vibethinker.models.source import ModelSource
-from vibethinker.problems import Problem
+from vibethinker.problems import Problem, Split
 from vibethinker.rewards import DispatchReward, MathReward, Reward, Verifier
 from vibethinker.rewards.base import as_verifier
 from vibethinker.utils.atomic import write_atomic
@@ -53,14 +53,15 @@ def evaluate(**given: Any) -> None:
     settings = settings_of(options)
     _check_ks(options.k, settings.samples)
     reward = reward_of(options.reward)
-    problems = _benchmarks(options) if options.files else {"": _held_out(options)}
+    split = options.split or options.default_split
+    problems = _benchmarks(options) if options.files else {"": _held_out(options, split)}
     evaluation = Evaluation(ModelSource.of(options.model), problems, settings, skip_long=options.skip_long)
     if settings.max_new_tokens is None and options.preset and evaluation.max_new_tokens < settings.at_most:
         print(
             f"--preset {options.preset} takes up to {settings.at_most} new tokens: {evaluation.max_new_tokens} here, "
             f"which is what the context of {options.model!r} leaves beside the longest prompt"
         )
-    labels = {"stage": options.stage, "model": options.model, "split": ALL if options.files else _split(options)}
+    labels = {"stage": options.stage, "model": options.model, "split": ALL if options.files else split}
     with nullcontext(samples_beside(options.out)) if options.out else tempfile.TemporaryDirectory() as folder:
         if options.overwrite:
             shutil.rmtree(folder, ignore_errors=True)
@@ -144,13 +145,8 @@ def _benchmarks(options: argparse.Namespace) -> dict[str, list[Problem]]:
     return found
 
 
-def _split(options: argparse.Namespace) -> str:
-    return str(options.split or options.default_split)
-
-
-def _held_out(options: argparse.Namespace) -> list[Problem]:
-    split, domains = _split(options), options.domains or list(options.default_domains)
-    most = options.problems or options.default_problems
+def _held_out(options: argparse.Namespace, split: Split) -> list[Problem]:
+    domains, most = options.domains or list(options.default_domains), options.problems or options.default_problems
     size = {f"{split}_size": most * len(domains)}
     fields, difficulty = options.fields, options.difficulty or 2
     found = ProblemSource(domains, options.data, fields, difficulty, **size).problems(split)  # type: ignore[arg-type]
@@ -184,10 +180,6 @@ def _conclude(
     if options.out is not None:
         content = {"rows": rows, "samples": examples, "problems": problems, "left_out": left_out}
         write_atomic(options.out, json.dumps({**content, "options": store.options}, ensure_ascii=False, indent=1))
-    _show(rows, problems, left_out)
-
-
-def _show(rows: Sequence[Row], problems: Sequence[Mapping[str, Any]], left_out: Mapping[str, int]) -> None:
     console, first = Console(), rows[0]
     what = "" if "file" in first else f", {first['split']} split"
     console.print(metrics_table(rows, f"{first['model']}{what}; pass@1 is avg@{first['samples']}; ± standard error"))

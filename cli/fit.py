@@ -61,9 +61,6 @@ _OPTION_OF_THE_MODEL: Final = re.compile(  # which is not accepted, and not one 
 class SaveConfig(SaveConfigCallback):
     """Saves the options of a fit in its run folder, atomically."""
 
-    def __init__(self, parser: LightningArgumentParser, config: Namespace) -> None:
-        super().__init__(parser, config, save_to_log_dir=False)
-
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Writes `config.yaml`."""
         if stage == "fit":
@@ -100,10 +97,22 @@ class VibeThinkerCLI(LightningCLI):
         super().instantiate_classes()
 
     def before_instantiate_classes(self) -> None:
-        """Checks that the run folder is of the same run."""
-        if self.subcommand == "fit":
-            config = self.config.fit
-            check_same_run(config.trainer.default_root_dir, yaml.safe_load(_dump(self._parser("fit"), config)))
+        """Checks that the options are those that the run in the folder began with."""
+        if self.subcommand != "fit":
+            return
+        root = Path(self.config.fit.trainer.default_root_dir)
+        if not (root / CONFIG).is_file() or not last_checkpoint(root).exists():
+            return
+        earlier = yaml.safe_load((root / CONFIG).read_text("utf-8"))
+        if moved := replacement(earlier["model"].get("init_args") or ()):
+            raise ValueError(
+                f"{root} holds a run of an older version, {moved}: choose another trainer.default_root_dir"
+            )
+        now = yaml.safe_load(_dump(self._parser("fit"), self.config.fit))
+        if difference := Provenance(_decisive(now)).difference(Provenance(_decisive(earlier))):
+            raise ValueError(
+                f"{root} holds a run with {difference}: use the old value, or choose another trainer.default_root_dir"
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds TensorBoard and `HuggingFaceExport`, and leaves out callbacks that the configuration rules out."""
@@ -171,25 +180,6 @@ def _dump(parser: LightningArgumentParser, config: Namespace) -> str:
     return str(parser.dump(config, skip_unset=False, format="yaml"))
 
 
-def check_same_run(root: str | Path, config: Mapping[str, Any]) -> None:
-    """Checks that the options are those that the run began with.
-
-    Raises:
-        ValueError: one line that names the first option that differs.
-    """
-    saved = Path(root) / CONFIG
-    if not saved.is_file() or not last_checkpoint(root).exists():
-        return
-    earlier = yaml.safe_load(saved.read_text("utf-8"))
-    if moved := replacement(earlier["model"].get("init_args") or ()):
-        raise ValueError(f"{root} holds a run of an older version, {moved}: choose another trainer.default_root_dir")
-    before, now = (Provenance(_decisive(c)) for c in (earlier, config))
-    if difference := now.difference(before):
-        raise ValueError(
-            f"{root} holds a run with {difference}: use the old value, or choose another trainer.default_root_dir"
-        )
-
-
 def _decisive(config: Mapping[str, Any]) -> dict[str, Any]:
     """The options that decide the weights, named as on the command line."""
     options = {option.replace(".init_args", ""): value for option, value in leaves(config)}
@@ -208,17 +198,6 @@ def parse(arguments: Sequence[str]) -> dict[str, Any]:
         run([*arguments, "--print_config"])
     config: dict[str, Any] = yaml.safe_load(text.getvalue())
     return config
-
-
-def _only(command: str) -> type[VibeThinkerCLI]:
-    """The CLI with one subcommand: building the parsers of the other three takes half a second."""
-
-    class OneCommand(VibeThinkerCLI):
-        @staticmethod
-        def subcommands() -> dict[str, set[str]]:
-            return {command: LightningCLI.subcommands()[command]}
-
-    return OneCommand
 
 
 @contextmanager
@@ -244,8 +223,14 @@ def run(arguments: Sequence[str]) -> VibeThinkerCLI:
     hush()
     options = {"exit_on_error": False}
     command = arguments[0]
+
+    class OneCommand(VibeThinkerCLI):  # building the parsers of the other three takes half a second
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            return {command: LightningCLI.subcommands()[command]}
+
     with _honest_exit():
-        return _only(command)(
+        return OneCommand(
             PolicyModule,
             DomainDataModule,
             subclass_mode_model=True,
@@ -253,6 +238,7 @@ def run(arguments: Sequence[str]) -> VibeThinkerCLI:
             auto_configure_optimizers=False,
             seed_everything_default=0,
             save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
             trainer_defaults={
                 "default_root_dir": DEFAULT_ROOT,
                 "enable_model_summary": False,

@@ -50,21 +50,13 @@ example:
 
 @dataclass(frozen=True)
 class Sample:
-    """One completion of the file.
+    """One completion of the file."""
 
-    Attributes:
-        line: number of its line, from 1.
-        index: position among the completions of its line, from 0.
-        problem: what the line says of it.
-        completion: text to grade.
-        reward: grades it.
-    """
-
-    line: int
-    index: int
+    line: int  # number, from 1
+    index: int  # among the completions of its line, from 0
     problem: Problem
     completion: str
-    reward: Verifier
+    reward: Verifier  # that grades it
 
 
 Graded: TypeAlias = tuple[Sample, Outcome]

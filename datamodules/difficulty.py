@@ -37,36 +37,33 @@ RATE: Final = "pass_rate"  # the column that is added
 
 @dataclass(frozen=True)
 class Criteria:
-    """Which training problems to keep.
-
-    Attributes:
-        min_error_rate: least fraction of wrong samples.
-        max_error_rate: largest fraction of wrong samples; without bounds problems solved always or never are dropped.
-        min_solution_tokens: drop shorter solutions, and problems that have no other.
+    """Which training problems to keep; without bounds, those that are solved neither always nor never.
 
     Raises:
         ValueError: a bound outside its range, or the two the wrong way round.
     """
 
-    min_error_rate: float | None = None
-    max_error_rate: float | None = None
-    min_solution_tokens: int = 0
+    min_error_rate: float | None = None  # least fraction of wrong samples
+    max_error_rate: float | None = None  # largest fraction of wrong samples
+    min_solution_tokens: int = 0  # drops shorter solutions, and problems that have no other
 
     def __post_init__(self) -> None:
-        low, high = self.min_error_rate or 0.0, 1.0 if self.max_error_rate is None else self.max_error_rate
+        low, high = self._bounds
         if not 0 <= low <= high <= 1:
             raise ValueError(f"--min-error-rate {low} and --max-error-rate {high} must be 0 <= min <= max <= 1")
         if self.min_solution_tokens < 0:
             raise ValueError(f"--min-solution-tokens must not be negative, got {self.min_solution_tokens}")
+
+    @property
+    def _bounds(self) -> tuple[float, float]:
+        return self.min_error_rate or 0.0, 1.0 if self.max_error_rate is None else self.max_error_rate
 
     def keeps(self, solved: int, samples: int) -> bool:
         """Returns True for a problem with `solved` of `samples` correct that is neither too easy nor too hard."""
         if self.min_error_rate is None and self.max_error_rate is None:
             return 0 < solved < samples
         error_rate = (samples - solved) / samples  # not 1 − solved/samples, which may miss a bound by a rounding
-        return (
-            (self.min_error_rate or 0.0) <= error_rate <= (1.0 if self.max_error_rate is None else self.max_error_rate)
-        )
+        return self._bounds[0] <= error_rate <= self._bounds[1]
 
 
 @dataclass(frozen=True)

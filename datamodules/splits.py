@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, zip_longest
 from typing import Any, ClassVar, overload
@@ -25,21 +25,14 @@ from vibethinker.problems import SPLITS, Problem, Split, normalized_prompt
 _HELD_OUT_SEED = 0  # the same for every run: results of different seeds are compared on the same problems
 
 
+@dataclass(frozen=True, eq=False)
 class GeneratedProblems(Sequence[Problem]):
-    """A lazy train set: problem `i` is of domain `i % D` and a function of its index and the seed.
+    """A lazy train set: problem `i` is of domain `i % len(domains)` and a function of its index and the seed."""
 
-    Args:
-        domains: the `D` domains.
-        size: number of problems.
-        difficulty: difficulty of each problem.
-        seed: seed of the problems.
-    """
-
-    def __init__(self, domains: Sequence[str], size: int, *, difficulty: int, seed: int) -> None:
-        self.domains = tuple(domains)
-        self.size = size
-        self.difficulty = difficulty
-        self.seed = seed
+    domains: Sequence[str]
+    size: int
+    difficulty: int
+    seed: int
 
     def __len__(self) -> int:
         return self.size
@@ -57,7 +50,7 @@ class GeneratedProblems(Sequence[Problem]):
         size = self.size
         if size < ENDLESS:
             size = sum(len(range(self.domains.index(name), self.size, len(self.domains))) for name in domains)
-        return GeneratedProblems(domains, size, difficulty=self.difficulty, seed=self.seed)
+        return replace(self, domains=domains, size=size)
 
     def _make(self, index: int) -> Problem:
         number, domain = divmod(index, len(self.domains))
@@ -129,12 +122,7 @@ class ProblemSource:
     def __post_init__(self) -> None:
         super().__init__()  # the next class in the MRO, LightningDataModule for DomainDataModule
         self.domains = [self.domain] if isinstance(self.domain, str) else list(self.domain)
-        self.sizes: dict[Split, int | None] = {
-            "train": self.train_size,
-            "probe": self.probe_size,
-            "val": self.val_size,
-            "test": self.test_size,
-        }
+        self.sizes: dict[Split, int | None] = {split: getattr(self, f"{split}_size") for split in SPLITS}
         self._held_out: dict[Split, list[Problem]] = {}
         self._check_options()
         self._check_sources()

@@ -50,29 +50,18 @@ _FILES: Final = (".jsonl", ".parquet")
 class Stage:
     """One entry of a recipe.
 
-    Attributes:
-        name: names its folder.
-        kind: its command.
-        target: the value of the key of that name: a configuration file, data, or the stage whose models are averaged;
-            empty for a stage that only evaluates.
-        source: the stage whose model it starts from; the recipe's model when `None`.
-        each: values of `{each}`; empty for a stage that runs once.
-        options: of the command, by their names there.
-        choose: metrics monitored by the checkpoints that later stages take; the last checkpoint when empty.
-        evaluate: domains, or files.
-
     Raises:
         ValueError, FileNotFoundError: naming the key, for entries that contradict one another, or a missing file.
     """
 
-    name: str
-    kind: Kind
-    target: str = ""
-    source: str | None = None
-    each: tuple[str, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
-    choose: tuple[str, ...] = ()
-    evaluate: tuple[str, ...] = ()
+    name: str  # of its folder
+    kind: Kind  # its command
+    target: str = ""  # value of the key `kind`: a configuration, data, or the stage whose models are averaged
+    source: str | None = None  # the stage whose model it starts from; the recipe's model when `None`
+    each: tuple[str, ...] = ()  # values of `{each}`; empty for a stage that runs once
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the command, by their names there
+    choose: tuple[str, ...] = ()  # metrics monitored by the checkpoints that later stages take; empty: the last one
+    evaluate: tuple[str, ...] = ()  # domains, or files
 
     def __post_init__(self) -> None:
         if self.kind in ("fit", "prepare") and not Path(self.target).is_file():
@@ -111,21 +100,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe file, checked.
-
-    Attributes:
-        path: the file.
-        output: folder of all results.
-        model: folder, hub name, or `nano`.
-        stages: each after the ones it needs.
-        evaluation: options of `vibethinker evaluate`.
-    """
+    """A recipe file, checked."""
 
     path: Path
-    output: Path
-    model: str
-    stages: tuple[Stage, ...]
-    evaluation: Mapping[str, Any]
+    output: Path  # folder of all results
+    model: str  # folder, hub name, or `nano`
+    stages: tuple[Stage, ...]  # each after the ones it needs
+    evaluation: Mapping[str, Any]  # options of `vibethinker evaluate`
 
 
 def load_recipe(path: Path, output: Path | None = None) -> Recipe:

@@ -147,22 +147,17 @@ def _conclude(recipe: Recipe, tasks: Sequence[Task], console: Console) -> None:
     evaluations = [task.folder / EVALUATION for task in tasks if task.kind == "evaluate"]
     rows = [row for file in evaluations for row in json.loads(file.read_text("utf-8"))["rows"]]
     write_atomic(recipe.output / RESULTS, json.dumps(rows, indent=1))
-    write_atomic(recipe.output / TIMINGS, json.dumps(_timings(tasks), indent=1))
-    from vibethinker.cli.report.page import write_report
-
-    write_report(recipe.output)
-    for metric in dict.fromkeys(row["metric"] for row in rows if row["metric"].startswith("pass@")):
-        table = results_table([row for row in rows if row["metric"] == metric], metric)
-        console.print(table, soft_wrap=False)
-
-
-def _timings(tasks: Sequence[Task]) -> dict[str, Any]:
-    """Of each stage: the sum of the seconds of its processes, and the peak memory of the largest."""
-    timings: dict[str, Any] = {}
+    timings: dict[str, Any] = {}  # of each stage: the sum of its seconds, and the peak memory of its largest process
     for task in tasks:
         part = {key: (task.record() or {})[key] for key in ("seconds", "peak_memory_bytes")}
         stage = timings.setdefault(task.stage, {"seconds": 0.0, "peak_memory_bytes": 0, "parts": {}})
         stage["seconds"] = round(stage["seconds"] + part["seconds"], 2)
         stage["peak_memory_bytes"] = max(stage["peak_memory_bytes"], part["peak_memory_bytes"])
         stage["parts"][task.name] = part
-    return timings
+    write_atomic(recipe.output / TIMINGS, json.dumps(timings, indent=1))
+    from vibethinker.cli.report.page import write_report
+
+    write_report(recipe.output)
+    for metric in dict.fromkeys(row["metric"] for row in rows if row["metric"].startswith("pass@")):
+        table = results_table([row for row in rows if row["metric"] == metric], metric)
+        console.print(table, soft_wrap=False)

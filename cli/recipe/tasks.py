@@ -25,31 +25,18 @@ _PACKAGE: Final = Path(vibethinker.__file__).parent
 
 @dataclass(frozen=True)
 class Task:
-    """One command of a recipe.
+    """One command of a recipe."""
 
-    Attributes:
-        name: of its folder below the output, such as `specialist/algebra/evaluation`.
-        stage: name of its stage.
-        kind: the command.
-        output: output folder of the recipe.
-        options: of the command, without models, inputs and output.
-        inputs: the configuration of a fit or a preparation, the data to filter, or the files to evaluate on.
-        needs: the tasks whose models it takes.
-        data: the tasks whose data its options name.
-        base: the model it takes when it needs none.
-        choose: metrics that choose the models of a fit.
-    """
-
-    name: str
-    stage: str
-    kind: Kind
-    output: Path
-    options: Mapping[str, Any] = field(default_factory=dict)
-    inputs: tuple[str, ...] = ()
-    needs: tuple[Task, ...] = ()
-    data: tuple[Task, ...] = ()
-    base: str = ""
-    choose: tuple[str, ...] = ()
+    name: str  # of its folder below the output, such as `specialist/algebra/evaluation`
+    stage: str  # name of its stage
+    kind: Kind  # the command
+    output: Path  # output folder of the recipe
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the command, without models, inputs and output
+    inputs: tuple[str, ...] = ()  # configuration of a fit or a preparation, data to filter, or files to evaluate on
+    needs: tuple[Task, ...] = ()  # the tasks whose models it takes
+    data: tuple[Task, ...] = ()  # the tasks whose data its options name
+    base: str = ""  # the model it takes when it needs none
+    choose: tuple[str, ...] = ()  # metrics that choose the models of a fit
 
     @property
     def folder(self) -> Path:

@@ -19,30 +19,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A problem before it has a split.
+    """A problem before it has a split."""
 
-    Attributes:
-        key: canonical parameters; equal exactly when the mathematical problem is the same, however it is phrased.
-        prompt: the question; it shows every parameter, so equal prompts mean equal keys.
-        answer: exact; `None` if `tests` grade the completions.
-        solutions: at least two different methods, each a list of steps, or of lines of a program.
-        tests: calls of the program, each with the expected value.
-    """
-
-    key: tuple[int, ...]
-    prompt: str
-    answer: Number | None
-    solutions: tuple[list[str], ...]
-    tests: tuple[Mapping[str, Any], ...] = ()
+    key: tuple[int, ...]  # canonical parameters, equal exactly when the mathematical problem is, however it is phrased
+    prompt: str  # shows every parameter, so equal prompts mean equal keys
+    answer: Number | None  # exact; `None` if `tests` grade the completions
+    solutions: tuple[list[str], ...]  # at least two different methods: lists of steps, or of lines of a program
+    tests: tuple[Mapping[str, Any], ...] = ()  # calls of the program, each with the expected value
 
 
 class LevelRandom(random.Random):
-    """The random choices of one problem. Limits are one number, or a tuple of four: one for each difficulty.
-
-    Args:
-        key: the seed.
-        difficulty: from 1 to 4.
-    """
+    """The random choices of one problem. Limits are one number, or a tuple of four: one for each difficulty."""
 
     def __init__(self, key: str, *, difficulty: int) -> None:
         super().__init__(key)

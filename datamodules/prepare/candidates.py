@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vibethinker.datamodules.prepare.decontamination import BenchmarkIndex
-from vibethinker.datamodules.prepare.settings import Benchmark, Settings, Source
+from vibethinker.datamodules.prepare.settings import Settings, Source
 from vibethinker.datamodules.reading.fields import Row, read_rows
 from vibethinker.datamodules.reading.tables import read_table
 from vibethinker.problems import Problem, normalized_prompt
@@ -20,17 +20,11 @@ NO_VALUE: Final = "(none)"
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A usable problem and its line, or row of a table.
-
-    Attributes:
-        problem: the problem.
-        line: of its source, from 1.
-        boxed: True if its answer was taken from a solution.
-    """
+    """A usable problem and its line, or row of a table."""
 
     problem: Problem
-    line: int
-    boxed: bool = False
+    line: int  # of its source, from 1
+    boxed: bool = False  # True if its answer was taken from a solution
 
     def removed(self, reason: str, **why: Any) -> Removed:
         """The record of its removal; `why` are details of the reason."""
@@ -41,21 +35,16 @@ class Candidate:
 class Removed:
     """A row that is not in the result.
 
-    Attributes:
-        id: of the problem.
-        source: file of the row.
-        line: of the source, from 1.
-        domain: `None` if the row has none.
-        reason: `no domain`, `unusable`, `no answer`, `contaminated`, `duplicate`, `near duplicate` or `answers differ`.
-        why: details: the id of the row it duplicates, the n-gram it shares, …
+    Its reason is `no domain`, `unusable`, `no answer`, `contaminated`, `duplicate`, `near duplicate` or
+    `answers differ`.
     """
 
-    id: str
-    source: str
-    line: int
-    domain: str | None
+    id: str  # of the problem
+    source: str  # file of the row
+    line: int  # of the source, from 1
+    domain: str | None  # `None` if the row has none
     reason: str
-    why: Mapping[str, Any] = field(default_factory=dict)
+    why: Mapping[str, Any] = field(default_factory=dict)  # the id of the row it duplicates, the n-gram it shares, …
 
 
 def read_sources(settings: Settings) -> tuple[list[Candidate], list[Removed], dict[str, int]]:
@@ -70,7 +59,7 @@ def read_sources(settings: Settings) -> tuple[list[Candidate], list[Removed], di
     sizes: dict[str, int] = {}
     values: Counter[str] = Counter()
     for source in tracked(settings.sources, "Reading sources"):
-        rows = read_file(source)
+        rows = list(read_rows(read_table(Path(source.data)), source.fields))
         if source.domain is None and "domain" not in rows[0].columns:
             raise ValueError(
                 f"{source.data}: no column for field 'domain'; name it in fields, or give the domain of all rows"
@@ -99,7 +88,7 @@ def read_benchmarks(settings: Settings) -> tuple[BenchmarkIndex, dict[str, int]]
     index = BenchmarkIndex(settings.decontamination.ngram, settings.decontamination.min_shared)
     sizes: dict[str, int] = {}
     for benchmark in tracked(settings.benchmarks, "Reading benchmarks"):
-        rows = read_file(benchmark)
+        rows = list(read_rows(read_table(Path(benchmark.data)), benchmark.fields))
         sizes[benchmark.data] = len(rows)
         for row in rows:
             prompt = row.text("prompt")
@@ -107,15 +96,6 @@ def read_benchmarks(settings: Settings) -> tuple[BenchmarkIndex, dict[str, int]]
                 raise row.error("prompt", "missing")
             index.add(benchmark.data, row.text("id") or row.position, prompt)
     return index, sizes
-
-
-def read_file(file: Benchmark) -> list[Row]:
-    """The rows of a file.
-
-    Raises:
-        FileNotFoundError, ValueError: naming the file.
-    """
-    return list(read_rows(read_table(Path(file.data)), file.fields))
 
 
 def _values(row: Row) -> list[str]:

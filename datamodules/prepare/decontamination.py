@@ -18,19 +18,12 @@ _WORDS: Final = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u34
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The problem of a benchmark file with the most n-grams in common with a prompt.
+    """The problem of a benchmark file with the most n-grams in common with a prompt."""
 
-    Attributes:
-        benchmark: the file.
-        id: of the problem there.
-        shared: number of different n-grams in common.
-        ngram: the first of them; the whole prompt if it is shorter than one.
-    """
-
-    benchmark: str
-    id: str
-    shared: int
-    ngram: str
+    benchmark: str  # the file
+    id: str  # of the problem there
+    shared: int  # number of different n-grams in common
+    ngram: str  # the first of them; the whole prompt if it is shorter than one
 
 
 def ngrams(text: str, n: int) -> list[str]:

@@ -25,23 +25,14 @@ Group = list[Candidate]  # rows of one prompt; the first one is kept
 
 @dataclass(frozen=True)
 class Prepared:
-    """The result.
+    """The result."""
 
-    Attributes:
-        splits: the problems that are kept.
-        removed: all other rows, in the order of sources and lines.
-        rows: number of rows of each source file.
-        benchmarks: number of rows of each benchmark file.
-        boxed: number of problems whose answer was taken from a solution.
-        solutions: number of solutions of these problems by outcome.
-    """
-
-    splits: Mapping[Split, Sequence[Problem]]
-    removed: Sequence[Removed]
-    rows: Mapping[str, int]
-    benchmarks: Mapping[str, int]
-    boxed: int
-    solutions: Mapping[str, int]
+    splits: Mapping[Split, Sequence[Problem]]  # the problems that are kept
+    removed: Sequence[Removed]  # all other rows, in the order of sources and lines
+    rows: Mapping[str, int]  # number of rows of each source file
+    benchmarks: Mapping[str, int]  # number of rows of each benchmark file
+    boxed: int  # number of problems whose answer was taken from a solution
+    solutions: Mapping[str, int]  # number of solutions of these problems by outcome
 
 
 def prepare(settings: Settings) -> Prepared:

@@ -10,15 +10,10 @@ from vibethinker.datamodules.reading.fields import COLUMNS
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A file whose problems must not be trained on.
+    """A file whose problems must not be trained on."""
 
-    Args:
-        data: a JSONL or Parquet file.
-        fields: column name for each field that is not under its usual name: `prompt`, `id`.
-    """
-
-    data: str
-    fields: dict[str, str] = field(default_factory=dict)
+    data: str  # a JSONL or Parquet file
+    fields: dict[str, str] = field(default_factory=dict)  # column of each field that is not under its usual name
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.fields if name not in COLUMNS]:
@@ -27,17 +22,10 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Source(Benchmark):
-    """A file of raw rows.
+    """A file of raw rows; in `fields`, `domain` is the column that `domains` maps."""
 
-    Args:
-        data: a JSONL or Parquet file.
-        fields: column name for each field that is not under its usual name; `domain` is the column that `domains` maps.
-        domain: domain of all its rows, in place of a column.
-        name: prefix of its ids, for sources with equal ids.
-    """
-
-    domain: str | None = None
-    name: str | None = None
+    domain: str | None = None  # of all its rows, in place of a column
+    name: str | None = None  # prefix of its ids, for sources with equal ids
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,15 +35,10 @@ class Source(Benchmark):
 
 @dataclass(frozen=True)
 class Decontamination:
-    """When a problem counts as a benchmark problem (VibeThinker-1.5B, 2511.06221 §3.5: any common 10-gram).
+    """When a problem counts as a benchmark problem (VibeThinker-1.5B, 2511.06221 §3.5: any common 10-gram)."""
 
-    Args:
-        ngram: consecutive words that are compared. Prompts of fewer words are compared whole.
-        min_shared: number of different n-grams that a prompt and a benchmark problem must share.
-    """
-
-    ngram: int = 10
-    min_shared: int = 1
+    ngram: int = 10  # consecutive words that are compared; prompts of fewer words are compared whole
+    min_shared: int = 1  # number of different n-grams that a prompt and a benchmark problem must share
 
     def __post_init__(self) -> None:
         for name in ("ngram", "min_shared"):
@@ -65,15 +48,10 @@ class Decontamination:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """When two problems count as duplicates, besides those that differ only in case and white space.
+    """When two problems count as duplicates, besides those that differ only in case and white space."""
 
-    Args:
-        similarity: least Jaccard similarity of their shingles; numbers and answers must also be equal.
-        shingle: consecutive words and signs of a shingle.
-    """
-
-    similarity: float = 0.8
-    shingle: int = 3
+    similarity: float = 0.8  # least Jaccard similarity of their shingles; numbers and answers must also be equal
+    shingle: int = 3  # consecutive words and signs of a shingle
 
     def __post_init__(self) -> None:
         if not 0 < self.similarity <= 1:
@@ -84,37 +62,20 @@ class Duplicates:
 
 @dataclass(frozen=True)
 class Solutions:
-    """Changes to demonstrations before they are graded.
+    """Changes to demonstrations before they are graded."""
 
-    Args:
-        append_answer: add a last sentence with the box to a solution without one that ends in the right number.
-        strip_annotations: remove calculator annotations such as `<<48/2=24>>`.
-    """
-
-    append_answer: bool = False
-    strip_annotations: bool = False
+    append_answer: bool = False  # add a last sentence with the box to a solution without one, if it ends in the answer
+    strip_annotations: bool = False  # remove calculator annotations such as `<<48/2=24>>`
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The whole configuration. Paths are relative to the working directory.
+    """The whole configuration. Paths are relative to the working directory."""
 
-    Args:
-        sources: files of raw rows; of duplicates, the one of the earliest source and line is kept.
-        out: the output folder.
-        domains: for each domain, the values of the domain column that belong to it; without any, the values are the
-            domains.
-        rest: domain of rows whose value belongs to no domain; without it they are removed and counted by value.
-        benchmarks: files whose problems must not be trained on.
-        decontamination: when a problem counts as a benchmark problem.
-        duplicates: when two problems count as duplicates.
-        solutions: changes to demonstrations.
-    """
-
-    sources: list[Source]
-    out: str | None = None
-    domains: dict[str, list[str]] = field(default_factory=dict)
-    rest: str | None = None
+    sources: list[Source]  # of duplicates, the one of the earliest source and line is kept
+    out: str | None = None  # the output folder
+    domains: dict[str, list[str]] = field(default_factory=dict)  # values of the domain column; empty: they are domains
+    rest: str | None = None  # domain of all other values; without it their rows are removed and counted by value
     benchmarks: list[Benchmark] = field(default_factory=list)
     decontamination: Decontamination = field(default_factory=Decontamination)
     duplicates: Duplicates = field(default_factory=Duplicates)

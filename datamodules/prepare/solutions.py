@@ -20,16 +20,6 @@ TIMEOUT: Final = 5.0  # seconds of CPU time for one answer; more than in trainin
 _BATCH: Final = 64  # solutions graded together: enough for the workers of the reward
 
 
-def with_box(solution: str, answer: str) -> str:
-    r"""The solution with a last sentence that boxes the answer.
-
-    >>> print(with_box("Half of 6 is 3.\n", "3"))
-    Half of 6 is 3.
-    The answer is \boxed{3}.
-    """
-    return f"{solution.rstrip()}\nThe answer is \\boxed{{{answer}}}."
-
-
 def with_right_solutions(
     problems: Sequence[Problem], options: Solutions, reward: MathReward
 ) -> tuple[list[Problem], Counter[str]]:
@@ -45,7 +35,9 @@ def with_right_solutions(
     Returns:
         Problems in order, and counts of `right`, `answer appended`, and the other kinds of outcome.
     """
-    pairs = [(problem, text) for problem in problems if not problem.tests for text in _texts(problem, options)]
+    pattern = _ANNOTATION if options.strip_annotations else re.compile("(?!)")  # which matches nothing
+    texts = {p.id: dict.fromkeys(pattern.sub("", text) for text in p.solutions) for p in problems if not p.tests}
+    pairs = [(problem, text) for problem in problems for text in texts.get(problem.id, ())]
     right: defaultdict[str, list[str]] = defaultdict(list)
     counts: Counter[str] = Counter()
     with MathReward(timeout=TIMEOUT, fallbacks=True) as lenient:
@@ -54,13 +46,8 @@ def with_right_solutions(
             for (problem, text), outcome in zip(batch, reward.grade(*zip(*batch, strict=True)), strict=True):
                 kind = "right" if outcome.kind == "passed" else outcome.kind
                 if options.append_answer and final_answer(text) is None and lenient([problem], [text]) == [1.0]:
-                    kind, text = "answer appended", with_box(text, str(problem.answer))
+                    kind, text = "answer appended", f"{text.rstrip()}\nThe answer is \\boxed{{{problem.answer}}}."
                 counts[kind] += 1
                 if kind in RIGHT:
                     right[problem.id].append(text)
     return [p if p.tests else replace(p, solutions=tuple(right[p.id])) for p in problems], counts
-
-
-def _texts(problem: Problem, options: Solutions) -> list[str]:
-    strip = options.strip_annotations
-    return list(dict.fromkeys(_ANNOTATION.sub("", text) if strip else text for text in problem.solutions))

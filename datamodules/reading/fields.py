@@ -43,15 +43,11 @@ _BRACE: Final = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
 class RowError(ValueError):
-    """A row that cannot be used.
-
-    Attributes:
-        reason: what is wrong with it, without values of this row, so that equal faults can be counted.
-    """
+    """A row that cannot be used."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
-        self.reason = reason
+        self.reason = reason  # without values of this row, so that equal faults can be counted
 
 
 def find_columns(
@@ -113,19 +109,12 @@ def read_rows(
 
 @dataclass(frozen=True)
 class Row:
-    """One row and its position: its fields with their types, or an error that names file, line and field.
-
-    Attributes:
-        table: the table that it is in.
-        columns: column of each field.
-        number: line of a text file or row of a table, from 1.
-        raw: values by column.
-    """
+    """One row and its position: its fields with their types, or an error that names file, line and field."""
 
     table: Table
-    columns: Mapping[str, str]
-    number: int
-    raw: Mapping[str, Any]
+    columns: Mapping[str, str]  # column of each field
+    number: int  # line of a text file or row of a table, from 1
+    raw: Mapping[str, Any]  # values by column
 
     @property
     def position(self) -> str:

@@ -35,7 +35,11 @@ def read_tests(value: Any, *, setup: str = "", entry_point: str = "", starter: s
     if isinstance(value, str):
         content = from_json(value)
         if content is None:
-            return from_check(value, entry_point) if entry_point else from_asserts(value, setup)
+            if not entry_point:
+                return from_asserts(value, setup)
+            if not re.search(r"^def check\(", value, re.MULTILINE):  # HumanEval
+                raise ValueError("it defines no check(candidate)")
+            return ({"assert": f"{value}\ncheck({entry_point})"},)
         value = content
     if isinstance(value, Mapping):
         return from_inputs_and_outputs(value, entry_point)
@@ -63,13 +67,6 @@ def from_asserts(text: str, setup: str = "") -> Tests:
     if not tests:
         raise ValueError("no assertion among its statements")
     return tuple(tests)
-
-
-def from_check(source: str, entry_point: str) -> Tests:
-    """HumanEval: source that defines `check(candidate)`."""
-    if not re.search(r"^def check\(", source, re.MULTILINE):
-        raise ValueError("it defines no check(candidate)")
-    return ({"assert": f"{source}\ncheck({entry_point})"},)
 
 
 def from_inputs_and_outputs(content: Mapping[str, Any], name: str = "") -> Tests:

@@ -22,23 +22,14 @@ _QUICK: Final = 20_000  # rows that are read well within two seconds
 
 @dataclass(frozen=True)
 class Reader:
-    """Turns the rows of one source into problems.
+    """Turns the rows of one source into problems."""
 
-    Attributes:
-        data: the source: a file, a folder, a pattern of file names, or a hub data set.
-        domains: the domains to keep. Rows without a domain belong to the only one asked for.
-        fields: column name for each field that is not under its usual name (`COLUMNS`).
-        tests_needed: a row without tests is unusable, even if it has an answer.
-        max_unusable: largest fraction of the rows of a split that may be unusable.
-        check_answers: an answer that cannot be read as mathematics makes a row unusable.
-    """
-
-    data: str
-    domains: Sequence[str]
-    fields: Mapping[str, str]
-    tests_needed: bool = False
-    max_unusable: float = MAX_UNUSABLE
-    check_answers: bool = True
+    data: str  # a file, a folder, a pattern of file names, or a hub data set
+    domains: Sequence[str]  # to keep; rows without a domain belong to the only one asked for
+    fields: Mapping[str, str]  # column name for each field that is not under its usual name (`COLUMNS`)
+    tests_needed: bool = False  # a row without tests is unusable, even if it has an answer
+    max_unusable: float = MAX_UNUSABLE  # largest fraction of the rows of a split that may be unusable
+    check_answers: bool = True  # an answer that cannot be read as mathematics makes a row unusable
 
     def problem(self, row: Row) -> tuple[str, Problem | None]:
         """The domain of a row, and its problem if that domain is asked for.
@@ -62,7 +53,11 @@ class Reader:
         found: set[str] = set()
         unusable = Unusable(self.max_unusable)
         for table in tables:
-            rows, quiet = read_rows(table, self.fields), _is_quiet(table)
+            rows, quiet = read_rows(table, self.fields), (table.size or 0) < _QUICK
+            if not quiet:
+                from lightning.pytorch.utilities import rank_zero_only  # takes seconds to import
+
+                quiet = getattr(rank_zero_only, "rank", 0) != 0
             for row in tracked(rows, f"Reading {table.name}", total=table.size, disable=quiet):
                 try:
                     domain, problem = self.problem(row)
@@ -82,14 +77,6 @@ def _add(problems: dict[str, Problem], row: Row, problem: Problem) -> None:
         what = f"is the id of an earlier {row.table.unit} too"
         raise row.error("id", f"{problem.id!r} {what}", what)
     problems[problem.id] = problem
-
-
-def _is_quiet(table: Table) -> bool:
-    if (table.size or 0) < _QUICK:
-        return True
-    from lightning.pytorch.utilities import rank_zero_only  # takes seconds to import, and a short table needs none
-
-    return getattr(rank_zero_only, "rank", 0) != 0
 
 
 def read_problems(path: Path, fields: Mapping[str, str]) -> list[tuple[Row, Problem]]:

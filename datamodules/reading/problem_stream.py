@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any, Final
 
@@ -26,29 +26,19 @@ _ENOUGH: Final = 1000  # rows before a fraction of unusable ones is an error wit
 
 @dataclass
 class _Cursor:
-    """Position before the first row of a block, and counts of its epoch.
+    """Position before the first row of a block, and counts of its epoch."""
 
-    Attributes:
-        start: index in the stream of the block's first problem.
-        epoch: number of the epoch.
-        shard: index of the shard in the order of this epoch.
-        row: rows of this shard that have been read.
-        found: problems of this epoch.
-        held_out: problems of this epoch that are left out because they are held out.
-        seen: rows of this epoch, usable or not.
-        reasons: unusable rows of this epoch by reason.
-    """
-
-    start: int = 0
+    start: int = 0  # index in the stream of the block's first problem
     epoch: int = 0
-    shard: int = 0
-    row: int = 0
-    found: int = 0
-    held_out: int = 0
-    seen: int = 0
-    reasons: dict[str, int] = field(default_factory=dict)
+    shard: int = 0  # index in the order of this epoch
+    row: int = 0  # rows of this shard that have been read
+    found: int = 0  # problems of this epoch
+    held_out: int = 0  # problems of this epoch that are left out because they are held out
+    seen: int = 0  # rows of this epoch, usable or not
+    reasons: dict[str, int] = field(default_factory=dict)  # unusable rows of this epoch by reason
 
 
+@dataclass(eq=False)
 class ProblemStream:
     """An endless stream that reads shards epoch after epoch.
 
@@ -64,25 +54,18 @@ class ProblemStream:
         block: rows that are read together.
     """
 
-    size = ENDLESS
+    shards: Sequence[Table]
+    reader: Reader
+    held_out: Collection[str] = ()
+    _: KW_ONLY
+    seed: int = 0
+    shuffle: bool = True
+    block: int = 10_000
 
-    def __init__(
-        self,
-        shards: Sequence[Table],
-        reader: Reader,
-        held_out: Collection[str] = (),
-        *,
-        seed: int = 0,
-        shuffle: bool = True,
-        block: int = 10_000,
-    ) -> None:
-        self.shards = shards
-        self.reader = reader
-        self.held_out = held_out
-        self.seed = seed
-        self.shuffle = shuffle
-        self.block = block
-        self.options = {"seed": seed, "shuffle": shuffle, "shuffle_buffer": block, "shards": len(shards)}
+    def __post_init__(self) -> None:
+        self.size = ENDLESS
+        numbers = {"shuffle_buffer": self.block, "shards": len(self.shards)}
+        self.options: dict[str, Any] = {"seed": self.seed, "shuffle": self.shuffle, **numbers}
         self._columns: dict[str, dict[str, str]] = {}  # of each shard
         self._begin(_Cursor())
 

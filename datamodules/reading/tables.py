@@ -32,21 +32,13 @@ Numbered = tuple[int, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Table:
-    """The raw rows of one file, or of one part or shard of a hub data set.
+    """The raw rows of one file, or of one part or shard of a hub data set."""
 
-    Attributes:
-        name: its name in error messages.
-        unit: what row numbers count, from 1: lines of a text file or rows of a table.
-        rows: given a number of rows to skip, iterates over number and content of the others.
-        columns: names of the columns; none before the table has been opened.
-        size: number of rows; `None` before the table has been opened.
-    """
-
-    name: str
-    unit: Literal["line", "row"]
-    rows: Callable[[int], Iterator[Numbered]]
-    columns: Sequence[str] = ()
-    size: int | None = None
+    name: str  # in error messages
+    unit: Literal["line", "row"]  # what row numbers count, from 1
+    rows: Callable[[int], Iterator[Numbered]]  # skips so many rows, and yields number and content of the others
+    columns: Sequence[str] = ()  # none before the table has been opened
+    size: int | None = None  # number of rows; `None` before the table has been opened
 
     def head(self, count: int | None = None) -> Table:
         """The first `count` rows, all by default, read into memory."""

@@ -15,19 +15,12 @@ _EXAMPLES: Final = 3
 
 @dataclass
 class Unusable:
-    """Counts the unusable rows of one data set.
+    """Counts the unusable rows of one data set."""
 
-    Attributes:
-        limit: the largest fraction that is allowed.
-        seen: number of rows, usable or not.
-        reasons: number of unusable rows by reason.
-        examples: full error messages of the first few.
-    """
-
-    limit: float
-    seen: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    examples: list[str] = field(default_factory=list)
+    limit: float  # the largest fraction that is allowed
+    seen: int = 0  # number of rows, usable or not
+    reasons: Counter[str] = field(default_factory=Counter)  # number of unusable rows by reason
+    examples: list[str] = field(default_factory=list)  # full error messages of the first few
 
     def add(self, reason: str, example: str) -> None:
         """Counts one of the rows seen as unusable."""
