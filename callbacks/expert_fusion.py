@@ -88,7 +88,12 @@ class ExpertFusion(Callback):
             return
         with locked(self.experts):  # of two fits that end at the same time, one sees the complete set
             for domain in self._chosen:
-                self._share(domain, self.experts / domain)
+                # The expert for other fits, with the record of its choice
+                chosen, out = self._chosen[domain], self.experts / domain
+                assert chosen.best_model_score is not None
+                link_folder(self._expert(domain), out)
+                choice = {"checkpoint": chosen.best_model_path, chosen.monitor: chosen.best_model_score.item()}
+                write_atomic(out / CHOICE, json.dumps(choice))
             folders = [self.experts / domain for domain in self.domains]
             if all(folder.is_dir() for folder in folders):
                 self._fuse(folders)
@@ -98,14 +103,6 @@ class ExpertFusion(Callback):
         if not best or not model_folder(best).is_dir():
             raise ValueError(f"ExpertFusion: no checkpoint of {domain} was saved")
         return model_folder(best)
-
-    def _share(self, domain: str, out: Path) -> None:
-        """Leaves the expert of a domain for other fits, with the record of its choice."""
-        chosen = self._chosen[domain]
-        assert chosen.best_model_score is not None
-        link_folder(self._expert(domain), out)
-        choice = {"checkpoint": chosen.best_model_path, chosen.monitor: chosen.best_model_score.item()}
-        write_atomic(out / CHOICE, json.dumps(choice))
 
     def _fuse(self, folders: list[Path]) -> None:
         weights = None if self.weights is None else [self.weights[domain] for domain in self.domains]

@@ -102,7 +102,11 @@ def run(arguments: Sequence[str]) -> None:
         samples = list(read_samples(options.file, options.fields, reward))
         graded = list(zip(samples, _grade(samples), strict=True))
     if options.out is not None:
-        _write(options.out, graded)
+        with atomic_file(options.out) as file:
+            for sample, outcome in graded:
+                labels = {"line": sample.line, "completion": sample.index}
+                record = {**labels, "id": sample.problem.id, "domain": sample.problem.domain, **asdict(outcome)}
+                file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
     console = Console()
     for view in _views(graded, options.slowest):
         console.print(view)
@@ -156,14 +160,6 @@ def _grade_batch(reward: Verifier, samples: Sequence[Sample]) -> list[Outcome]:
             raise
         found = [Outcome(0.0, "error", f"{type(error).__name__}: {error}")]
     return found if reward.timed else [replace(found[0], seconds=time.perf_counter() - start)]
-
-
-def _write(path: Path, graded: Sequence[Graded]) -> None:
-    with atomic_file(path) as file:
-        for sample, outcome in graded:
-            labels = {"line": sample.line, "completion": sample.index}
-            record = {**labels, "id": sample.problem.id, "domain": sample.problem.domain, **asdict(outcome)}
-            file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
 
 
 # Tables

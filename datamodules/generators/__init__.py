@@ -65,7 +65,13 @@ def generate(domain: str, split: Split, index: int, *, difficulty: int = 2, seed
         draft = family(rng)
         identity = f"{domain}/{family.__name__}/{','.join(map(str, draft.key))}"
         if split_of(identity) == split:
-            return _finished(domain, identity, draft)
+            break
+    if draft.tests:
+        programs = tuple("\n".join(("```python", *lines, "```")) for lines in draft.solutions)
+        return Problem(identity, domain, draft.prompt, None, draft.tests, programs, "embedded")
+    answer = str(draft.answer)
+    solutions = tuple("\n".join((*steps, f"\\boxed{{{answer}}}")) for steps in draft.solutions)
+    return Problem(identity, domain, draft.prompt, answer, solutions=solutions, source="embedded")
 
 
 def unique(domain: str, split: Split, count: int, *, difficulty: int = 2, seed: int = 0) -> list[Problem]:
@@ -94,12 +100,3 @@ def unique(domain: str, split: Split, count: int, *, difficulty: int = 2, seed: 
             )
         index += 1
     return list(found.values())
-
-
-def _finished(domain: str, identity: str, draft: Draft) -> Problem:
-    if draft.tests:
-        programs = tuple("\n".join(("```python", *lines, "```")) for lines in draft.solutions)
-        return Problem(identity, domain, draft.prompt, None, draft.tests, programs, "embedded")
-    answer = str(draft.answer)
-    solutions = tuple("\n".join((*steps, f"\\boxed{{{answer}}}")) for steps in draft.solutions)
-    return Problem(identity, domain, draft.prompt, answer, solutions=solutions, source="embedded")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -75,7 +75,14 @@ def read_sources(settings: Settings) -> tuple[list[Candidate], list[Removed], di
     if unknown := [value for value in domain_of if value not in values]:
         domain = domain_of[unknown[0]]
         raise ValueError(f"domains: {domain}: no row has {unknown[0]!r}; there are {', '.join(sorted(values))}")
-    _check_ids(candidates)
+    seen: dict[str, Candidate] = {}  # rows with one id may hold several solutions of one problem, not several problems
+    for candidate in candidates:
+        problem, first = candidate.problem, seen.setdefault(candidate.problem.id, candidate)
+        if first is not candidate and normalized_prompt(problem.prompt) != normalized_prompt(first.problem.prompt):
+            raise ValueError(
+                f"{problem.source}, line {candidate.line}: the id {problem.id!r} is that of another problem, "
+                f"{first.problem.source}, line {first.line}; give one of the sources a name, or map another column"
+            )
     return candidates, removed, sizes
 
 
@@ -123,15 +130,3 @@ def _read(row: Row, source: Source, domain: str | None, values: Sequence[str]) -
     if problem.answer is None and problem.tests is None:
         return candidate.removed("no answer", detail="missing, and no solution holds a \\boxed{…} to take it from")
     return candidate
-
-
-def _check_ids(candidates: Iterable[Candidate]) -> None:
-    """Rows with one id may hold several solutions of one problem, never several problems."""
-    seen: dict[str, Candidate] = {}
-    for candidate in candidates:
-        problem, first = candidate.problem, seen.setdefault(candidate.problem.id, candidate)
-        if first is not candidate and normalized_prompt(problem.prompt) != normalized_prompt(first.problem.prompt):
-            raise ValueError(
-                f"{problem.source}, line {candidate.line}: the id {problem.id!r} is that of another problem, "
-                f"{first.problem.source}, line {first.line}; give one of the sources a name, or map another column"
-            )
