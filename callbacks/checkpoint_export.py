@@ -62,7 +62,7 @@ class HuggingFaceExport(Callback):
             if trainer.is_global_zero and checkpoint.dirpath:
                 clear_removed(checkpoint.dirpath)
 
-    def on_train_batch_start(self, *_: Any) -> None:
+    def on_train_batch_start(self, *_: Any, **__: Any) -> None:
         """Removes the checkpoints that the step before has replaced."""
         self._io.remove_pending()
 

@@ -149,7 +149,7 @@ def _held_out(options: argparse.Namespace, split: Split) -> list[Problem]:
     domains, most = options.domains or list(options.default_domains), options.problems or options.default_problems
     size = {f"{split}_size": most * len(domains)}
     fields, difficulty = options.fields, options.difficulty or 2
-    found = ProblemSource(domains, options.data, fields, difficulty, **size).problems(split)  # type: ignore[arg-type]
+    found = ProblemSource(domains, options.data, fields, difficulty, **size).problems(split)
     left = dict.fromkeys(domains, most)  # a set puts more of one domain in place of what another does not have
     kept = []
     for problem in found:

@@ -35,9 +35,10 @@ def with_right_solutions(
     Returns:
         Problems in order, and counts of `right`, `answer appended`, and the other kinds of outcome.
     """
-    pattern = _ANNOTATION if options.strip_annotations else re.compile("(?!)")  # which matches nothing
-    texts = {p.id: dict.fromkeys(pattern.sub("", text) for text in p.solutions) for p in problems if not p.tests}
-    pairs = [(problem, text) for problem in problems for text in texts.get(problem.id, ())]
+    pairs: list[tuple[Problem, str]] = []
+    for problem in problems:
+        texts = [_ANNOTATION.sub("", text) if options.strip_annotations else text for text in problem.solutions]
+        pairs += [(problem, text) for text in dict.fromkeys(texts) if not problem.tests]
     right: defaultdict[str, list[str]] = defaultdict(list)
     counts: Counter[str] = Counter()
     with MathReward(timeout=TIMEOUT, fallbacks=True) as lenient:
