@@ -11,9 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from vibethinker.memory.estimate import Estimate, estimate
+from vibethinker.memory.estimate import Estimate, Workload, estimate
 from vibethinker.memory.update_plan import USABLE, plan_update
-from vibethinker.memory.workload import Workload
 from vibethinker.models.loading import Lora
 from vibethinker.training import fit_memory
 from vibethinker.training.policy_module import PolicyModule
@@ -38,17 +37,14 @@ def describe(module: PolicyModule, config: Any, memory: float) -> None:
         if size:
             auto_rows = module.packing.row_tokens == "auto"
             plan = plan_update(work, size * _GIB, auto_rows=auto_rows, auto_checkpointing=automatic)
-            work, made = plan.work, plan.estimated
+            work, made, rows = plan.work, plan.estimated, str(plan)
         else:
-            made = estimate(work)
+            made, rows = estimate(work), f"packed rows of at most {work.row_tokens:,} tokens"
     console.print(
         f"{module.source.name}: {_millions(made.parameters)} parameters, {_millions(made.trainable)} trained",
         f"({made.trainable / made.parameters:.1%})",
     )
-    if size:
-        console.print(str(plan))
-    else:
-        console.print(f"packed rows of at most {work.row_tokens:,} tokens")
+    console.print(rows)
     console.print(_table(made))
     if not size:
         console.print(_sizes(made))
@@ -121,8 +117,7 @@ def _as_many_slots_as_an_update_has_room_for(work: Workload, made: Estimate) -> 
 def _table(made: Estimate) -> Table:
     table = Table("memory of one device", "GiB", box=SIMPLE_HEAD)
     table.columns[1].justify = "right"
-    phases = [("in updates, ", made.update), ("in rollouts, ", made.rollout)]
-    for before, parts in [("", made.resident), *phases]:
+    for before, parts in (("", made.resident), ("in updates, ", made.update), ("in rollouts, ", made.rollout)):
         for name, size in parts.items():
             table.add_row(before + name, f"{size / _GIB:.1f}")
     table.add_row("peak", f"{made.peak / _GIB:.1f}", style="bold")
@@ -131,8 +126,6 @@ def _table(made: Estimate) -> Table:
 
 def _devices(config: Any) -> int:
     asked = config.trainer.devices
-    if isinstance(asked, str) and asked.isdecimal():
-        asked = int(asked)
     if asked in ("auto", -1, "-1"):
         asked = max(torch.cuda.device_count(), 1)
     return (len(asked) if isinstance(asked, list) else int(asked)) * int(config.trainer.num_nodes)

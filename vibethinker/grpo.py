@@ -155,16 +155,15 @@ class GRPOModule(PolicyModule):
 
     def packed(self, samples: GradedSamples, kept: list[int]) -> list[tuple[list[int], PackedRow]]:
         """The rollouts of some indices as packed rows, each with the indices in its order."""
-        prompts, completions = ([ids[i] for i in kept] for ids in (samples.prompt_ids, samples.completion_ids))
+        prompts, completions = samples.prompt_ids, samples.completion_ids
         group = [i // samples.n for i in kept]
-        rows = partition_groups(list(map(len, prompts)), list(map(len, completions)), group, self.row_tokens)
-        return [
-            (
-                [kept[i] for i in row],
-                pack([prompts[i] for i in row], [completions[i] for i in row], [group[i] for i in row]),
-            )
-            for row in rows
-        ]
+        lengths = [len(prompts[i]) for i in kept], [len(completions[i]) for i in kept]
+        packed = []
+        for row in partition_groups(*lengths, group, self.row_tokens):
+            own = [kept[i] for i in row]
+            sequences = [prompts[i] for i in own], [completions[i] for i in own]
+            packed.append((own, pack(*sequences, group=[i // samples.n for i in own])))
+        return packed
 
     def kl_to_reference(self, samples: GradedSamples, rows: list[tuple[list[int], PackedRow]]) -> Tensor | None:
         """KL to the reference of every rollout [P, G], from the captured log-probs; `None` without a reference."""
@@ -267,8 +266,8 @@ class GRPOModule(PolicyModule):
     def _log_completions(self, samples: GradedSamples) -> None:
         """The first problem with its first four completions, as TensorBoard text."""
         lines = [f"**{samples.problems[0].prompt}** (answer: {samples.problems[0].expected})"]
-        pairs = zip(samples.completions[samples.group(0)], samples.scores[0].tolist(), strict=True)
-        for text, score in islice(pairs, 4):
+        completions = zip(samples.completions[samples.group(0)], samples.scores[0].tolist(), strict=True)
+        for text, score in islice(completions, 4):
             lines.append(f"\n`{score:.2f}`\n\n````\n{text}\n````")  # a completion may hold a fence of three
         for logger in self.loggers:
             if isinstance(logger, TensorBoardLogger):

@@ -92,16 +92,14 @@ class SFTModule(PolicyModule):
         """Tokens of the prompt, and of one solution with the end of sequence, chosen anew at every optimizer step."""
         if not problem.solutions:
             raise ValueError(f"problem {problem.id!r} has no solutions to learn from")
-        path = stable_seed(self.seed, self.trainer.global_step, problem.id) % len(problem.solutions)
-        found = self._demonstrations and self._demonstrations.find(problem, problem.solutions[path])
-        if found:
+        index = stable_seed(self.seed, self.trainer.global_step, problem.id) % len(problem.solutions)
+        solution = problem.solutions[index]
+        if found := self._demonstrations and self._demonstrations.find(problem, solution):
             prompt, text = found
         else:
             (ids,) = prompt_ids(self.tokenizer, [problem], self.instruction)
             prompt = torch.tensor(ids)
-            text = torch.tensor(
-                self.tokenizer.encode(problem.solutions[path], add_special_tokens=False), dtype=torch.long
-            )
+            text = torch.tensor(self.tokenizer.encode(solution, add_special_tokens=False), dtype=torch.long)
         return prompt, torch.cat([text, torch.tensor([self.tokenizer.eos_token_id])])
 
     def token_loss(self, logp: Tensor, entropy: Tensor, per_token: dict[str, Tensor]) -> Tensor:

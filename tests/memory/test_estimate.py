@@ -12,9 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import Qwen2Config, Qwen3Config
 
 from vibethinker.logprobs import linear_logprobs
-from vibethinker.memory.estimate import Estimate, estimate
+from vibethinker.memory.estimate import Estimate, Workload, estimate
 from vibethinker.memory.footprints import Ledger
-from vibethinker.memory.workload import Workload
 from vibethinker.models.loading import Lora, build_model
 from vibethinker.packed.attention import PackedAttention, hidden_states
 from vibethinker.packed.packing import pack

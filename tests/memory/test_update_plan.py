@@ -11,13 +11,12 @@ from transformers import Qwen2Config
 
 from tests.support.fits import fit, grpo, sft
 from vibethinker.memory import update_plan
-from vibethinker.memory.estimate import Estimate, estimate
+from vibethinker.memory.estimate import Estimate, Workload, estimate
 from vibethinker.memory.update_plan import plan_update
-from vibethinker.memory.workload import Workload, tokens_of_update
 from vibethinker.models.loading import Lora
 from vibethinker.packed.partition import partition, partition_groups
 from vibethinker.training import fit_memory
-from vibethinker.training.fit_memory import samples_between_updates, workload
+from vibethinker.training.fit_memory import samples_between_updates, tokens_of_update, workload
 
 pytestmark = pytest.mark.slow
 

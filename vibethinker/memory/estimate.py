@@ -8,24 +8,69 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import PreTrainedConfig
 
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.memory.footprints import FlashFootprint, FusedFootprint, HeadFootprint, Ledger
-from vibethinker.memory.workload import Workload
-from vibethinker.models.loading import build_model, with_checkpointing, with_lora
+from vibethinker.models.loading import Lora, build_model, with_checkpointing, with_lora
 from vibethinker.packed.attention import hidden_states
 from vibethinker.packed.patching import fuse_
 from vibethinker.rollout.decoder import PREFILL_TOKENS
 from vibethinker.rollout.kv_cache import slot_bytes
 
+Bits = Literal[4, 8, 16, 32]
 _ADAMW_STATE = 2 * 4  # two float32 moments
 _HALF = 2
 _BLOCK = 64  # weights of bitsandbytes that share a float32 scale
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The most that the options of a fit put on one device.
+
+    Attributes:
+        config: of the model.
+        lora: the adapter, where one is trained.
+        bits: of a base weight: 32 or 16, or 8 or 4 where linear layers are quantized.
+        checkpointing: True where activations are recomputed.
+        autocast: True where updates run under bfloat16 autocast.
+        fused: True where decoder layers are fused if they can be.
+        row_tokens: tokens of the longest packed row.
+        update_tokens: tokens of the largest update, `None` where it has no bound.
+        max_length: longest prompt plus completion in tokens.
+        prompt_length: longest prompt in tokens.
+        group: completions of a prompt.
+        slots: sequences sampled at one time; 0 when nothing is sampled.
+        rollouts: completions that are sampled before an update.
+        reference: True where there is a frozen copy of the model.
+        replicas: processes that exchange gradients.
+    """
+
+    config: PreTrainedConfig
+    lora: Lora | None
+    bits: Bits
+    checkpointing: bool
+    autocast: bool
+    fused: bool
+    row_tokens: int
+    update_tokens: int | None
+    max_length: int
+    prompt_length: int
+    group: int
+    slots: int
+    rollouts: int
+    reference: bool
+    replicas: int
+
+    @property
+    def accumulates(self) -> bool:
+        """True where an update takes several rows."""
+        return self.update_tokens is None or self.row_tokens < self.update_tokens
 
 
 @dataclass(frozen=True)
@@ -63,8 +108,7 @@ def estimate(work: Workload) -> Estimate:
     parameters = {name: p.numel() for name, p in policy.named_parameters()}
     trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     plain = sum(count for name, count in parameters.items() if "lora_" not in name)
-    weights = _weight_bytes(policy, work)
-    resident = {"policy": weights, "optimizer": _ADAMW_STATE * trainable}
+    resident = {"policy": _weight_bytes(policy, work), "optimizer": _ADAMW_STATE * trainable}
     if work.replicas > 1:
         resident["gradient exchange"] = 4 * trainable
     if work.slots:
@@ -155,9 +199,9 @@ def _linear_layers(policy: Any) -> dict[str, nn.Linear]:
 
 
 def _weight_bytes(policy: Any, work: Workload) -> int:
-    bits, wide = work.bits, 4 if work.bits == 32 else _HALF
-    stored = getattr(work.config, "quantization_config", None) or {}
-    skipped = stored.get("llm_int8_skip_modules") or ()  # a quantized checkpoint leaves them in 16 bits
+    bits, stored = work.bits, getattr(work.config, "quantization_config", None) or {}
+    skipped = stored.get("llm_int8_skip_modules") or ()  # a quantized checkpoint leaves these in 16 bits
+    wide = 4 if bits == 32 else _HALF
     few = {n: m for n, m in _linear_layers(policy).items() if bits < 16 and not any(part in n for part in skipped)}
     layers = {id(m.weight): m.weight.numel() for m in few.values()}
     packed = sum(n * bits // 8 + n // _BLOCK * 4 for n in layers.values())

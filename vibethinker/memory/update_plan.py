@@ -8,8 +8,7 @@ from typing import Final
 
 import torch
 
-from vibethinker.memory.estimate import Estimate, estimate
-from vibethinker.memory.workload import Workload
+from vibethinker.memory.estimate import Estimate, Workload, estimate
 
 USABLE: Final = 0.88  # of a GPU: the allocator was seen to take 4 to 17% more than is in use, and CUDA half a GiB
 LONGEST: Final = 65_536  # tokens of a row by itself: longer ones are no faster

@@ -13,7 +13,7 @@ since causal queries never look ahead.
 from __future__ import annotations
 
 import inspect
-from functools import cache
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +27,8 @@ from vibethinker.packed.shared_prompts import Layout, shared_attention
 
 NAME = "vibethinker"
 _UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias")  # options of some architectures
+# From torch 2.12 on the kernel must be told that query heads share key heads
+_GROUPED_QUERIES = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 _PADDING_ALLOWED = 1.25  # a rectangle may hold this many times its real tokens
 
 
@@ -94,9 +96,7 @@ def unshared(row: PackedRow) -> tuple[tuple[int, ...], Tensor, Tensor]:
 
 def rectangles(lengths: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
     """Groups sequences of like length: for each group token indices [B, L] and which of them are not padding [B, L]."""
-    starts = [0]
-    for length in lengths:
-        starts.append(starts[-1] + length)
+    starts = list(accumulate(lengths, initial=0))
     groups: list[list[int]] = []
     real = 0
     for s in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -115,17 +115,11 @@ def rectangles(lengths: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
     return result
 
 
-@cache
-def _grouped_queries() -> dict[str, bool]:
-    """From torch 2.12 on the kernel must be told that query heads share key heads."""
-    return {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
-
-
 def _flash(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: int, scale: float) -> Tensor:
     kernel: Any = varlen_attn
     causal = (-1, 0)  # any number of tokens back, none ahead
     out: Tensor = kernel(
-        query, key, value, bounds, bounds, longest, longest, scale=scale, window_size=causal, **_grouped_queries()
+        query, key, value, bounds, bounds, longest, longest, scale=scale, window_size=causal, **_GROUPED_QUERIES
     )
     return out
 

@@ -133,19 +133,15 @@ class FolderCheckpointIO(TorchCheckpointIO):
         if "://" in str(path) or Path(path).suffix != ".ckpt":
             raise ValueError(f"{path}: HuggingFaceExport writes local files that end in .ckpt")
         path = Path(path)
+        step, folder = checkpoint["global_step"], model_folder(path)
         self._pending = [pending for pending in self._pending if pending != path]
-        self._export(checkpoint["global_step"], model_folder(path))
+        if self._exported is None or self._exported[0] != step or not self._exported[1].is_dir():
+            self.module.export(folder, self.dtype, adapter_only=self.adapter_only)
+            self._exported = (step, folder)
+        elif self._exported[1] != folder:  # checkpoints of the same step (a best one and the last one) share the files
+            link_folder(self._exported[1], folder)
         with atomic_file(path) as file:
             torch.save(checkpoint, file)
-
-    def _export(self, step: int, folder: Path) -> None:
-        """Exports the policy; checkpoints of the same step (a best one and the last one) share the files."""
-        if self._exported is not None and self._exported[0] == step and self._exported[1].is_dir():
-            if self._exported[1] != folder:
-                link_folder(self._exported[1], folder)
-            return
-        self.module.export(folder, self.dtype, adapter_only=self.adapter_only)
-        self._exported = (step, folder)
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Marks for removal: until `last.ckpt` is written, the one on disk still names this one as the best."""

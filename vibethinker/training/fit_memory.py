@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from vibethinker.memory.estimate import Bits, Workload
 from vibethinker.memory.update_plan import CPU_ROW_TOKENS, LONGEST, gpu_memory, plan_update
-from vibethinker.memory.workload import Workload, base_bits, tokens_of_update
 from vibethinker.models.loading import with_checkpointing
 from vibethinker.models.reference import FrozenCopy
 
@@ -72,16 +72,15 @@ def workload(module: PolicyModule, batch_size: int | None, *, autocast: bool, re
         replicas: processes of the run.
         samples: True where anything is sampled between updates.
     """
-    config, group = module.source.config, module.group_size
-    asked, longest = module.packing.row_tokens, module.max_length
+    group, asked, longest = module.group_size, module.packing.row_tokens, module.max_length
     room = longest - module.sampling.max_new_tokens
     sequences = None if batch_size is None else -(-batch_size // replicas) * group
     total = None if sequences is None else tokens_of_update(sequences, longest, room, group)
     row = max(LONGEST if asked == "auto" else asked, longest)
     return Workload(
-        config=config,
+        config=module.source.config,
         lora=module.lora,
-        bits=base_bits(config, module.lora, module.quantization, module.base_dtype),
+        bits=_base_bits(module),
         checkpointing=module.gradient_checkpointing is True,
         autocast=autocast,
         fused=module.fused_kernels,
@@ -95,3 +94,26 @@ def workload(module: PolicyModule, batch_size: int | None, *, autocast: bool, re
         reference=isinstance(module.reference, FrozenCopy),
         replicas=replicas,
     )
+
+
+def _base_bits(module: PolicyModule) -> Bits:
+    """Bits of a base weight on a GPU, whatever this machine has; the checkpoint may be quantized already."""
+    stored = getattr(module.source.config, "quantization_config", None) or {}
+    if module.quantization == "8bit" or stored.get("load_in_8bit"):
+        return 8
+    if module.quantization or stored:
+        return 4
+    return 32 if module.lora is None or module.base_dtype == "float32" else 16
+
+
+def tokens_of_update(sequences: int, max_length: int, prompt_length: int = 0, group: int = 1) -> int:
+    """Tokens of so many sequences, each as long as it may be, in one row.
+
+    Args:
+        sequences: of the update.
+        max_length: of a sequence, its prompt included.
+        prompt_length: of a prompt.
+        group: sequences that share a prompt, which is in the row once.
+    """
+    shared = sequences - -(-sequences // group)
+    return sequences * max_length - shared * prompt_length

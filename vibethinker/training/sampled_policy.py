@@ -86,12 +86,7 @@ class SampledPolicy(pl.LightningModule):
         self.sampling = Sampling(temperature=self.sampler.temperature, max_new_tokens=longest)
         self.reward = as_verifier(reward or DispatchReward(), "reward")
         self.tokenizer = load_tokenizer(self.source)
-        self.policy = load_model(
-            self.source,
-            lora=lora,
-            quantization=quantization,
-            base_dtype=base_dtype,
-        )
+        self.policy = load_model(self.source, lora=lora, quantization=quantization, base_dtype=base_dtype)
         self.sync_seconds = 0.0  # of the last copy of the weights to the sampler
         self._engine: RolloutEngine | None = None
         self._means: dict[str, MeanMetric] = {}

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 import xxhash
 from lightning.pytorch.utilities import rank_zero_only
@@ -67,13 +68,14 @@ class Demonstrations:
                     _write(path, tokenizer, problems, instruction)
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         self._prompts, self._solutions = table["prompt"], table["solution"]
-        self._places = {key: place for place, key in enumerate(keys)}
-        self.lengths = sum((_lengths(column) for column in table.columns), np.zeros(len(table), np.int64))
+        self._indices = {key: index for index, key in enumerate(keys)}
+        lengths = (pc.list_value_length(column).to_numpy() for column in table.columns)
+        self.lengths = sum(lengths, np.zeros(len(table), np.int64))
 
     def find(self, problem: Problem, solution: str) -> tuple[Tensor, Tensor] | None:
         """int64 tokens of prompt and solution, without the end of sequence; `None` if they are not here."""
-        place = self._places.get(self._key(problem, solution))
-        return None if place is None else (_tensor(self._prompts[place]), _tensor(self._solutions[place]))
+        index = self._indices.get(self._key(problem, solution))
+        return None if index is None else (_tensor(self._prompts[index]), _tensor(self._solutions[index]))
 
     def _key(self, problem: Problem, solution: str) -> bytes:
         prompt = problem.messages(self._instruction)[0]["content"].encode()
@@ -82,11 +84,6 @@ class Demonstrations:
 
 def _tensor(tokens: Any) -> Tensor:
     return torch.tensor(tokens.values.to_numpy(), dtype=torch.long)
-
-
-def _lengths(column: pa.ChunkedArray) -> np.ndarray:
-    ends = [np.diff(chunk.offsets.to_numpy()) for chunk in column.chunks]
-    return np.concatenate([np.zeros(0, np.int64), *ends])
 
 
 def _fingerprint(tokenizer: Any) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -45,11 +45,7 @@ class Update:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types and tensors alone."""
-        rows = [
-            {"row": {f.name: getattr(r.row, f.name) for f in fields(r.row)}, "per_token": r.per_token}
-            for r in self.rows
-        ]
-        return {"rows": rows, "metrics": self.metrics}
+        return asdict(self)
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Update:
