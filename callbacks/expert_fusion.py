@@ -10,8 +10,8 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from vibethinker.callbacks.checkpoint_export import HuggingFaceExport
 from vibethinker.callbacks.diversity_probe import MEAN
+from vibethinker.callbacks.huggingface_export import HuggingFaceExport
 from vibethinker.fusion import fuse
 from vibethinker.fusion.average import RECORD
 from vibethinker.training.checkpoint import link_folder, model_checkpoints, model_folder

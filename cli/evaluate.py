@@ -16,11 +16,11 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from vibethinker.cli.noise import hush
+from vibethinker.cli.quiet import hush
 from vibethinker.cli.report.result_table import hardest_table, metrics_table
 from vibethinker.datamodules.reading.problem_files import read_problems
 from vibethinker.datamodules.splits import ProblemSource
-from vibethinker.evaluation.benchmark import Evaluation, EvaluationOptions, regrade
+from vibethinker.evaluation.evaluator import Evaluation, EvaluationOptions, regrade
 from vibethinker.evaluation.grading import GradedSamples
 from vibethinker.evaluation.store import SampleStore, read_part
 from vibethinker.evaluation.summary import ALL, FEW, distinct_counts, listing, problem_metrics, summarize, votes

@@ -10,9 +10,9 @@ from typing import Any
 from rich.console import Console
 
 from vibethinker.cli.evaluate import reward_of, settings_of
-from vibethinker.cli.noise import hush
+from vibethinker.cli.quiet import hush
 from vibethinker.cli.report.result_table import plain_table
-from vibethinker.datamodules.difficulty import Criteria, filter_by_difficulty
+from vibethinker.datamodules.pass_rate_filter import Criteria, filter_by_difficulty
 from vibethinker.utils.meter import Meter
 
 

@@ -31,7 +31,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 import vibethinker.grpo
 import vibethinker.sft  # noqa: F401  # short class names are those of imported classes
 from vibethinker.callbacks import HuggingFaceExport, Progress
-from vibethinker.cli.noise import hush
+from vibethinker.cli.quiet import hush
 from vibethinker.datamodules import DomainDataModule
 from vibethinker.training.checkpoint import (
     LastCheckpoint,

@@ -12,8 +12,8 @@ import pytest
 
 from tests.support.evaluations import ODD, content, refused, rows, run, write
 from vibethinker.datamodules import DomainDataModule
-from vibethinker.datamodules.difficulty import Criteria, filter_by_difficulty
-from vibethinker.evaluation.benchmark import EvaluationOptions
+from vibethinker.datamodules.pass_rate_filter import Criteria, filter_by_difficulty
+from vibethinker.evaluation.evaluator import EvaluationOptions
 from vibethinker.evaluation.store import SampleStore
 from vibethinker.problems import split_of
 

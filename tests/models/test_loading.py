@@ -28,7 +28,7 @@ from tests.support.models import load_model, load_tokenizer
 from vibethinker.logprobs import linear_logprobs
 from vibethinker.models.export import export
 from vibethinker.models.loading import Lora, build_model
-from vibethinker.models.merging import copy_weights, plain_weights
+from vibethinker.models.plain_weights import copy_weights, plain_weights
 from vibethinker.models.reference import AdapterOff, FrozenCopy
 from vibethinker.models.source import ModelSource
 from vibethinker.packed import attention

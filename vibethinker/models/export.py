@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vibethinker.models.adapters import ADAPTER, ADAPTER_BASE, is_adapter, plain_name
 from vibethinker.models.loading import build_model
-from vibethinker.models.merging import copy_weights
+from vibethinker.models.plain_weights import copy_weights
 from vibethinker.models.quantization import describe
 from vibethinker.models.source import ModelSource
 from vibethinker.utils.atomic import staged_folder

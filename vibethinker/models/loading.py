@@ -24,7 +24,7 @@ from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
 from vibethinker.models.adapters import ADAPTER_BASE, base_changes, base_folder, changed_weights
-from vibethinker.models.merging import copy_weights, plain_config
+from vibethinker.models.plain_weights import copy_weights, plain_config
 from vibethinker.models.quantization import (
     Quantization,
     check_method,

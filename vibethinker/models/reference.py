@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from vibethinker.models.loading import build_model
-from vibethinker.models.merging import copy_weights
+from vibethinker.models.plain_weights import copy_weights
 
 
 class FrozenCopy:

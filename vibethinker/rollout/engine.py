@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from vibethinker.models.export import stop_token_ids
 from vibethinker.models.loading import build_model
-from vibethinker.models.merging import copy_weights
+from vibethinker.models.plain_weights import copy_weights
 from vibethinker.models.source import context_of, rotations
 from vibethinker.packed.attention import hidden_states
 from vibethinker.packed.model_support import incompatibility

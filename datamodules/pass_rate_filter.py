@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from vibethinker.datamodules.reading.fields import Row
 from vibethinker.datamodules.reading.problem_files import read_problems
 from vibethinker.datamodules.reading.tables import files_by_split
-from vibethinker.evaluation.benchmark import Evaluation, EvaluationOptions
+from vibethinker.evaluation.evaluator import Evaluation, EvaluationOptions
 from vibethinker.evaluation.store import SampleStore
 from vibethinker.models.source import ModelSource
 from vibethinker.problems import Problem, Split, split_of
