@@ -113,7 +113,7 @@ class DomainDataModule(ProblemSource, pl.LightningDataModule):
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the training data.
+        """The position in the training data.
 
         Lightning also keeps the loader's own state, but drops it when an epoch has just ended and when the loader was
         made early (`estimated_stepping_batches`); this copy is always restored.
@@ -122,7 +122,7 @@ class DomainDataModule(ProblemSource, pl.LightningDataModule):
         return loader.state_dict() if isinstance(loader, TrainLoader) else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep a place in the training data for the next train loader."""
+        """Keeps a position in the training data for the next train loader."""
         self._resume = state_dict
 
     @property

@@ -49,7 +49,7 @@ class TrainStream(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What is needed to take the last batch again, or the next one; the same on every rank."""
+        """The state from which the last batch is taken again, or the next one; the same on every rank."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -103,7 +103,7 @@ def bar_panel(domain: str, rows: Mapping[str, Any], wide: Mapping[str, Any], col
         domain: its name, or `all`.
         rows: stage → row of `results.json`, in the order of the stages.
         wide: the same for pass@K; stages may be missing.
-        colours: of every stage, in the order in which they are drawn.
+        colours: of every stage, in drawing order.
     """
 
     def draw(axes: Axes) -> None:

@@ -1,4 +1,4 @@
-"""What the CUDA kernels keep and take, without their work, and a ledger that adds up the storages that are alive."""
+"""Stand-ins for the CUDA kernels that allocate but compute nothing, and a ledger of the storages that are alive."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Ledger(TorchDispatchMode):
 
 
 class HeadFootprint:
-    """What the kernels on CUDA take, without their work."""
+    """The allocations of the head's CUDA kernels, without their work."""
 
     @staticmethod
     def statistics(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:

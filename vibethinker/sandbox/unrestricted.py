@@ -32,7 +32,7 @@ def open_to_writes(kind: type) -> None:
 
 
 class Console:
-    """Standard streams of one run, in the place of the real ones."""
+    """Standard streams of one run, instead of the real ones."""
 
     def __init__(self, stdin: str = "", limit: int = 1 << 20) -> None:
         self.exceeded = False  # never without the error here

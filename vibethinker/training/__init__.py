@@ -1,1 +1,1 @@
-"""What supervised and reinforcement training share."""
+"""The common parts of supervised and reinforcement training."""

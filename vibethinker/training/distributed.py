@@ -1,4 +1,4 @@
-"""What is different on every rank: gathering it, and the state of the random generators."""
+"""State that differs between ranks: gathering it, and the random generators."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def gather(own: Any) -> list[Any]:
-    """What each rank has, in their order, on every rank."""
+    """Gathers an object from every rank, in their order, on every rank."""
     if not torch.distributed.is_initialized():
         return [own]
     parts: list[Any] = [None] * torch.distributed.get_world_size()

@@ -1,4 +1,4 @@
-"""What a module's options put on a GPU, and the length of packed rows that they leave room for."""
+"""The memory that a module's options need on a GPU, and the length of packed rows that fits beside it."""
 
 from __future__ import annotations
 

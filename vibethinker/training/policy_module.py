@@ -1,4 +1,4 @@
-"""What supervised and reinforcement training share: a policy that is sampled from, and trained one update at a time.
+"""The base of supervised and reinforcement training: a policy that is sampled from, and trained update by update.
 
 One batch of problems is one rollout batch: `prepare` makes an `Update` of it, on which the policy takes
 `updates_per_rollout` optimizer steps. An update is a list of packed rows. `training_step` does forward and backward of

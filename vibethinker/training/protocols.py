@@ -1,4 +1,4 @@
-"""What data modules and LightningModules ask of each other."""
+"""Protocols between data modules and LightningModules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vibethinker.problems import Problem, Split
 
 @runtime_checkable
 class HeldOutData(Protocol):
-    """What a probe asks of a data module."""
+    """A data module with held-out problems, as a probe needs it."""
 
     def problems(self, split: Split) -> Sequence[Problem]:
         """The problems of a split."""
@@ -19,7 +19,7 @@ class HeldOutData(Protocol):
 
 @runtime_checkable
 class ProblemData(HeldOutData, Protocol):
-    """What a LightningModule asks of a data module.
+    """A data module that describes its train set, as a LightningModule uses it.
 
     A data module without these can still be fitted from, by `trainer.max_steps` and without a probe.
 
@@ -41,7 +41,7 @@ class ProblemData(HeldOutData, Protocol):
 
 @runtime_checkable
 class ProblemConsumer(Protocol):
-    """What a data module asks of the LightningModule that it serves.
+    """A LightningModule that trains on problems, as a data module sees it.
 
     Attributes:
         updates_per_rollout: optimizer steps on each batch.

@@ -87,7 +87,7 @@ def _tensor(tokens: Any) -> Tensor:
 
 
 def _fingerprint(tokenizer: Any) -> bytes:
-    """What the tokens of a text depend on."""
+    """Everything that the tokens of a text depend on, as bytes."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = backend.to_str() if backend is not None else repr((type(tokenizer), sorted(tokenizer.get_vocab().items())))
     return f"{rules}\n{tokenizer.chat_template}\n{tokenizer.special_tokens_map}".encode()

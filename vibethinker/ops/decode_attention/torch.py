@@ -41,7 +41,7 @@ class Split(NamedTuple):
 
 
 class Plan:
-    """What all layers of a step have in common: groups, masks and where the new token goes; see `plan`."""
+    """The values that all layers of a step share: groups, masks and where the new token goes; see `plan`."""
 
     def __init__(self, rows: tuple[Tensor, Tensor, Tensor], completions: Tensor, previous: Plan | None):
         lengths, prompts, prompt_lengths = rows

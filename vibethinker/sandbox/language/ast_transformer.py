@@ -101,6 +101,16 @@ def _bound_names(body: list[ast.stmt]) -> set[str]:
     return found
 
 
+def _keep_registered_type(node: Any) -> None:
+    """`@f.register` of a single-dispatch function takes its type from the annotation: make it an argument."""
+    first = (node.args.posonlyargs + node.args.args)[:1]
+    if not first or first[0].annotation is None or isinstance(first[0].annotation, ast.Constant):
+        return
+    for i, decorator in enumerate(node.decorator_list):
+        if isinstance(decorator, ast.Attribute) and decorator.attr == "register":
+            node.decorator_list[i] = _at(ast.Call(decorator, [first[0].annotation], []), decorator)
+
+
 class _GuardTransformer(RestrictingNodeTransformer):
     """Checks a tree and inserts the guards, in origin; every visit returns exactly one node."""
 
@@ -286,7 +296,7 @@ class _GuardTransformer(RestrictingNodeTransformer):
     def visit_FunctionDef(self, node: Any) -> ast.AST:
         """Annotations of functions go: nothing reads them, and as strings they would be evaluated unguarded."""
         self.check_name(node, node.name)
-        self._keep_registered_type(node)
+        _keep_registered_type(node)
         node.returns = None
         self._check_arguments(node)
         self._children(node, ("decorator_list",))
@@ -300,15 +310,6 @@ class _GuardTransformer(RestrictingNodeTransformer):
         is_documented = isinstance(node.body[0], ast.Expr) and isinstance(node.body[0].value, ast.Constant)
         node.body[is_documented:is_documented] = [test for tests in flags.values() for test in tests]
         return node
-
-    def _keep_registered_type(self, node: Any) -> None:
-        """`@f.register` of a single-dispatch function takes its type from the annotation: make it an argument."""
-        first = (node.args.posonlyargs + node.args.args)[:1]
-        if not first or first[0].annotation is None or isinstance(first[0].annotation, ast.Constant):
-            return
-        for i, decorator in enumerate(node.decorator_list):
-            if isinstance(decorator, ast.Attribute) and decorator.attr == "register":
-                node.decorator_list[i] = _at(ast.Call(decorator, [first[0].annotation], []), decorator)
 
     def visit_AsyncFunctionDef(self, node: Any) -> Any:
         """There is no event loop: calling one fails, merely defining one does not."""
