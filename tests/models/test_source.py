@@ -109,7 +109,8 @@ def test_a_tokenizer_without_a_chat_template_or_an_end(tiny_model: str, tmp_path
         load_tokenizer(str(folder))
 
 
-def test_an_adapter_is_another_model_over_another_base(tmp_path: Path) -> None:
+def test_an_adapter_is_another_model_over_another_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a folder ../base of the working directory would come first
     shutil.copytree(NANO, tmp_path / "base")
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text(
